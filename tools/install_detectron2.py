@@ -1,0 +1,41 @@
+"""Make ``import detectron2`` work in the environment of the Python that runs this script.
+
+An importable detectron2 is left as it is.  Otherwise the copy inside the PyPI package LabGym is installed
+without LabGym's dependencies, with the import hook of ``detectron2_from_labgym.py`` armed by a ``.pth`` line.
+"""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+LABGYM = "labgym==3.1.2"
+HOOK = Path(__file__).with_name("detectron2_from_labgym.py")
+
+
+def install_hook(site_packages: Path) -> None:
+    """Copy the hook into ``site_packages`` and arm it at every start of that environment's Python."""
+    shutil.copy(HOOK, site_packages / HOOK.name)
+    line = f"import {HOOK.stem}; {HOOK.stem}.arm()\n"
+    (site_packages / HOOK.name).with_suffix(".pth").write_text(line)
+
+
+def main() -> int:
+    spec = importlib.util.find_spec("detectron2")
+    if spec is not None:
+        print(f"detectron2: using the one at {Path(spec.origin).parent}")
+        if HOOK.stem not in sys.modules:
+            return 0  # a real installation; otherwise go on, so that the hook is brought up to date
+    else:
+        # --ignore-requires-python and --no-deps: LabGym's own limits concern its other code.
+        pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--ignore-requires-python"]
+        subprocess.run([*pip, LABGYM], check=True)
+    install_hook(Path(sysconfig.get_paths()["purelib"]))
+    check = "import detectron2.layers; print('detectron2', detectron2.__version__, 'imports')"
+    return subprocess.run([sys.executable, "-c", check]).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
