@@ -70,9 +70,7 @@ class Detectron2Finder:
         else:
             return None
         loader = RenamingLoader(fullname, str(source))
-        return spec_from_file_location(
-            fullname, source, loader=loader, submodule_search_locations=folders
-        )
+        return spec_from_file_location(fullname, source, loader=loader, submodule_search_locations=folders)
 
 
 def _is_within(name, package):

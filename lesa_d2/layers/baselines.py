@@ -1,0 +1,76 @@
+"""The operators that LESA is compared with (paper, Table 6); arguments as in :class:`SlotOperator`."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .attention import find_backend, full_precision, relative_attention
+from .positions import DecomposedPositions
+from .slot import SlotOperator
+from .unary import conv1x1, conv3x3
+
+
+class SelfAttention(SlotOperator):
+    """The binary term alone, then a trailing norm."""
+
+    has_convolution = False
+
+    def build(self, norm: Callable[[int], nn.Module]) -> None:
+        self.binary = self.make_binary(norm)
+
+    def combine(self, x: Tensor) -> Tensor:
+        return self.binary(x)
+
+
+class StaticLESA(SlotOperator):
+    """Unary and binary term added without a gate, then a trailing norm."""
+
+    def build(self, norm: Callable[[int], nn.Module]) -> None:
+        self.unary = self.make_unary(norm)
+        self.binary = self.make_binary(norm)
+
+    def combine(self, x: Tensor) -> Tensor:
+        return self.unary(x) + self.binary(x)
+
+
+class AttentionAugmentation(SlotOperator):
+    """Attention-augmented convolution (Bello et al. 2019, arXiv 1904.09925), then a trailing norm.
+
+    A 3×3 convolution to C' − dv channels, concatenated with dv channels of multi-head attention with
+    decomposed relative logits.  Shares of C': 0.2 for keys (dk), 0.1 for values (dv), each rounded down to a
+    multiple of the number of heads and at least one channel a head.
+    """
+
+    position_types = ("decomposed",)
+    key_share, value_share = 0.2, 0.1
+
+    def build(self, norm: Callable[[int], nn.Module]) -> None:
+        find_backend(self.backend)
+        self.key_channels = self._share(self.key_share)
+        self.value_channels = self._share(self.value_share)
+        self.conv = conv3x3(
+            self.in_channels, self.out_channels - self.value_channels, deformable=self.deformable
+        )
+        self.qkv = conv1x1(self.in_channels, 2 * self.key_channels + self.value_channels)
+        self.positions = DecomposedPositions(self.key_channels // self.num_heads, self.feat_size)
+        self.project = conv1x1(self.value_channels, self.value_channels)
+
+    def _share(self, share: float) -> int:
+        heads = int(share * self.out_channels) // self.num_heads
+        return max(heads, 1) * self.num_heads
+
+    def combine(self, x: Tensor) -> Tensor:
+        return torch.cat([self.conv(x), self.project(self._attend(x))], dim=1)
+
+    def _attend(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, dv, H, W)."""
+        size = (x.shape[2], x.shape[3])
+        dims = [self.key_channels, self.key_channels, self.value_channels]
+        q, k, v = (
+            t.flatten(2).unflatten(1, (self.num_heads, -1)).transpose(2, 3)
+            for t in self.qkv(x).split(dims, dim=1)
+        )
+        with full_precision(q * q.shape[-1] ** -0.5, k, v) as (q, k, v):
+            out = relative_attention(q, k, v, *self.positions(q, size), self.backend)
+        return out.to(x.dtype).transpose(2, 3).reshape(x.shape[0], -1, *size)

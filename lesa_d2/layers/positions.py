@@ -1,0 +1,114 @@
+"""Relative positions of all-to-all attention: the two table layouts, for any map.
+
+Shapes: N images, G heads, an H×W map with n = H·W row-major positions, ``d`` channels a head; ``F`` is the
+side a table was made for, so that it holds the 2F−1 offsets −(F−1) … F−1.
+
+A table made for one size serves another by linear interpolation over its offsets: the largest offsets of both
+sizes coincide and offset zero stays at zero.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Size = tuple[int, int]
+
+
+def parse_size(feat_size: int | tuple[int, int]) -> Size:
+    """(H, W) from a side or a pair; ValueError unless both are positive integers."""
+    size = (feat_size, feat_size) if isinstance(feat_size, int) else tuple(feat_size)
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise ValueError(f"feat_size must be a positive int or a pair (H, W) of them, got {feat_size!r}")
+    return size[0], size[1]
+
+
+def resize_offsets(table: Tensor, side: int, dim: int) -> Tensor:
+    """Resize axis ``dim`` of ``table`` from 2F−1 offsets to 2·side−1, linearly, zero offset kept."""
+    length = table.shape[dim]
+    if length == 2 * side - 1:
+        return table
+    if side == 1:  # interpolation to one sample would take the first offset, not the middle one
+        return table.narrow(dim, length // 2, 1)
+    rows = table.movedim(dim, -1)
+    resized = F.interpolate(rows.reshape(1, -1, length), size=2 * side - 1, mode="linear", align_corners=True)
+    return resized.reshape(*rows.shape[:-1], -1).movedim(-1, dim)
+
+
+def offset_index(side: int, device: torch.device) -> Tensor:
+    """(side, side) table rows of the offsets: entry (i, j) is the row that holds offset j − i."""
+    places = torch.arange(side, device=device)
+    return places[None, :] - places[:, None] + side - 1
+
+
+class DecomposedPositions(nn.Module):
+    """Two tables, one an axis, shared by the heads (released name ``detection_qr``).
+
+    The logit of query i and key j is q_i · (Rw[x_j − x_i] + Rh[y_j − y_i]), returned as its two thin parts.
+    """
+
+    def __init__(self, dim: int, feat_size: int | tuple[int, int]) -> None:
+        super().__init__()
+        height, width = parse_size(feat_size)
+        self.rel_height = nn.Parameter(torch.randn(2 * height - 1, dim) * dim**-0.5)
+        self.rel_width = nn.Parameter(torch.randn(2 * width - 1, dim) * dim**-0.5)
+
+    def forward(self, q: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+        """
+        Args:
+            q: queries (N, G, n, d), n = H·W.
+            size: (H, W).
+
+        Returns:
+            ``col_bias`` (N, G, n, W) and ``row_bias`` (N, G, n, H): the logit that query i adds for keys in
+            column x, and in row y.
+        """
+        height, width = size
+        q = q.unflatten(2, size)
+        rw = resize_offsets(self.rel_width, width, 0)[offset_index(width, q.device)]
+        rh = resize_offsets(self.rel_height, height, 0)[offset_index(height, q.device)]
+        col_bias = torch.einsum("bgyxc,xkc->bgyxk", q, rw.to(q.dtype))
+        row_bias = torch.einsum("bgyxc,ykc->bgyxk", q, rh.to(q.dtype))
+        return col_bias.flatten(2, 3), row_bias.flatten(2, 3)
+
+
+class FlattenedPositions(nn.Module):
+    """One table indexed by the difference of flattened positions (released name ``classification``).
+
+    The table R (2·dq + dv, 2n−1) is shared by the heads; its rows split into Rq (dq), Rk (dq) and Rv (dv).
+    """
+
+    def __init__(self, key_dim: int, value_dim: int, feat_size: int | tuple[int, int]) -> None:
+        super().__init__()
+        self.size = parse_size(feat_size)
+        self.splits = [key_dim, key_dim, value_dim]
+        places = self.size[0] * self.size[1]
+        self.table = nn.Parameter(torch.randn(sum(self.splits), 2 * places - 1) * value_dim**-0.5)
+
+    def forward(self, size: Size) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings of all pairs on an H×W map, n = H·W.
+
+        Returns:
+            ``rq`` (dq, n, n) and ``rv`` (dv, n, n), whose entry (i, j) belongs to the difference i − j, and
+            ``rk`` (dq, n, n), whose entry (i, j) belongs to j − i.
+        """
+        pairs = self._pairs(size)
+        rq, rk, rv = pairs.split(self.splits)
+        return rq, rk.transpose(1, 2), rv
+
+    def _pairs(self, size: Size) -> Tensor:
+        """(2·dq + dv, n, n): entry (i, j) is the table's column for i − j."""
+        if size == self.size:
+            places = size[0] * size[1]
+            return self.table[:, offset_index(places, self.table.device).T]
+        height, width = size
+        grid = resize_offsets(resize_offsets(self.grid(), height, 1), width, 2)
+        dy = offset_index(height, grid.device).T[:, None, :, None]
+        dx = offset_index(width, grid.device).T[None, :, None, :]
+        return grid[:, dy, dx].flatten(3, 4).flatten(1, 2)
+
+    def grid(self) -> Tensor:
+        """The table by (dy, dx): (2·dq + dv, 2H−1, 2W−1).  Pairs of equal dy·W + dx share a column."""
+        height, width = self.size
+        dy = torch.arange(1 - height, height, device=self.table.device)[:, None]
+        dx = torch.arange(1 - width, width, device=self.table.device)[None, :]
+        return self.table[:, dy * width + dx + height * width - 1]

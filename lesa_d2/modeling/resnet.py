@@ -1,0 +1,234 @@
+"""ResNet-50 and WideResNet-50-2 whose 3×3 convolutions of res4 and res5 are an operator of the slot.
+
+detectron2's ResNet, stem and bottleneck are used as they are; the one new block is a bottleneck into which the
+operator is injected.  The yacs builders at the end call the same function as a LazyConfig.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone import FPN, BasicStem, ResNet
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from detectron2.modeling.backbone.resnet import BottleneckBlock
+from torch import nn
+
+from ..layers import OPERATORS
+from ..layers.positions import Size, parse_size
+from ..layers.unary import conv3x3
+from .norm import make_norm
+
+SLOT_OPERATORS = ("conv", *OPERATORS)
+RESNET50_BLOCKS = (3, 4, 6, 3)
+EXPANSION = 4  # a stage's output channels over its middle channels, at width 1
+
+Norm = Callable[[int], nn.Module]
+Slot = Callable[[int, int, int], nn.Module]
+"""(in_channels, out_channels, stride) -> what stands between a bottleneck's two 1×1 convolutions."""
+
+
+class SlotBottleneck(BottleneckBlock):
+    """detectron2's bottleneck with ``slot`` in the place of its 3×3 convolution; None keeps that."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        bottleneck_channels: int,
+        slot: Slot | None = None,
+        stride: int = 1,
+        norm: Norm = nn.BatchNorm2d,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, bottleneck_channels=bottleneck_channels, stride=stride, norm=norm
+        )
+        if slot is not None:
+            self.conv2 = slot(bottleneck_channels, bottleneck_channels, stride)
+
+
+@dataclass(frozen=True)
+class SlotPlan:
+    """Which module each bottleneck's slot gets.
+
+    The operator stands in res4 and res5, except in the first block of res4, which stays a convolution.
+    ``deformable`` makes every convolution from res3 on deformable, those inside operators included.
+    """
+
+    operator: str
+    deformable: bool
+    positions: str
+    num_heads: int
+    backend: str
+    norm: Norm
+
+    def slot(self, stage: int, block: int, feat_size: Size) -> Slot | None:
+        """The slot of block ``block`` of ``res{stage}``, which sees maps of ``feat_size``."""
+        if self.operator != "conv" and (stage, block) > (4, 0):
+            return self._operator_slot(feat_size)
+        return self._deformable_slot if self.deformable and stage >= 3 else None
+
+    def _operator_slot(self, feat_size: Size) -> Slot:
+        operator = OPERATORS[self.operator]
+
+        def slot(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+            return operator(
+                in_channels,
+                out_channels,
+                stride,
+                num_heads=self.num_heads,
+                feat_size=feat_size,
+                positions=self.positions,
+                deformable=self.deformable and operator.has_convolution,
+                backend=self.backend,
+                norm=self.norm,
+            )
+
+        return slot
+
+    def _deformable_slot(self, in_channels: int, out_channels: int, stride: int) -> nn.Module:
+        conv = conv3x3(in_channels, out_channels, stride=stride, deformable=True)
+        conv.norm = self.norm(out_channels)
+        return conv
+
+
+def build_lesa_resnet(
+    operator: str = "lesa",
+    width_multiplier: int = 1,
+    deformable: bool = False,
+    image_size: int | tuple[int, int] = 224,
+    num_classes: int | None = None,
+    stem_channels: int = 64,
+    base_channels: int = 64,
+    freeze_at: int = 0,
+    norm: str = "BN",
+    num_heads: int = 8,
+    blocks: Sequence[int] = RESNET50_BLOCKS,
+    positions: str | None = None,
+    backend: str = "auto",
+    out_features: Sequence[str] | None = None,
+    in_channels: int = 3,
+) -> ResNet:
+    """ResNet-50 with an operator in the slots of res4 and res5: a detection backbone or a classifier.
+
+    Args:
+        operator: one of ``SLOT_OPERATORS``.
+        width_multiplier: of the middle layers; 2 is WideResNet-50-2.
+        deformable: every 3×3 from res3 on is deformable, also those inside the operators.
+        image_size: side, or (H, W), of the images that the position tables are made for; others are served
+            by interpolated tables.
+        num_classes: a number gives the ImageNet layout (res5 at stride 1, flattened positions where the
+            operator knows them) with a classifier whose output is ``linear``; None gives the detection
+            layout (res5 at stride 2, decomposed positions).
+        stem_channels, base_channels: channels of the stem, and of res2's middle layer at width 1.
+        freeze_at: 1 freezes the stem, 2 also res2, …; detectron2's meaning.
+        norm: "BN", "SyncBN", "FrozenBN" or "EvalBN" (stored statistics, trainable affine part).
+        num_heads: attention heads, and weight groups of the unary term.
+        blocks: number of bottlenecks in res2..res5.
+        positions: "decomposed" or "flattened"; None chooses by layout.
+        backend: of the attention.
+        out_features: None is ``linear`` for a classifier, else res2..res5.
+        in_channels: channels of the images.
+
+    Returns:
+        detectron2's ResNet: (N, in_channels, H, W) -> {name: feature map}, for any H×W.
+
+    Raises:
+        ValueError: an argument outside the above.
+    """
+    if operator not in SLOT_OPERATORS:
+        raise ValueError(f"operator must be one of {SLOT_OPERATORS}, got {operator!r}")
+    if len(blocks) != 4 or min(blocks) < 1:
+        raise ValueError(f"blocks must hold four positive numbers, for res2..res5, got {tuple(blocks)}")
+    is_classifier = num_classes is not None
+    norm_layer = make_norm(norm)
+    plan = SlotPlan(
+        operator=operator,
+        deformable=deformable,
+        positions=positions or default_positions(operator, is_classifier),
+        num_heads=num_heads,
+        backend=backend,
+        norm=norm_layer,
+    )
+    stem = BasicStem(in_channels, stem_channels, norm=norm_layer)
+    channels, size = stem_channels, _shrink(parse_size(image_size), stem.stride)
+    stages = []
+    strides = (1, 2, 2, 1 if is_classifier else 2)
+    for stage, (number, stride) in enumerate(zip(blocks, strides, strict=True), start=2):
+        width = base_channels * 2 ** (stage - 2)
+        sizes = [size] + [_shrink(size, stride)] * (number - 1)
+        stages.append(
+            ResNet.make_stage(
+                SlotBottleneck,
+                number,
+                in_channels=channels,
+                out_channels=EXPANSION * width,
+                bottleneck_channels=width * width_multiplier,
+                stride_per_block=[stride] + [1] * (number - 1),
+                slot_per_block=[plan.slot(stage, block, seen) for block, seen in enumerate(sizes)],
+                norm=norm_layer,
+            )
+        )
+        channels, size = EXPANSION * width, _shrink(size, stride)
+    if out_features is None and not is_classifier:
+        out_features = ("res2", "res3", "res4", "res5")
+    return ResNet(
+        stem,
+        stages,
+        num_classes=num_classes,
+        out_features=None if out_features is None else list(out_features),
+        freeze_at=freeze_at,
+    )
+
+
+def default_positions(operator: str, is_classifier: bool) -> str:
+    """Flattened tables for classifiers, decomposed for detectors, as far as the operator knows them."""
+    wanted = "flattened" if is_classifier else "decomposed"
+    if operator == "conv" or wanted in OPERATORS[operator].position_types:
+        return wanted
+    return OPERATORS[operator].position_types[0]
+
+
+def _shrink(size: Size, stride: int) -> Size:
+    """The size of a map after a layer of this stride: rounded up, as padded convolutions do."""
+    return -(-size[0] // stride), -(-size[1] // stride)
+
+
+@BACKBONE_REGISTRY.register()
+def build_lesa_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
+    """yacs: the backbone that ``cfg.MODEL.LESA`` describes (see :func:`lesa_d2.config.add_lesa_config`)."""
+    resnets, lesa = cfg.MODEL.RESNETS, cfg.MODEL.LESA
+    if resnets.STRIDE_IN_1X1:
+        raise ValueError(
+            "LESA backbones have their stride in the slot: set MODEL.RESNETS.STRIDE_IN_1X1 to False"
+        )
+    return build_lesa_resnet(
+        operator=lesa.OPERATOR,
+        width_multiplier=lesa.WIDTH_MULTIPLIER,
+        deformable=lesa.DEFORMABLE,
+        image_size=tuple(lesa.IMAGE_SIZE),
+        stem_channels=resnets.STEM_OUT_CHANNELS,
+        base_channels=resnets.RES2_OUT_CHANNELS // EXPANSION,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+        norm=resnets.NORM,
+        num_heads=lesa.NUM_HEADS,
+        blocks=lesa.BLOCKS,
+        backend=lesa.BACKEND,
+        out_features=resnets.OUT_FEATURES,
+        in_channels=input_shape.channels,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_lesa_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """yacs: :func:`build_lesa_resnet_backbone` with detectron2's FPN on top (p2..p6)."""
+    return FPN(
+        bottom_up=build_lesa_resnet_backbone(cfg, input_shape),
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=LastLevelMaxPool(),
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
