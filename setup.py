@@ -38,7 +38,7 @@ setup(
         "fvcore>=0.1.5.post20221221",
         "iopath>=0.1.9",
         "pycocotools>=2.0.7",
-        "opencv-python-headless>=4.8",
+        "opencv-python>=4.8",
         *DETECTRON2_NEEDS,
     ],
     extras_require={

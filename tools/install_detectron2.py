@@ -22,19 +22,26 @@ def install_hook(site_packages: Path) -> None:
     (site_packages / HOOK.name).with_suffix(".pth").write_text(line)
 
 
-def main() -> int:
+def is_installed() -> bool:
+    """Whether a detectron2 other than the carried one can be imported."""
     spec = importlib.util.find_spec("detectron2")
-    if spec is not None:
-        print(f"detectron2: using the one at {Path(spec.origin).parent}")
-        if HOOK.stem not in sys.modules:
-            return 0  # a real installation; otherwise go on, so that the hook is brought up to date
-    else:
-        # --ignore-requires-python and --no-deps: LabGym's own limits concern its other code.
-        pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--ignore-requires-python"]
-        subprocess.run([*pip, LABGYM], check=True)
+    return spec is not None and spec.origin is not None and "LabGym" not in Path(spec.origin).parts
+
+
+def main() -> int:
+    if "--is-installed" in sys.argv[1:]:
+        return 0 if is_installed() else 1
+    if is_installed():
+        print("detectron2: using the one that is installed")
+        return 0
+    # --ignore-requires-python and --no-deps: LabGym's own limits concern its other code.
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--ignore-requires-python"]
+    subprocess.run([*pip, LABGYM], check=True)
     install_hook(Path(sysconfig.get_paths()["purelib"]))
-    check = "import detectron2.layers; print('detectron2', detectron2.__version__, 'imports')"
-    return subprocess.run([sys.executable, "-c", check]).returncode
+    check = (
+        "import detectron2.layers; print('detectron2', detectron2.__version__, 'from', detectron2.__file__)"
+    )
+    return subprocess.run([sys.executable, "-W", "ignore", "-c", check]).returncode
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import nn
 
-from ..layers import OPERATORS
+from ..layers import OPERATORS, EvalBatchNorm2d
 from ..layers.positions import Size, parse_size
 from ..layers.unary import conv3x3
 from .norm import make_norm
@@ -174,13 +174,26 @@ def build_lesa_resnet(
         channels, size = EXPANSION * width, _shrink(size, stride)
     if out_features is None and not is_classifier:
         out_features = ("res2", "res3", "res4", "res5")
-    return ResNet(
+    resnet = ResNet(
         stem,
         stages,
         num_classes=num_classes,
         out_features=None if out_features is None else list(out_features),
-        freeze_at=freeze_at,
     )
+    return freeze(resnet, freeze_at)
+
+
+def freeze(resnet: ResNet, freeze_at: int) -> ResNet:
+    """Stop training the stem (1), also res2 (2), …, in place.
+
+    detectron2's ``ResNet.freeze`` also replaces norms by FrozenBN, whose weight and bias are no parameters.
+    ``EvalBatchNorm2d`` uses stored statistics already, so it can stay and be counted as what it is.
+    """
+    if not any(isinstance(module, EvalBatchNorm2d) for module in resnet.modules()):
+        return resnet.freeze(freeze_at)
+    for part in (resnet.stem, *resnet.stages)[:freeze_at]:
+        part.requires_grad_(False)
+    return resnet
 
 
 def default_positions(operator: str, is_classifier: bool) -> str:

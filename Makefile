@@ -1,0 +1,42 @@
+# Everything runs in a virtual environment of its own, made on first use.
+#   make quickstart [OPERATOR=lesa|conv|self_attention]    make test    make lint    make bench
+PYTHON ?= python3
+VENV ?= .venv
+OPERATOR ?= lesa
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# A detectron2 that is already installed is used as it is.
+SITE = $(shell $(PYTHON) tools/install_detectron2.py --is-installed && echo --system-site-packages)
+
+.PHONY: setup quickstart test lint format doctor clean
+
+setup: $(READY)
+
+$(READY): setup.py tools/install_detectron2.py tools/detectron2_from_labgym.py
+	$(PYTHON) -m venv $(SITE) $(VENV)
+	$(BIN)/python -m pip install --quiet torch torchvision
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python tools/install_detectron2.py
+	touch $@
+
+quickstart: $(READY)
+	$(BIN)/python projects/LESA/quickstart.py --operator $(OPERATOR)
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+doctor: $(READY)
+	$(BIN)/python -m lesa_d2.doctor
+
+clean:
+	rm -rf $(VENV) build *.egg-info

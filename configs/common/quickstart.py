@@ -1,0 +1,100 @@
+"""A small Mask R-CNN on generated shapes, trained from scratch in minutes on two CPU cores."""
+
+import detectron2.data.transforms as T
+import torch
+from detectron2.config import LazyCall as L
+from detectron2.data import DatasetMapper, build_detection_test_loader, get_detection_dataset_dicts
+from detectron2.evaluation import COCOEvaluator
+from detectron2.solver import WarmupParamScheduler
+from detectron2.solver.build import get_default_optimizer_params
+from fvcore.common.param_scheduler import CosineParamScheduler
+
+from lesa_d2.data import SHAPE_CLASSES, shapes_split
+from lesa_d2.data.loader import build_train_loader
+
+from .mask_rcnn import model
+from .train import train
+
+IMAGE_SIZE = 160
+CHANNELS = 64
+
+# A bottleneck network of an eighth of ResNet-50's width... and few blocks, trained from scratch: norms use batch statistics
+# and nothing is frozen.
+model.backbone.bottom_up.update(
+    image_size=IMAGE_SIZE, base_channels=16, stem_channels=16, blocks=[1, 1, 3, 2], norm="BN", freeze_at=0
+)
+model.backbone.out_channels = CHANNELS
+model.backbone.norm = "BN"
+model.proposal_generator.head.in_channels = CHANNELS
+# Objects are 12 to 120 pixels across
+model.proposal_generator.anchor_generator.sizes = [[16], [32], [64], [96], [128]]
+model.proposal_generator.batch_size_per_image = 64
+model.proposal_generator.pre_nms_topk = [300, 200]
+model.proposal_generator.post_nms_topk = [150, 100]
+model.roi_heads.num_classes = len(SHAPE_CLASSES)
+model.roi_heads.batch_size_per_image = 64
+model.roi_heads.box_head.input_shape.channels = CHANNELS
+model.roi_heads.box_head.fc_dims = [256]
+model.roi_heads.box_predictor.input_shape.channels = 256
+for pooler in (model.roi_heads.box_pooler, model.roi_heads.mask_pooler):
+    pooler.sampling_ratio = 2  # RoIAlign's adaptive sampling takes a third of a step here
+model.roi_heads.mask_head.input_shape.channels = CHANNELS
+model.roi_heads.mask_head.conv_dims = [CHANNELS, CHANNELS, CHANNELS]
+
+dataloader = dict(
+    train=L(build_train_loader)(
+        dataset=L(get_detection_dataset_dicts)(
+            names=L(shapes_split)(split="train", num_images=2000, image_size=IMAGE_SIZE, seed=1)
+        ),
+        mapper=L(DatasetMapper)(
+            is_train=True,
+            augmentations=[
+                L(T.Resize)(shape=[IMAGE_SIZE, IMAGE_SIZE]),
+                L(T.RandomFlip)(horizontal=True),
+            ],
+            image_format="${model.input_format}",
+            use_instance_mask=True,
+            instance_mask_format="bitmask",  # holds run-length masks and polygons alike
+        ),
+        total_batch_size=8,
+        num_workers=0,  # images this small are read faster than sent between processes
+        seed="${train.seed}",
+        accumulate="${train.accumulate}",
+    ),
+    test=L(build_detection_test_loader)(
+        dataset=L(get_detection_dataset_dicts)(
+            names=L(shapes_split)(split="val", num_images=200, image_size=IMAGE_SIZE, seed=2),
+            filter_empty=False,
+        ),
+        mapper=L(DatasetMapper)(
+            is_train=False,
+            augmentations=["${dataloader.train.mapper.augmentations.0}"],
+            image_format="${model.input_format}",
+        ),
+        num_workers=0,
+        batch_size=8,
+    ),
+    evaluator=L(COCOEvaluator)(
+        dataset_name="${dataloader.test.dataset.names}", output_dir="${train.output_dir}"
+    ),
+)
+
+train.reference_batch = 8
+train.max_iter = 800
+train.clip_grad_norm = 5.0
+train.eval_period = 0
+train.checkpointer.period = 200
+
+lr_multiplier = L(WarmupParamScheduler)(
+    scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.01),
+    warmup_length=50 / 800,
+    warmup_method="linear",
+    warmup_factor=0.01,
+)
+
+optimizer = L(torch.optim.AdamW)(
+    params=L(get_default_optimizer_params)(base_lr="${..lr}", weight_decay_norm=0.0),
+    lr=2e-3,
+    betas=[0.9, 0.99],
+    weight_decay=0.05,
+)

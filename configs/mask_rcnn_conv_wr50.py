@@ -1,0 +1,10 @@
+"""Mask R-CNN, WideResNet-50-2 with the ordinary 3×3 convolution, COCO, 12 epochs at 1024×1024 (paper, Table 3)."""
+
+from .common.coco import dataloader
+from .common.mask_rcnn import model
+from .common.schedule import lr_multiplier, optimizer, train
+
+model.backbone.bottom_up.operator = "conv"
+model.backbone.bottom_up.width_multiplier = 2
+train.init_checkpoint = "lesa://imagenet_conv_wr50.pth"
+train.output_dir = "./output/mask_rcnn_conv_wr50"

@@ -1,0 +1,123 @@
+"""Loading weights with a report of what was loaded, and an error where the rest would pass silently."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils.file_io import PathManager
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+
+BACKBONE = "backbone.bottom_up."
+CLASS_COUNT = "roi_heads.box_predictor.cls_score.weight"
+SHOWN = 6  # names listed in a message before "and N more"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a checkpoint gave a model.
+
+    ``loaded``, ``missing`` (in the model only) and ``unexpected`` (in the file only) are names; ``mismatched``
+    maps names to (shape in the file, shape in the model).  Shares are of the model's tensor elements.
+    """
+
+    path: str
+    loaded: dict[str, int] = field(default_factory=dict)
+    missing: dict[str, int] = field(default_factory=dict)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+
+    def share(self, prefix: str = "") -> float:
+        """Share of the model's elements under ``prefix`` that were loaded; 1 where there are none."""
+        loaded = sum(size for name, size in self.loaded.items() if name.startswith(prefix))
+        total = loaded + sum(size for name, size in self.missing.items() if name.startswith(prefix))
+        return loaded / total if total else 1.0
+
+    def summary(self) -> str:
+        return (
+            f"{self.share():.1%} of the model ({self.share(BACKBONE):.1%} of the backbone) from {self.path}; "
+            f"{len(self.missing)} tensors at their initial value, {len(self.unexpected)} unused in the file"
+        )
+
+    def check_complete(self) -> None:
+        """CheckpointError unless file and model agree name by name and shape by shape."""
+        if self.missing or self.unexpected or self.mismatched:
+            raise CheckpointError(self._explain("is not a checkpoint of this model"))
+
+    def check_usable_start(self, allow_partial: bool) -> None:
+        """CheckpointError unless the file fills the whole backbone and nothing has another shape.
+
+        ``allow_partial`` accepts other shapes (left at their initial value), but not a file that gives the
+        backbone less than half of its values.
+        """
+        if self.share(BACKBONE) < (0.5 if allow_partial else 1.0) or (self.mismatched and not allow_partial):
+            raise CheckpointError(
+                self._explain("cannot start this model")
+                + "\nUse the weights of this architecture, or accept a partial start with "
+                "train.init_partial=True (at least half of the backbone must fit)."
+            )
+
+    def _explain(self, verdict: str) -> str:
+        lines = [f"{self.path} {verdict}: {self.share(BACKBONE):.0%} of the backbone fits."]
+        if CLASS_COUNT in self.mismatched:
+            theirs, ours = (shape[0] - 1 for shape in self.mismatched[CLASS_COUNT])
+            lines.append(f"  number of classes: the file has {theirs}, model.roi_heads.num_classes is {ours}")
+        shapes = [f"{name} {a} in the file, {b} expected" for name, (a, b) in self.mismatched.items()]
+        missing = [name for name in self.missing if name not in self.mismatched]
+        for title, names in (
+            ("other shapes", shapes),
+            ("missing in the file", missing),
+            ("unknown to the model", self.unexpected),
+        ):
+            if names:
+                more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+                lines.append(f"  {title}: " + ", ".join(names[:SHOWN]) + more)
+        return "\n".join(lines)
+
+
+class ReportingCheckpointer(DetectionCheckpointer):
+    """detectron2's checkpointer that keeps a :class:`LoadReport` of the last load."""
+
+    report: LoadReport | None = None
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        if path and not PathManager.isfile(path):
+            PathManager.get_local_path(path)  # our own prefix says itself how to get the weights
+            raise CheckpointError(f"checkpoint {path!r} does not exist; give the path of a .pth file")
+        self._path = path
+        return super().load(path, *args, **kwargs)
+
+    def _torch_load(self, f: str) -> dict[str, Any]:
+        try:
+            return torch.load(f, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise CheckpointError(
+                f"{f} cannot be read as a checkpoint of plain tensors ({type(error).__name__}: "
+                f"{str(error).splitlines()[0]}); expected a file written by torch.save, not damaged, without "
+                "pickled objects"
+            ) from error
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        incompatible = super()._load_model(checkpoint)
+        self.report = _report(self._path, self.model, incompatible)
+        return incompatible
+
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
+        """The report says it, in fewer lines."""
+
+
+def _report(path: str, model: nn.Module, incompatible: Any) -> LoadReport:
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        model = model.module
+    sizes = {name: value.numel() for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    mismatched = {name: (tuple(theirs), tuple(ours)) for name, theirs, ours in incompatible.incorrect_shapes}
+    absent = set(incompatible.missing_keys) | set(mismatched)
+    return LoadReport(
+        path=path,
+        loaded={name: size for name, size in sizes.items() if name not in absent},
+        missing={name: size for name, size in sizes.items() if name in absent},
+        unexpected=list(incompatible.unexpected_keys),
+        mismatched=mismatched,
+    )

@@ -1,0 +1,299 @@
+"""Everything that would make training on a COCO-format data set crash or go wrong, found before it starts.
+
+One small generator per kind of mistake; they yield :class:`Problem` and never stop at the first.
+"""
+
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from PIL import Image
+from pycocotools import mask as mask_util
+from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
+
+from .coco_layout import category_names, find_layout, read_coco
+from .problems import DatasetProblemsError, Problem
+
+logger = logging.getLogger(__name__)
+
+_TOLERANCE = 1.0  # pixels; annotation tools round boxes
+_EXIF_ORIENTATION = 0x0112
+_EXIF_TRANSPOSED = (5, 6, 7, 8)  # orientations that swap width and height
+
+_MEND = {
+    "no images": "List the pictures under 'images'.",
+    "no annotations": "Label at least one object.",
+    "no categories": "List the classes under 'categories'.",
+    "malformed image": "Every image needs an 'id', a 'file_name', and 'width' and 'height' in whole pixels.",
+    "malformed annotation": "Every annotation needs an 'id', an 'image_id', a 'category_id' and a 'bbox'.",
+    "duplicate image id": "Give every image an id of its own, and its annotations the same image_id.",
+    "duplicate annotation id": "Number the annotations afresh, from 1.",
+    "unknown image": "Add the image to 'images', or remove the annotation.",
+    "unknown category": "Add the class to 'categories', or correct the category_id.",
+    "ignored annotation": "detectron2 has no 'ignore'; mark the annotation with iscrowd 1 or remove it.",
+    "malformed box": "A box is [x, y, width, height]: four finite numbers, in pixels.",
+    "reversed box": "Width and height must be positive; the corners are probably swapped.",
+    "zero-area box": "Width and height must be positive; remove the annotation or draw it again.",
+    "box outside the image": "Clip the box; is it [x1, y1, x2, y2]? COCO's is [x, y, width, height].",
+    "malformed polygon": "A polygon is a flat list [x1, y1, x2, y2, ...] of finite numbers.",
+    "polygon with fewer than 3 points": "Draw it again, or remove it.",
+    "malformed RLE": "An RLE is {'size': [height, width], 'counts': ...} that covers the whole image.",
+    "masks missing": "Other annotations have a mask: give this one a 'segmentation' too, or remove all.",
+    "missing image file": "Put the file there, or remove the image from 'images'.",
+    "image that cannot be decoded": "Replace the file, or remove the image from 'images'.",
+    "wrong image size": "Correct 'width' and 'height'; the boxes may be off by the same factor or turn.",
+}
+
+
+def check_coco_folder(directory: str | Path) -> None:
+    """Check every part of a COCO-format folder, pictures included.
+
+    Raises:
+        DatasetError: no such folder, or an unknown layout.
+        DatasetProblemsError: lists all problems of all parts at once.
+    """
+    layout = find_layout(directory)
+    problems = [p for part in layout.parts for p in check_coco_json(part.json_file, part.image_root)]
+    try:
+        category_names(layout)
+    except DatasetProblemsError as error:
+        problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise DatasetProblemsError(str(directory), problems)
+
+
+def check_coco_json(json_file: str | Path, image_root: str | Path) -> list[Problem]:
+    """All problems of one COCO JSON file and of the pictures that it lists, which are really decoded.
+
+    Masks may be missing altogether (boxes can be trained alone; a warning says so), but not in part.
+    """
+    try:
+        data = read_coco(json_file)
+    except DatasetProblemsError as error:
+        return error.problems
+    coco = _Coco(str(json_file), data)
+    finders = (_empty, _malformed, _duplicates, _unknown, _boxes, _missing_masks, _masks)
+    problems = [problem for find in finders for problem in find(coco)]
+    return problems + list(_files(coco, str(image_root)))
+
+
+class _Coco:
+    """A parsed file; ``images`` and ``annotations`` hold the well-formed entries only."""
+
+    def __init__(self, file: str, data: dict[str, Any]) -> None:
+        self.file = file
+        self.data = data
+        self.images = [image for image in data["images"] if _is_image(image)]
+        self.annotations = [a for a in data["annotations"] if _is_annotation(a)]
+        self.image_by_id = {image["id"]: image for image in self.images}
+
+    def annotations_with_image(self) -> Iterator[tuple[dict, dict]]:
+        for annotation in self.annotations:
+            if annotation["image_id"] in self.image_by_id:
+                yield annotation, self.image_by_id[annotation["image_id"]]
+
+    def problem(self, kind: str, what: str) -> Problem:
+        return Problem(kind, self.file, what, _MEND[kind])
+
+    def image_problem(self, kind: str, what: str, image_id: Any) -> Problem:
+        return Problem(kind, self.file, what, _MEND[kind], image_id=image_id)
+
+    def annotation_problem(self, kind: str, what: str, annotation: dict) -> Problem:
+        return Problem(kind, self.file, what, _MEND[kind], annotation["image_id"], annotation["id"])
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int | str)
+
+
+def _is_image(image: dict) -> bool:
+    sides = (image.get("width"), image.get("height"))
+    return (
+        _is_id(image.get("id"))
+        and isinstance(image.get("file_name"), str)
+        and all(isinstance(side, int) and side > 0 for side in sides)
+    )
+
+
+def _is_annotation(annotation: dict) -> bool:
+    ids = (annotation.get("id"), annotation.get("image_id"), annotation.get("category_id"))
+    return all(map(_is_id, ids)) and "bbox" in annotation
+
+
+def _is_finite(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(v, int | float) and math.isfinite(v) for v in values)
+
+
+# ------------------------------------------------------------------------------------------- the JSON
+
+
+def _empty(coco: _Coco) -> Iterator[Problem]:
+    for key in ("images", "annotations", "categories"):
+        if not coco.data[key]:
+            yield coco.problem(f"no {key}", f"{key!r} is an empty list")
+
+
+def _malformed(coco: _Coco) -> Iterator[Problem]:
+    for image in coco.data["images"]:
+        if not _is_image(image):
+            yield coco.problem("malformed image", f"got {_short(image)}")
+    for annotation in coco.data["annotations"]:
+        if not _is_annotation(annotation):
+            yield coco.problem("malformed annotation", f"got {_short(annotation)}")
+
+
+def _short(entry: dict) -> str:
+    shown = {key: value for key, value in entry.items() if key != "segmentation"}
+    return str(shown)[:200]
+
+
+def _duplicates(coco: _Coco) -> Iterator[Problem]:
+    for image_id, count in Counter(image["id"] for image in coco.images).items():
+        if count > 1:
+            yield coco.image_problem("duplicate image id", f"{count} images have it", image_id)
+    first: dict[Any, dict] = {}
+    for annotation in coco.annotations:
+        other = first.setdefault(annotation["id"], annotation)
+        if other is not annotation:
+            what = f"an annotation of image {other['image_id']} has it too"
+            yield coco.annotation_problem("duplicate annotation id", what, annotation)
+
+
+def _unknown(coco: _Coco) -> Iterator[Problem]:
+    images = {image.get("id") for image in coco.data["images"] if _is_id(image.get("id"))}
+    categories = {category["id"] for category in coco.data["categories"]}
+    for annotation in coco.annotations:
+        if annotation["image_id"] not in images:
+            yield coco.annotation_problem("unknown image", "no image has this id", annotation)
+        if annotation["category_id"] not in categories:
+            what = f"category_id {annotation['category_id']}, known are {sorted(categories)}"
+            yield coco.annotation_problem("unknown category", what, annotation)
+        if annotation.get("ignore"):
+            yield coco.annotation_problem("ignored annotation", "has 'ignore' set", annotation)
+
+
+def _boxes(coco: _Coco) -> Iterator[Problem]:
+    for annotation in coco.annotations:
+        image = coco.image_by_id.get(annotation["image_id"])
+        kind = _box_mistake(annotation["bbox"], image)
+        if kind:
+            size = f" in {image['width']}x{image['height']} px" if image else ""
+            yield coco.annotation_problem(kind, f"bbox {annotation['bbox']}{size}", annotation)
+
+
+def _box_mistake(box: Any, image: dict | None) -> str | None:
+    if not _is_finite(box) or len(box) != 4:
+        return "malformed box"
+    x, y, width, height = box
+    if min(width, height) < 0:
+        return "reversed box"
+    if min(width, height) == 0:
+        return "zero-area box"
+    if image is None:
+        return None
+    over = max(-x, -y, x + width - image["width"], y + height - image["height"])
+    return "box outside the image" if over > _TOLERANCE else None
+
+
+def _missing_masks(coco: _Coco) -> Iterator[Problem]:
+    # Tools that know only boxes write an empty list.
+    without = [a for a in coco.annotations if not a.get("segmentation")]
+    if not without:
+        return
+    if len(without) == len(coco.annotations):
+        logger.warning("%s: masks missing: no annotation has one, only boxes can be trained", coco.file)
+        return
+    for annotation in without:
+        yield coco.annotation_problem("masks missing", "no 'segmentation'", annotation)
+
+
+def _masks(coco: _Coco) -> Iterator[Problem]:
+    for annotation, image in coco.annotations_with_image():
+        segmentation = annotation.get("segmentation")
+        if not segmentation:
+            continue
+        if isinstance(segmentation, dict):
+            found = [_rle_mistake(segmentation, image)]
+        elif isinstance(segmentation, list):
+            found = [_polygon_mistake(polygon) for polygon in segmentation]
+        else:
+            found = [("malformed polygon", f"segmentation is a {type(segmentation).__name__}")]
+        for kind, what in filter(None, found):
+            yield coco.annotation_problem(kind, what, annotation)
+
+
+def _polygon_mistake(polygon: Any) -> tuple[str, str] | None:
+    if not _is_finite(polygon):
+        return "malformed polygon", f"not a flat list of finite numbers: {str(polygon)[:80]}"
+    if len(polygon) % 2:
+        return "malformed polygon", f"{len(polygon)} coordinates, an odd number"
+    if len(polygon) < 6:
+        return "polygon with fewer than 3 points", f"{len(polygon) // 2} points"
+    return None
+
+
+def _rle_mistake(rle: dict, image: dict) -> tuple[str, str] | None:
+    size, counts = rle.get("size"), rle.get("counts")
+    expected = [image["height"], image["width"]]
+    if size != expected:
+        return "malformed RLE", f"size {size}, the image has {expected}"
+    if isinstance(counts, list):
+        total = sum(counts) if all(isinstance(c, int) and c >= 0 for c in counts) else None
+        return None if total == math.prod(size) else ("malformed RLE", "counts do not add up to the size")
+    if not isinstance(counts, str) or not counts.isascii():
+        return "malformed RLE", "counts are neither a list nor a compressed string"
+    try:
+        mask_util.decode(rle)
+    except ValueError as error:
+        return "malformed RLE", str(error)
+    return None
+
+
+# --------------------------------------------------------------------------------------- the pictures
+
+
+def _files(coco: _Coco, image_root: str) -> Iterator[Problem]:
+    """Decode every picture; most of the time is spent outside Python, so threads help."""
+
+    def mistake(image: dict) -> tuple[str, str] | None:
+        return _file_mistake(os.path.join(image_root, image["file_name"]), image)
+
+    with ThreadPoolExecutor() as pool:
+        is_main = comm.is_main_process()
+        results = pool.map(mistake, coco.images)
+        progress = tqdm(
+            results, desc="Checking images", total=len(coco.images), mininterval=1, disable=not is_main
+        )
+        for image, found in zip(coco.images, progress, strict=True):
+            if found:
+                kind, what = found
+                yield coco.image_problem(kind, what, image["id"])
+
+
+def _file_mistake(path: str, image: dict) -> tuple[str, str] | None:
+    if not PathManager.isfile(path):
+        return "missing image file", path
+    try:
+        size = _decoded_size(path)
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged data
+        return "image that cannot be decoded", f"{path}: {error}"
+    if size != (image["width"], image["height"]):
+        what = f"{image['file_name']} is {size[0]}x{size[1]} px, the JSON says"
+        return "wrong image size", f"{what} {image['width']}x{image['height']}"
+    return None
+
+
+def _decoded_size(path: str) -> tuple[int, int]:
+    """Width and height as detectron2's ``read_image`` gives them: turned upright as EXIF says."""
+    with PathManager.open(path, "rb") as file, Image.open(file) as image:
+        image.load()
+        width, height = image.size
+        turned = image.getexif().get(_EXIF_ORIENTATION) in _EXIF_TRANSPOSED
+        return (height, width) if turned else (width, height)

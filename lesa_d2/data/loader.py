@@ -1,0 +1,129 @@
+"""A training loader whose every sample is a function of (seed, position), so that resuming is exact.
+
+Position p counts samples over the whole run and all processes.  It fixes which image is taken (epoch p // n,
+place p % n of that epoch's permutation) and the random numbers of its augmentation; neither the number of
+workers nor that of processes, nor where a run was interrupted, changes what sample p is.
+"""
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import DatasetFromList, MapDataset
+from detectron2.data.build import trivial_batch_collator
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Sampler
+
+from ..errors import ConfigError
+
+Key = tuple[int, int]
+"""(position, index of the image)."""
+
+
+class PositionBatchSampler(Sampler[list[Key]]):
+    """Endless micro-batches of this process.
+
+    Micro-step m covers the positions [m·W·b, (m+1)·W·b) for W processes of b images each, rank r taking the
+    r-th chunk of b.  A process that accumulates over W micro-steps thus sees what W processes see in one.
+
+    Args:
+        num_images: n, images in the data set.
+        batch_size: b, images of one process in one micro-step.
+        seed: of the permutations.
+        first_step: micro-step to start from.
+    """
+
+    def __init__(self, num_images: int, batch_size: int, seed: int, first_step: int = 0) -> None:
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.first_step = first_step
+        self.rank, self.world_size = comm.get_rank(), comm.get_world_size()
+        self._epoch = -1
+        self._order = np.empty(0, dtype=np.int64)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for step in itertools.count(self.first_step):
+            first = (step * self.world_size + self.rank) * self.batch_size
+            yield [(place, self._index(place)) for place in range(first, first + self.batch_size)]
+
+    def _index(self, position: int) -> int:
+        epoch, place = divmod(position, self.num_images)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng([self.seed, epoch]).permutation(self.num_images)
+        return int(self._order[place])
+
+
+class SeededMapDataset(MapDataset):
+    """detectron2's MapDataset, whose mapper finds numpy's and Python's generators seeded by the position."""
+
+    def __init__(self, dataset: Any, map_func: Callable[[dict], dict | None], seed: int) -> None:
+        super().__init__(dataset, map_func)
+        self._seed = seed
+
+    def __new__(cls, dataset: Any, map_func: Callable[[dict], dict | None], seed: int) -> "SeededMapDataset":
+        return super().__new__(cls, dataset, map_func)
+
+    def __getitem__(self, key: Key) -> dict:
+        position, index = key
+        seed = mix_seed(self._seed, position)
+        random.seed(seed)
+        np.random.seed(seed)
+        return super().__getitem__(index)
+
+
+def mix_seed(*numbers: int) -> int:
+    """One 32-bit seed from several non-negative numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def build_train_loader(
+    dataset: Sequence[dict],
+    *,
+    mapper: Callable[[dict], dict | None],
+    total_batch_size: int,
+    num_workers: int = 0,
+    seed: int = 0,
+    accumulate: int = 1,
+    first_iter: int = 0,
+) -> DataLoader:
+    """Endless loader of micro-batches, each a list of mapped dicts.
+
+    Args:
+        dataset: detectron2 dataset dicts.
+        mapper: dict -> model input.
+        total_batch_size: images an optimizer step, over all processes and micro-batches.
+        num_workers: loading processes.
+        seed: of order and augmentation.
+        accumulate: micro-batches an optimizer step.
+        first_iter: optimizer steps already done.
+
+    Raises:
+        ConfigError: an empty data set, or a batch that cannot be split evenly.
+    """
+    if not len(dataset):
+        raise ConfigError("the training data set has no image with objects; check its annotations")
+    parts = comm.get_world_size() * accumulate
+    if total_batch_size < 1 or total_batch_size % parts:
+        raise ConfigError(
+            f"dataloader.train.total_batch_size={total_batch_size} cannot be split evenly over "
+            f"{comm.get_world_size()} process(es) x train.accumulate={accumulate}; use a multiple of {parts}"
+        )
+    images = DatasetFromList(list(dataset), copy=False)
+    sampler = PositionBatchSampler(len(images), total_batch_size // parts, seed, first_iter * accumulate)
+    return DataLoader(
+        SeededMapDataset(images, mapper, seed),
+        batch_sampler=sampler,
+        num_workers=num_workers,
+        collate_fn=trivial_batch_collator,
+        worker_init_fn=_one_thread,
+        persistent_workers=num_workers > 0,
+    )
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)

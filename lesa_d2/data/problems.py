@@ -1,0 +1,51 @@
+"""What can be wrong with a data set, one entry per finding, and the error that lists them all."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import DatasetError
+
+MAX_SHOWN = 20  # entries of one kind in an error's text
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding. ``kind`` groups findings; ``mend`` says what to do about all of its kind."""
+
+    kind: str
+    file: str
+    what: str
+    mend: str
+    image_id: int | str | None = None
+    annotation_id: int | str | None = None
+
+    @property
+    def where(self) -> str:
+        ids = (("image", self.image_id), ("annotation", self.annotation_id))
+        return ", ".join([self.file, *(f"{name} {value}" for name, value in ids if value is not None)])
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.kind}: {self.what}. {self.mend}"
+
+
+class DatasetProblemsError(DatasetError):
+    """A data set that cannot be used; ``problems`` has every finding, the text some of each kind."""
+
+    def __init__(self, directory: str, problems: Sequence[Problem]) -> None:
+        self.directory = directory
+        self.problems = list(problems)
+        super().__init__(directory, self.problems)
+
+    def __str__(self) -> str:
+        by_kind: dict[str, list[Problem]] = defaultdict(list)
+        for problem in self.problems:
+            by_kind[problem.kind].append(problem)
+        count = len(self.problems)
+        lines = [f"{count} problem{'s' if count > 1 else ''} in {self.directory}"]
+        for kind, group in by_kind.items():
+            lines.append(f"{kind} ({len(group)}): {group[0].mend}")
+            lines += [f"  {problem.where}: {problem.what}" for problem in group[:MAX_SHOWN]]
+            if len(group) > MAX_SHOWN:
+                lines.append(f"  and {len(group) - MAX_SHOWN} more")
+        return "\n".join(lines)

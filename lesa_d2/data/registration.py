@@ -1,0 +1,24 @@
+"""One way to put a data set into detectron2's catalogs, safe to repeat."""
+
+from collections.abc import Callable
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+
+def register_dataset(name: str, load: Callable[[], list[dict]], **metadata: Any) -> str:
+    """Register ``load`` and its metadata under ``name``; returns ``name``.
+
+    Configs are instantiated more than once in a process (training, evaluation, every worker), so
+    the same registration may come again and is then a no-op. The same name with different metadata,
+    such as another folder, replaces the older entry.
+    """
+    if name in DatasetCatalog:
+        known = MetadataCatalog.get(name)
+        if all(known.get(key) == value for key, value in metadata.items()):
+            return name
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(**metadata)
+    return name

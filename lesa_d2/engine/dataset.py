@@ -1,0 +1,100 @@
+"""Data sets in a config: replacing them by a folder of the user's, and checking them before training."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.config import LazyCall, instantiate
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from omegaconf import DictConfig, OmegaConf
+
+from ..data import check_coco_folder, coco_folder_classes, coco_folder_split
+from ..errors import ConfigError, DatasetError
+from .overrides import is_given
+
+NUM_CLASSES = "model.roi_heads.num_classes"
+
+
+def use_dataset_folder(
+    cfg: DictConfig, directory: str, drop_invalid: bool = False, given: Sequence[str] = ()
+) -> None:
+    """Point a config, in place, at a COCO-format folder; its classes set the model's number of classes.
+
+    Args:
+        cfg: a training config.
+        directory: see :func:`lesa_d2.data.coco_folder_split` for the layouts.
+        drop_invalid: leave out what the check finds wrong, instead of refusing the folder.
+        given: overrides of the command line; a number of classes among them is kept.
+
+    Raises:
+        DatasetError: lists everything that is wrong with the folder.
+    """
+    if not drop_invalid:
+        _check_once(directory)
+    classes = coco_folder_classes(directory)
+    if not is_given(NUM_CLASSES, given):
+        OmegaConf.update(cfg, NUM_CLASSES, len(classes))
+    for split, loader in (("train", cfg.dataloader.train), ("val", cfg.dataloader.test)):
+        loader.dataset.names = LazyCall(coco_folder_split)(
+            directory=os.path.abspath(directory), split=split, seed=cfg.train.seed, drop_invalid=drop_invalid
+        )
+    cfg.dataloader.train.mapper.instance_mask_format = "bitmask"  # holds polygons and RLE alike
+
+
+def _check_once(directory: str) -> None:
+    """The main process checks for all; every process learns the outcome."""
+    message = None
+    if comm.is_main_process():
+        try:
+            check_coco_folder(directory)
+        except DatasetError as error:
+            message = str(error)
+    message = comm.all_gather(message)[0]
+    if message:
+        raise DatasetError(message)
+
+
+def check_datasets(cfg: DictConfig) -> list[str]:
+    """The class names of the config's data sets, which must exist and agree with the model.
+
+    Raises:
+        DatasetError: a data set is not registered, or its files are missing.
+        ConfigError: the model has another number of classes.
+    """
+    for loader in (cfg.dataloader.train, cfg.dataloader.test):
+        for name in _names(loader.dataset.names):
+            _check_files(name)
+    classes = list(MetadataCatalog.get(_names(cfg.dataloader.train.dataset.names)[0]).thing_classes)
+    expected = OmegaConf.select(cfg, NUM_CLASSES)
+    if expected != len(classes):
+        raise ConfigError(
+            f"wrong number of classes: {NUM_CLASSES}={expected}, but the data set has {len(classes)} "
+            f"({', '.join(classes[:10])}); set {NUM_CLASSES}={len(classes)}"
+        )
+    return classes
+
+
+def _names(node: Any) -> list[str]:
+    names = instantiate(node)
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _check_files(name: str) -> None:
+    if name not in DatasetCatalog:
+        raise DatasetError(f"data set {name!r} is not registered with detectron2; known: {_similar(name)}")
+    metadata = MetadataCatalog.get(name)
+    for kind in ("json_file", "image_root"):
+        path = metadata.get(kind)
+        if path and not PathManager.exists(path):
+            root = os.getenv("DETECTRON2_DATASETS", "datasets")
+            raise DatasetError(
+                f"data set {name!r}: {path} does not exist (DETECTRON2_DATASETS is {root!r}). Put the data "
+                "there, point DETECTRON2_DATASETS at the folder that holds it, or train on a COCO-format "
+                "folder of your own with --dataset DIR"
+            )
+
+
+def _similar(name: str) -> list[str]:
+    return [known for known in DatasetCatalog.list() if known.split("_")[0] == name.split("_")[0]]

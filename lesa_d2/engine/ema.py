@@ -1,0 +1,36 @@
+"""Exponential moving average of the weights, on torch's AveragedModel."""
+
+from detectron2.checkpoint import Checkpointer
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+
+def make_ema(model: nn.Module, decay: float) -> AveragedModel:
+    """The average of ``model``'s parameters and buffers; a·average + (1−a)·model after every step."""
+    if not 0 < decay < 1:
+        raise ValueError(f"train.ema.decay must lie between 0 and 1, got {decay}")
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+class EMAHook(HookBase):
+    """Updates the average after every step, and writes it as ``model_ema_final.pth`` at the end."""
+
+    def __init__(self, ema: AveragedModel, model: nn.Module, output_dir: str) -> None:
+        self.ema = ema
+        self.model = model
+        self.output_dir = output_dir
+
+    def after_step(self) -> None:
+        self.ema.update_parameters(self.model)
+
+    def after_train(self) -> None:
+        finished = self.trainer.iter + 1 >= self.trainer.max_iter
+        if finished and comm.is_main_process():
+            Checkpointer(self.ema.module, self.output_dir).save("model_ema_final")
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside DistributedDataParallel, or the module itself."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model

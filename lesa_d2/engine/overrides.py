@@ -1,0 +1,100 @@
+"""Config files and ``key=value`` overrides, with unknown keys refused."""
+
+import difflib
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from detectron2.config import LazyConfig
+from detectron2.utils.file_io import PathManager
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from ..errors import ConfigError
+
+SECTIONS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
+
+
+def load_config(file: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """A LazyConfig (.py, or a saved .yaml) with overrides applied.
+
+    Raises:
+        ConfigError: no such file, a missing section, or an override that is malformed or names a key that
+            neither the config nor the signature of the thing it configures knows.
+    """
+    if not file:
+        raise ConfigError("no config file: give --config-file, for example configs/mask_rcnn_lesa_r50.py")
+    if not PathManager.isfile(file):
+        raise ConfigError(f"config file {file!r} does not exist")
+    cfg = LazyConfig.load(file)
+    missing = [name for name in SECTIONS if name not in cfg]
+    if missing:
+        raise ConfigError(f"{file} does not define {missing}; a training config needs {list(SECTIONS)}")
+    for override in overrides:
+        key, separator, _ = override.partition("=")
+        if not separator:
+            raise ConfigError(f"override {override!r} is not of the form key=value")
+        check_key(cfg, key.lstrip("+"))
+    try:
+        return LazyConfig.apply_overrides(cfg, list(overrides))
+    except Exception as error:  # the override grammar's own errors span many types
+        raise ConfigError(f"cannot apply the overrides {list(overrides)}: {error}") from error
+
+
+def is_given(key: str, overrides: Sequence[str]) -> bool:
+    """Whether ``key`` is among ``key=value`` overrides."""
+    return any(override.partition("=")[0].lstrip("+") == key for override in overrides)
+
+
+def check_key(cfg: DictConfig, key: str) -> None:
+    """ConfigError with the nearest valid key unless ``key`` exists or its object's signature takes it."""
+    node: Any = cfg
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        if part not in _known_names(node):
+            parent = ".".join(parts[:depth])
+            raise ConfigError(f"unknown config key {key!r}{_suggest(cfg, key, parent, node)}")
+        node = _child(node, part)
+
+
+def _child(node: Any, name: str) -> Any:
+    if isinstance(node, ListConfig):
+        return node[int(name)]
+    return OmegaConf.select(node, name) if isinstance(node, DictConfig) else None
+
+
+def _known_names(node: Any) -> set[str]:
+    """Keys below ``node``: those present, and the parameters of the callable it describes."""
+    if isinstance(node, ListConfig):
+        return {str(index) for index in range(len(node))}
+    if not isinstance(node, DictConfig):
+        return set()
+    return {str(name) for name in node} | _parameters(node)
+
+
+def _parameters(node: DictConfig) -> set[str]:
+    target = node.get("_target_")
+    if isinstance(target, str):
+        from detectron2.utils.registry import locate
+
+        target = locate(target)
+    if target is None:
+        return set()
+    return {name for name in inspect.signature(target).parameters if name not in ("self", "args", "kwargs")}
+
+
+def _suggest(cfg: DictConfig, key: str, parent: str, node: Any) -> str:
+    siblings = [f"{parent}.{name}" if parent else name for name in _known_names(node)]
+    near = difflib.get_close_matches(key, siblings, n=1, cutoff=0.75)
+    near = near or difflib.get_close_matches(key, list(_all_keys(cfg)), n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; {parent or 'the config'} has {sorted(siblings)}"
+
+
+def _all_keys(node: Any, prefix: str = "") -> Iterator[str]:
+    if not isinstance(node, DictConfig):
+        return
+    for name in node:
+        yield f"{prefix}{name}"
+        child = None if OmegaConf.is_missing(node, name) else node._get_node(name)
+        yield from _all_keys(child, f"{prefix}{name}.")

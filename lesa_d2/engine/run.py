@@ -1,0 +1,178 @@
+"""What ``train_net.py`` does: set up, report, train, evaluate."""
+
+import argparse
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import instantiate
+from detectron2.engine import create_ddp_model, default_setup, default_writers, hooks
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from ..checkpoint import ReportingCheckpointer
+from ..errors import ConfigError
+from .dataset import check_datasets, use_dataset_folder
+from .ema import EMAHook, make_ema, unwrap
+from .hooks import BestCheckpointer
+from .overrides import is_given, load_config
+from .report import start_report
+from .trainer import Trainer
+
+logger = logging.getLogger("lesa_d2")
+
+
+def main(args: argparse.Namespace) -> dict[str, Any]:
+    """Train, or evaluate with ``--eval-only``; returns the last evaluation's results.
+
+    Raises:
+        LesaError: anything wrong with config, data set or checkpoint, before training starts.
+    """
+    cfg = load_config(args.config_file, args.opts)
+    if args.dataset:
+        use_dataset_folder(cfg, args.dataset, args.drop_invalid, given=args.opts)
+    prepare(cfg)
+    default_setup(cfg, args)
+    setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="lesa_d2", abbrev_name="lesa")
+    classes = check_datasets(cfg)
+    if args.eval_only:
+        return evaluate_only(cfg, classes, given=args.opts)
+    return train(cfg, classes, resume=args.resume)
+
+
+def prepare(cfg: DictConfig) -> None:
+    """Settle what the config leaves to the machine: the device, and the scaled learning rate."""
+    if cfg.train.device.startswith("cuda") and not torch.cuda.is_available():
+        if comm.is_main_process():
+            print("No GPU found: running on the CPU (train.device=cpu).")
+        cfg.train.device = "cpu"
+    if cfg.train.scale_lr:
+        batch = cfg.dataloader.train.total_batch_size
+        cfg.optimizer.lr = cfg.optimizer.lr * batch / cfg.train.reference_batch
+        cfg.train.reference_batch, cfg.train.scale_lr = batch, False  # the saved config is not scaled twice
+
+
+def build_model(cfg: DictConfig) -> nn.Module:
+    """The model on its device; its initial values are a function of ``train.seed``."""
+    torch.manual_seed(cfg.train.seed)
+    return instantiate(cfg.model).to(cfg.train.device)
+
+
+def train(cfg: DictConfig, classes: list[str], resume: bool = False) -> dict[str, Any]:
+    """Train to ``train.max_iter``; with ``resume`` from the last checkpoint of ``train.output_dir``."""
+    model = build_model(cfg)
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    ema = make_ema(model, cfg.train.ema.decay) if cfg.train.ema.enabled else None
+    model = create_ddp_model(model, **ddp_options(cfg))
+    trainer = Trainer(
+        model,
+        None,
+        optimizer,
+        seed=cfg.train.seed,
+        accumulate=cfg.train.accumulate,
+        precision=cfg.train.amp.dtype if cfg.train.amp.enabled else "float32",
+        clip_grad_norm=cfg.train.clip_grad_norm,
+    )
+    checkpointer = ReportingCheckpointer(
+        model, cfg.train.output_dir, trainer=trainer, **({"ema": ema} if ema else {})
+    )
+    trainer.register_hooks(make_hooks(cfg, trainer, checkpointer, ema))
+    first_iter = load_start(cfg, checkpointer, trainer, resume)
+    if ema and not first_iter:
+        ema.module.load_state_dict(unwrap(model).state_dict())
+    cfg.dataloader.train.first_iter = first_iter
+    trainer.data_loader = instantiate(cfg.dataloader.train)
+    if comm.is_main_process():
+        logger.info("Start\n%s", start_report(cfg, unwrap(model), checkpointer.report, classes))
+    trainer.train(first_iter, cfg.train.max_iter)
+    return trainer.last_results
+
+
+def load_start(cfg: DictConfig, checkpointer: ReportingCheckpointer, trainer: Trainer, resume: bool) -> int:
+    """Load what the run starts from; returns its first iteration."""
+    if resume:
+        if not checkpointer.has_checkpoint():
+            raise ConfigError(
+                f"--resume: {cfg.train.output_dir} holds no checkpoint; start without --resume, or set "
+                "train.output_dir to the folder of the run to continue"
+            )
+        checkpointer.resume_or_load("", resume=True)
+        checkpointer.report.check_complete()
+        return trainer.iter + 1
+    if cfg.train.init_checkpoint:
+        checkpointer.load(cfg.train.init_checkpoint, checkpointables=[])
+        checkpointer.report.check_usable_start(cfg.train.init_partial)
+    return 0
+
+
+def evaluate_only(cfg: DictConfig, classes: list[str], given: Sequence[str] = ()) -> dict[str, Any]:
+    """Evaluate a trained detector.
+
+    That is ``train.init_checkpoint`` when it is among the ``given`` overrides (a config's own value is what
+    training starts from), else the last checkpoint of ``train.output_dir``.
+    """
+    model = build_model(cfg)
+    checkpointer = ReportingCheckpointer(model, cfg.train.output_dir)
+    if is_given("train.init_checkpoint", given):
+        path = cfg.train.init_checkpoint
+    elif checkpointer.has_checkpoint():
+        path = checkpointer.get_checkpoint_file()
+    else:
+        raise ConfigError(
+            f"--eval-only: {cfg.train.output_dir} holds no checkpoint; set train.init_checkpoint=PATH"
+        )
+    checkpointer.load(path, checkpointables=[])
+    checkpointer.report.check_complete()
+    if comm.is_main_process():
+        logger.info("Start\n%s", start_report(cfg, model, checkpointer.report, classes))
+    return evaluate(cfg, model)
+
+
+def evaluate(cfg: DictConfig, model: nn.Module) -> OrderedDict:
+    """Run the config's evaluator over its test loader; results on the main process, else empty."""
+    was_training = model.training
+    results = inference_on_dataset(
+        model, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
+    )
+    model.train(was_training)
+    if comm.is_main_process():
+        print_csv_format(results)
+    return results
+
+
+def make_hooks(
+    cfg: DictConfig, trainer: Trainer, checkpointer: ReportingCheckpointer, ema: AveragedModel | None
+) -> list:
+    """detectron2's hooks; the average is updated before anything saves or evaluates."""
+    evaluated = ema.module if ema else unwrap(trainer.model)
+    is_main = comm.is_main_process()
+
+    def evaluate_and_keep() -> dict[str, Any]:
+        trainer.last_results = evaluate(cfg, evaluated)
+        return trainer.last_results
+
+    found = [hooks.IterationTimer(), hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier))]
+    if ema:
+        found.append(EMAHook(ema, unwrap(trainer.model), cfg.train.output_dir))
+    if is_main:
+        found.append(hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer))
+    found.append(hooks.EvalHook(cfg.train.eval_period, evaluate_and_keep))
+    if is_main:
+        found.append(BestCheckpointer(cfg.train.eval_period, checkpointer, cfg.train.best_metric))
+        writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
+        found.append(hooks.PeriodicWriter(writers, period=cfg.train.log_period))
+    return found
+
+
+def ddp_options(cfg: DictConfig) -> dict[str, Any]:
+    options = OmegaConf.to_container(cfg.train.ddp)
+    if cfg.train.device == "cpu":
+        options["device_ids"] = None
+    return options

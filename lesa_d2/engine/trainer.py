@@ -1,0 +1,148 @@
+"""detectron2's SimpleTrainer with what a training run of ours needs: accumulation, mixed precision, clipping.
+
+The random numbers of iteration k are a function of (train.seed, k, process, micro-batch), so a resumed run
+draws the same ones, and W processes draw the same ones as one process with W micro-batches.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from ..data.loader import mix_seed
+from ..errors import ConfigError
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Trainer(SimpleTrainer):
+    """One optimizer step from ``accumulate`` micro-batches.
+
+    Args:
+        model: returns a dict of losses in training.
+        data_loader: yields micro-batches (lists of dicts).
+        optimizer: torch optimizer.
+        seed: non-negative.
+        accumulate: micro-batches a step; the losses are averaged over them.
+        precision: "float32", or "bfloat16" / "float16" for autocast (the latter with loss scaling).
+        clip_grad_norm: the gradient's 2-norm is limited to this; None leaves it.
+
+    Raises:
+        FloatingPointError: a loss is not finite; names the first module whose output is not.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Any,
+        optimizer: torch.optim.Optimizer,
+        *,
+        seed: int = 0,
+        accumulate: int = 1,
+        precision: str = "float32",
+        clip_grad_norm: float | None = None,
+    ) -> None:
+        super().__init__(model, data_loader, optimizer)
+        if precision not in PRECISIONS:
+            raise ConfigError(f"train.amp.dtype must be one of {sorted(PRECISIONS)}, got {precision!r}")
+        self.seed = seed
+        self.accumulate = accumulate
+        self.precision = PRECISIONS[precision]
+        self.clip_grad_norm = clip_grad_norm
+        self.device = next(model.parameters()).device
+        self.last_results: dict[str, Any] = {}
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision is torch.float16)
+
+    def run_step(self) -> None:
+        self.optimizer.zero_grad()
+        means: dict[str, Tensor] = {}
+        data_time = 0.0
+        for part in range(self.accumulate):
+            start = time.perf_counter()
+            data = next(self._data_loader_iter)
+            data_time += time.perf_counter() - start
+            losses = self._forward_backward(data, part)
+            for name, value in losses.items():
+                means[name] = means.get(name, 0) + value.detach() / self.accumulate
+        self._clip()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self._write_metrics(means, data_time)
+
+    def _forward_backward(self, data: list[dict], part: int) -> Mapping[str, Tensor]:
+        self._seed_step(part)
+        is_last = part == self.accumulate - 1
+        with contextlib.nullcontext() if is_last else self._without_gradient_sync():
+            with self._autocast():
+                losses = self.model(data)
+            total = sum(losses.values())
+            if not torch.isfinite(total):
+                self._raise_non_finite(data, part, losses)
+            self.scaler.scale(total / self.accumulate).backward()
+        return losses
+
+    def _seed_step(self, part: int) -> None:
+        shard = part * comm.get_world_size() + comm.get_rank()
+        torch.manual_seed(mix_seed(self.seed, self.iter, shard))
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.precision is not torch.float32
+        return torch.autocast(self.device.type, dtype=self.precision if enabled else None, enabled=enabled)
+
+    def _without_gradient_sync(self) -> contextlib.AbstractContextManager:
+        """Data parallel processes exchange gradients once a step, at its last micro-batch."""
+        if isinstance(self.model, nn.parallel.DistributedDataParallel):
+            return self.model.no_sync()
+        return contextlib.nullcontext()
+
+    def _clip(self) -> None:
+        if self.clip_grad_norm is None:
+            return
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)
+        self.storage.put_scalar("grad_norm", float(norm))
+
+    def _raise_non_finite(self, data: list[dict], part: int, losses: Mapping[str, Tensor]) -> None:
+        """Repeat the forward pass with the same random numbers to name the culprit."""
+        self._seed_step(part)
+        with torch.no_grad(), self._autocast(), first_non_finite(self.model) as found:
+            self.model(data)
+        values = {name: float(value.detach()) for name, value in losses.items()}
+        where = found[0] if found else "no module (the loss itself)"
+        raise FloatingPointError(
+            f"loss not finite at iteration {self.iter}: {values}; first non-finite output: {where}. "
+            "Lower optimizer.lr, set train.clip_grad_norm, or use train.amp.dtype=bfloat16 or float32"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.scaler.load_state_dict(state_dict["scaler"])
+
+
+@contextlib.contextmanager
+def first_non_finite(model: nn.Module) -> Iterator[list[str]]:
+    """While open, collects the names of leaf modules in the order in which their outputs turn non-finite."""
+    found: list[str] = []
+
+    def watch(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and not torch.isfinite(output).all():
+                found.append(f"{name} ({type(module).__name__})")
+
+        return hook
+
+    leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
+    handles = [module.register_forward_hook(watch(name)) for name, module in leaves]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,9 @@
+#!/usr/bin/env python
+"""Train or evaluate a detector: ``python train_net.py --config-file configs/mask_rcnn_lesa_r50.py``."""
+
+import sys
+
+from lesa_d2.engine import argument_parser, launch, main
+
+if __name__ == "__main__":
+    sys.exit(launch(main, argument_parser().parse_args()))
