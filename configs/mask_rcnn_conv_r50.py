@@ -1,4 +1,4 @@
-"""Mask R-CNN, ResNet-50 with the ordinary 3×3 convolution, COCO, 12 epochs at 1024×1024 (paper, Table 3)."""
+"""Mask R-CNN, ResNet-50 with convolutions, COCO, 12 epochs at 1024×1024 (paper, Table 3)."""
 
 from .common.coco import dataloader
 from .common.mask_rcnn import model

@@ -53,7 +53,7 @@ class Detectron2Finder:
         if _is_within(fullname, REAL):
             return self._find_carried(fullname)
         if _is_within(fullname, CARRIED) and not real_detectron2_installed():
-            return ModuleSpec(fullname, AliasLoader(), is_package=True)
+            return ModuleSpec(fullname, AliasLoader(), is_package=True)  # type: ignore[arg-type]
         return None
 
     def _find_carried(self, fullname):

@@ -18,8 +18,8 @@ from .train import train
 IMAGE_SIZE = 160
 CHANNELS = 64
 
-# A bottleneck network of an eighth of ResNet-50's width... and few blocks, trained from scratch: norms use batch statistics
-# and nothing is frozen.
+# A quarter of ResNet-50's width and few blocks, trained from scratch: norms use batch statistics and nothing
+# is frozen.
 model.backbone.bottom_up.update(
     image_size=IMAGE_SIZE, base_channels=16, stem_channels=16, blocks=[1, 1, 3, 2], norm="BN", freeze_at=0
 )

@@ -9,7 +9,8 @@ from fvcore.common.param_scheduler import MultiStepParamScheduler
 from .train import train
 
 train.reference_batch = 8
-# 117266 images of train2017 have objects: 12 epochs * 117266 images / 8 images an iteration = 175899 iterations
+# 117266 images of train2017 have objects:
+# 12 epochs * 117266 images / 8 images an iteration = 175899 iterations
 train.max_iter = 175899
 # An epoch is 117266 / 8 = 14658 iterations: evaluate after each, save after each.
 train.eval_period = 14658

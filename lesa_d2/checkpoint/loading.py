@@ -19,8 +19,8 @@ SHOWN = 6  # names listed in a message before "and N more"
 class LoadReport:
     """What a checkpoint gave a model.
 
-    ``loaded``, ``missing`` (in the model only) and ``unexpected`` (in the file only) are names; ``mismatched``
-    maps names to (shape in the file, shape in the model).  Shares are of the model's tensor elements.
+    ``loaded`` and ``missing`` (in the model only) map names to numbers of elements, ``unexpected`` are names
+    in the file only, ``mismatched`` maps names to (shape in the file, shape in the model).
     """
 
     path: str
@@ -36,6 +36,8 @@ class LoadReport:
         return loaded / total if total else 1.0
 
     def summary(self) -> str:
+        if not self.path:
+            return "none: from scratch"
         return (
             f"{self.share():.1%} of the model ({self.share(BACKBONE):.1%} of the backbone) from {self.path}; "
             f"{len(self.missing)} tensors at their initial value, {len(self.unexpected)} unused in the file"
@@ -80,7 +82,7 @@ class LoadReport:
 class ReportingCheckpointer(DetectionCheckpointer):
     """detectron2's checkpointer that keeps a :class:`LoadReport` of the last load."""
 
-    report: LoadReport | None = None
+    report = LoadReport(path="")
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         if path and not PathManager.isfile(path):

@@ -48,11 +48,12 @@ def missing_weights(name: str, file: Path) -> str:
     """What to tell a user who lacks the weights ``name``."""
     present = sorted(path.name for path in file.parent.glob("*.pth")) if file.parent.is_dir() else []
     stem = Path(name).stem
+    unset = "" if FOLDER_VARIABLE in os.environ else ", which is not set"
     return (
-        f"no weights {name!r}: expected the file {file} (folder from {FOLDER_VARIABLE}"
-        f"{'' if FOLDER_VARIABLE in os.environ else ', which is not set'}; it holds {present or 'no .pth file'}). "
-        "They cannot be downloaded. Either\n"
-        f"  make them:    python projects/LESA/pretrain_imagenet.py --config-file configs/{stem}.py --data DIR\n"
+        f"no weights {name!r}: expected the file {file} (folder from {FOLDER_VARIABLE}{unset}; "
+        f"it holds {present or 'no .pth file'}). They cannot be downloaded. Either\n"
+        "  make them:    python projects/LESA/pretrain_imagenet.py "
+        f"--config-file configs/{stem}.py --data DIR\n"
         "  convert them: python projects/LESA/convert_checkpoint.py "
         f"--from {{official-imagenet,torchvision}} SRC {file}\n"
         'or start from scratch: train.init_checkpoint=""'

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
 from detectron2.config import LazyCall, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -64,9 +63,9 @@ def check_datasets(cfg: DictConfig) -> list[str]:
         ConfigError: the model has another number of classes.
     """
     for loader in (cfg.dataloader.train, cfg.dataloader.test):
-        for name in _names(loader.dataset.names):
+        for name in dataset_names(loader):
             _check_files(name)
-    classes = list(MetadataCatalog.get(_names(cfg.dataloader.train.dataset.names)[0]).thing_classes)
+    classes = list(MetadataCatalog.get(dataset_names(cfg.dataloader.train)[0]).thing_classes)
     expected = OmegaConf.select(cfg, NUM_CLASSES)
     if expected != len(classes):
         raise ConfigError(
@@ -76,8 +75,9 @@ def check_datasets(cfg: DictConfig) -> list[str]:
     return classes
 
 
-def _names(node: Any) -> list[str]:
-    names = instantiate(node)
+def dataset_names(loader: DictConfig) -> list[str]:
+    """The registered names of the data sets of a loader's config; registers them if need be."""
+    names = instantiate(loader.dataset.names)
     return [names] if isinstance(names, str) else list(names)
 
 

@@ -10,13 +10,13 @@ from ..checkpoint import LoadReport
 SHOWN_CLASSES = 10
 
 
-def start_report(cfg: DictConfig, model: nn.Module, load: LoadReport | None, classes: list[str]) -> str:
+def start_report(cfg: DictConfig, model: nn.Module, load: LoadReport, classes: list[str]) -> str:
     """A table of weights, batch, learning rate, classes, channel order and parameters."""
     parameters = list(model.parameters())
     total = sum(p.numel() for p in parameters)
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     rows = [
-        ("weights", load.summary() if load else "none: from scratch"),
+        ("weights", load.summary()),
         ("batch", describe_batch(cfg)),
         ("learning rate", describe_rate(cfg)),
         ("precision", cfg.train.amp.dtype if cfg.train.amp.enabled else "float32"),

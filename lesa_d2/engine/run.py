@@ -4,6 +4,7 @@ import argparse
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -133,6 +134,20 @@ def evaluate_only(cfg: DictConfig, classes: list[str], given: Sequence[str] = ()
     if comm.is_main_process():
         logger.info("Start\n%s", start_report(cfg, model, checkpointer.report, classes))
     return evaluate(cfg, model)
+
+
+def load_trained(output_dir: str | Path) -> tuple[DictConfig, nn.Module]:
+    """Config and model, in eval mode, of a finished run: its ``config.yaml`` and ``model_final.pth``.
+
+    Raises:
+        LesaError: one of the two is missing, or they do not belong together.
+    """
+    cfg = load_config(str(Path(output_dir) / "config.yaml"))
+    model = build_model(cfg)
+    checkpointer = ReportingCheckpointer(model)
+    checkpointer.load(str(Path(output_dir) / "model_final.pth"), checkpointables=[])
+    checkpointer.report.check_complete()
+    return cfg, model.eval()
 
 
 def evaluate(cfg: DictConfig, model: nn.Module) -> OrderedDict:

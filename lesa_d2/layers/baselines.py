@@ -72,5 +72,6 @@ class AttentionAugmentation(SlotOperator):
             for t in self.qkv(x).split(dims, dim=1)
         )
         with full_precision(q * q.shape[-1] ** -0.5, k, v) as (q, k, v):
-            out = relative_attention(q, k, v, *self.positions(q, size), self.backend)
+            col_bias, row_bias = self.positions(q, size)
+            out = relative_attention(q, k, v, col_bias, row_bias, self.backend)
         return out.to(x.dtype).transpose(2, 3).reshape(x.shape[0], -1, *size)

@@ -32,7 +32,8 @@ class DeformableConv2d(nn.Conv2d):
             in_channels, 2 * kernel_size * kernel_size, kernel_size, stride=stride, padding=padding
         )
         nn.init.zeros_(self.offset.weight)
-        nn.init.zeros_(self.offset.bias)
+        if self.offset.bias is not None:
+            nn.init.zeros_(self.offset.bias)
         self.norm = norm
 
     def forward(self, input: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+BATCH_NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
+
 
 class EvalBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm that uses its stored statistics in training too, while weight and bias train.
@@ -26,14 +28,14 @@ def uses_batch_statistics(norm: nn.Module) -> bool:
 
 def stored_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Scale and shift (C,) that a norm with stored statistics amounts to: x·scale + shift."""
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    return scale, norm.bias - norm.running_mean * scale
+    weight, bias, mean, variance, eps = (getattr(norm, name) for name in (*BATCH_NORM_TENSORS, "eps"))
+    scale = weight * torch.rsqrt(variance + eps)
+    return scale, bias - mean * scale
 
 
 def check_is_batch_norm(norm: nn.Module) -> None:
     """TypeError unless :func:`stored_affine` is defined for ``norm``."""
-    needed = ("weight", "bias", "running_mean", "running_var")
-    if not all(isinstance(getattr(norm, name, None), Tensor) for name in needed):
+    if not all(isinstance(getattr(norm, name, None), Tensor) for name in BATCH_NORM_TENSORS):
         raise TypeError(
             f"the logits need a batch norm with affine parameters and running statistics, got "
             f"{type(norm).__name__}; choose BN, SyncBN, EvalBN or FrozenBN"

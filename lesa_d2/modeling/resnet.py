@@ -1,7 +1,7 @@
 """ResNet-50 and WideResNet-50-2 whose 3×3 convolutions of res4 and res5 are an operator of the slot.
 
-detectron2's ResNet, stem and bottleneck are used as they are; the one new block is a bottleneck into which the
-operator is injected.  The yacs builders at the end call the same function as a LazyConfig.
+detectron2's ResNet, stem and bottleneck are used as they are; the one new block is a bottleneck into which
+the operator is injected.  The yacs builders at the end call the same function as a LazyConfig.
 """
 
 from collections.abc import Callable, Sequence

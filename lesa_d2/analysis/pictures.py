@@ -1,0 +1,82 @@
+"""Contact sheets of predictions beside the truth, drawn by detectron2's Visualizer."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import detection_utils as utils
+from detectron2.utils.visualizer import ColorMode, Visualizer
+from torch import nn
+
+GAP = 6  # white pixels between tiles
+TILE_WIDTH = 320  # pixels that a picture is drawn at, so that labels of small images can be read
+
+
+@torch.no_grad()
+def draw_predictions(
+    model: nn.Module,
+    loader: Iterable[list[dict]],
+    dataset_name: str,
+    file: str | Path,
+    *,
+    num_images: int = 12,
+    columns: int = 4,
+    score_threshold: float = 0.5,
+) -> Path:
+    """Write a sheet of the first images of ``loader``: truth above, predictions below.
+
+    Args:
+        model: a detector; evaluated in eval mode, its mode restored.
+        loader: batches of mapped dicts with ``file_name`` and ``image_id``.
+        dataset_name: registered name, for annotations and class names.
+        file: the PNG to write; its folder is made.
+        num_images, columns: size of the sheet.
+        score_threshold: predictions below it are left out of the picture.
+    """
+    truth = {record["image_id"]: record for record in DatasetCatalog.get(dataset_name)}
+    metadata = MetadataCatalog.get(dataset_name)
+    was_training = model.training
+    model.eval()
+    tiles = []
+    for inputs, output in _first(model, loader, num_images):
+        image = utils.read_image(inputs["file_name"], format="RGB")
+        instances = output["instances"].to("cpu")
+        kept = instances[instances.scores >= score_threshold]
+        above = _canvas(image, metadata).draw_dataset_dict(truth[inputs["image_id"]])
+        below = _canvas(image, metadata).draw_instance_predictions(kept)
+        tiles.append(_stack([above.get_image(), below.get_image()], axis=0))
+    model.train(was_training)
+    rows = [_stack(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(file), _stack(rows, axis=0)[:, :, ::-1])
+    return file
+
+
+def _first(model: nn.Module, loader: Iterable[list[dict]], number: int) -> Iterable[tuple[dict, dict]]:
+    for batch in loader:
+        yield from list(zip(batch, model(batch), strict=True))[:number]
+        number -= len(batch)
+        if number <= 0:
+            return
+
+
+def _canvas(image: np.ndarray, metadata: object) -> Visualizer:
+    scale = TILE_WIDTH / image.shape[1]
+    return Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.IMAGE)
+
+
+def _stack(images: list[np.ndarray], axis: int) -> np.ndarray:
+    """Side by side (axis 1) or one below the other (axis 0), padded with white to a common size."""
+    other = 1 - axis
+    size = max(image.shape[other] for image in images)
+    padded = []
+    for image in images:
+        pad = [(0, 0), (0, 0), (0, 0)]
+        pad[axis] = (0, GAP)
+        pad[other] = (0, size - image.shape[other])
+        padded.append(np.pad(image, pad, constant_values=255))
+    return np.concatenate(padded, axis=axis)
