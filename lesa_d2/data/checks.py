@@ -247,7 +247,7 @@ def _rle_mistake(rle: dict, image: dict) -> tuple[str, str] | None:
     if isinstance(counts, list):
         total = sum(counts) if all(isinstance(c, int) and c >= 0 for c in counts) else None
         return None if total == math.prod(size) else ("malformed RLE", "counts do not add up to the size")
-    if not isinstance(counts, str) or not counts.isascii():
+    if not isinstance(counts, str):
         return "malformed RLE", "counts are neither a list nor a compressed string"
     try:
         mask_util.decode(rle)

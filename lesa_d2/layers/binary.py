@@ -74,7 +74,16 @@ class BinaryTerm(nn.Module):
 
     def normalise_logits(self, terms: list[Tensor]) -> Tensor:
         """Each term (N, G, n, n) through its own channels of the logit norm, then added: (N, G, n, n)."""
-        return self.logit_norm(torch.cat(terms, dim=1)).unflatten(1, (len(terms), -1)).sum(1)
+        if uses_batch_statistics(self.logit_norm):
+            return self.logit_norm(torch.cat(terms, dim=1)).unflatten(1, (len(terms), -1)).sum(1)
+        scale, shift = self.folded_norm(terms[0].dtype)
+        return sum(term * a for term, a in zip(terms, scale, strict=True)) + shift.sum(0)
+
+    def folded_norm(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Scale and shift of the logit norm's stored statistics, (terms, G, 1, 1) each."""
+        scale, shift = stored_affine(self.logit_norm)
+        shape = (self.num_logit_terms, self.num_heads, 1, 1)
+        return scale.to(dtype).view(shape), shift.to(dtype).view(shape)
 
 
 class DecomposedBinaryTerm(BinaryTerm):
@@ -97,7 +106,7 @@ class DecomposedBinaryTerm(BinaryTerm):
 
     def _attend_folded(self, q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
         """Attention with the logit norm's stored statistics folded into q and the thin bias tables."""
-        scale, shift = (t.to(q.dtype).view(2, -1, 1, 1) for t in stored_affine(self.logit_norm))
+        scale, shift = self.folded_norm(q.dtype)
         # The shift cancels in the softmax; it is carried along because data parallel training wants every
         # parameter to take part in the loss.
         col_bias = col_bias * scale[1] + shift.sum(0)

@@ -1,8 +1,9 @@
 """Deformable convolution v1 (arXiv 1703.06211) on torchvision's operator, which runs on CPU and CUDA."""
 
-import torch
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
+
+from .attention import full_precision
 
 
 class DeformableConv2d(nn.Conv2d):
@@ -38,16 +39,11 @@ class DeformableConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         offset = self.offset(input)
-        # The operator wants one dtype for all its arguments, which autocast does not see to everywhere.
-        dtype = self.weight.dtype
-        with torch.autocast(input.device.type, enabled=False):
+        # The operator wants one dtype for all its arguments, and knows no half precision on the CPU.
+        with full_precision(input, offset, self.weight) as (wide_input, wide_offset, wide_weight):
+            bias = None if self.bias is None else self.bias.to(wide_weight.dtype)
             output = deform_conv2d(
-                input.to(dtype),
-                offset.to(dtype),
-                self.weight,
-                self.bias,
-                stride=self.stride,
-                padding=self.padding,
+                wide_input, wide_offset, wide_weight, bias, stride=self.stride, padding=self.padding
             )
         output = output.to(offset.dtype)
         return output if self.norm is None else self.norm(output)

@@ -164,11 +164,12 @@ def test_missing_image_file(check, coco):
     assert problems[0].image_id == 2
 
 
-@pytest.mark.parametrize("keep", [0, 0.5])
-def test_truncated_image(check, coco, keep):
+@pytest.mark.parametrize("image_format", ["png", "jpeg"])
+@pytest.mark.parametrize("keep", [0, 0.9])
+def test_truncated_image(check, coco, keep, image_format):
     def truncate(root):
         noise = np.random.default_rng(0).integers(0, 255, (16, 20, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(root / "1.png")
+        Image.fromarray(noise).save(root / "1.png", image_format)
         data = (root / "1.png").read_bytes()
         (root / "1.png").write_bytes(data[: int(keep * len(data))])
 

@@ -1,5 +1,6 @@
 """The generated data set: labels are exact, sizes are spread, everything follows from the seed."""
 
+import itertools
 import json
 
 import cv2
@@ -92,23 +93,49 @@ def test_stuff_map_agrees_with_masks(folder, coco):
         assert (background < len(SEM_SEG_CLASSES)).all()
 
 
-def test_masks_fit_the_picture(folder, coco):
-    """The mean colour inside a plain object's mask differs from that just outside: labels are not shifted."""
-    sharp = []
-    for image_id in coco.imgs:
-        picture = np.array(Image.open(folder / "images" / f"{image_id:06d}.jpg")).astype(np.float32)
-        for mask in masks_of(coco, image_id)[1]:
-            eroded = cv2.erode(mask.astype(np.uint8), np.ones((3, 3))) > 0
-            core = cv2.erode(mask.astype(np.uint8), np.ones((5, 5))) > 0
-            ring = (cv2.dilate(mask.astype(np.uint8), np.ones((5, 5))) > 0) & ~(
-                cv2.dilate(mask.astype(np.uint8), np.ones((3, 3))) > 0
-            )
-            edge = eroded & ~core
-            if edge.any() and ring.any():
-                inside = np.linalg.norm(picture[edge].mean(0) - picture[mask].mean(0))
-                outside = np.linalg.norm(picture[ring].mean(0) - picture[mask].mean(0))
-                sharp.append(inside < 0.5 * outside)
-    assert np.mean(sharp) > 0.97
+@pytest.fixture
+def flat_paint(monkeypatch):
+    """Black background, object k of the uniform grey 40 (k + 1): the picture tells whose a pixel is."""
+    used = itertools.count(1)
+
+    def background(rng, image_size):
+        return np.zeros((image_size, image_size, 3), np.float32), np.zeros((image_size,) * 2, np.uint8), []
+
+    def fill(rng, image_size, colours):
+        grey = np.full(3, 40 * next(used), dtype=np.float32)
+        return grey, grey
+
+    monkeypatch.setattr(shapes, "NOISE_SIGMA", 0)
+    monkeypatch.setattr(shapes, "_background", background)
+    monkeypatch.setattr(shapes, "_fill", fill)
+    return lambda: next(used) - 1
+
+
+@pytest.mark.parametrize("index", range(8))
+def test_masks_are_what_the_picture_shows(flat_paint, index):
+    scene = shapes.draw_scene(np.random.default_rng([1, index]), 128)
+    assert flat_paint() == len(scene.labels)
+    covered = scene.masks.any(axis=0)
+    for k, mask in enumerate(scene.masks, 1):
+        # Away from all outlines, where two colours mix, the grey says exactly which object is on top.
+        core = cv2.erode(mask.astype(np.uint8), np.ones((5, 5)), borderValue=1) > 0
+        assert (scene.image[core] == 40 * k).all()
+    # A pixel is labelled when at least half of it is covered; black is the background.
+    assert scene.image[covered].min() >= 20
+    assert scene.image[~covered].max() <= 20 * len(scene.labels)
+
+
+def test_shape_is_drawn_where_it_was_placed():
+    class Fixed:
+        def uniform(self, low, high, size=None):
+            return 0.3 if size is None else np.array([40.25, 55.5])
+
+    for label in range(len(SHAPE_CLASSES)):
+        alpha, area = shapes._place(Fixed(), label, 30.0, 100)
+        x = (alpha.sum(0) * (np.arange(100) + 0.5)).sum() / alpha.sum()
+        y = (alpha.sum(1) * (np.arange(100) + 0.5)).sum() / alpha.sum()
+        assert (x, y) == (pytest.approx(40.25, abs=0.1), pytest.approx(55.5, abs=0.1))
+        assert area == 900
 
 
 def test_counts_and_sizes_are_spread(coco):
