@@ -34,6 +34,9 @@ model.proposal_generator.post_nms_topk = [150, 100]
 model.roi_heads.num_classes = len(SHAPE_CLASSES)
 model.roi_heads.batch_size_per_image = 64
 model.roi_heads.box_head.input_shape.channels = CHANNELS
+model.roi_heads.positive_fraction = 0.5
+model.roi_heads.box_head.conv_dims = [CHANNELS]
+model.roi_heads.box_head.conv_norm = "BN"
 model.roi_heads.box_head.fc_dims = [256]
 model.roi_heads.box_predictor.input_shape.channels = 256
 for pooler in (model.roi_heads.box_pooler, model.roi_heads.mask_pooler):

@@ -79,7 +79,7 @@ def convert_backbone(state_dict: Mapping[str, Tensor]) -> StateDict:
     layers: dict[str, StateDict] = {}
     unknown = []
     for key, value in strip_prefixes(state_dict).items():
-        block = re.fullmatch(r"layer(\d)\.(\d+)\.(.+)", key)
+        block = re.fullmatch(r"layer([1-4])\.(\d+)\.(.+)", key)
         if block is None:
             name = _rename(key, STEM_MEMBERS)
         else:

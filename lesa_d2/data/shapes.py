@@ -44,7 +44,8 @@ MIN_VISIBLE_PIXELS = 80
 SUPERSAMPLE = 4
 NOISE_SIGMA = 4.0  # grey levels
 
-# Side of the square of equal area, in pixels, and share: COCO's small, medium and large.
+# Side of the square of equal area, in pixels, and share: COCO's small, medium and large. The shares are those
+# of the objects tried; in a small image few large ones find room, and some are hidden down to medium.
 SIZE_RANGES = ((12.0, 31.0), (33.0, 95.0), (108.0, 400.0))
 SIZE_SHARES = (0.4, 0.4, 0.2)
 MAX_SIDE_OF_IMAGE = 0.75
@@ -265,18 +266,20 @@ def _place(rng: np.random.Generator, label: int, side: float, image_size: int) -
     margin = min(0.65 * np.linalg.norm(outline, axis=1).max(), image_size / 2)
     centre = rng.uniform(margin, image_size - margin, size=2)
     canvas = np.zeros((image_size * SUPERSAMPLE,) * 2, dtype=np.uint8)
-    # 4 fractional bits; +0.5 px because a pixel's centre, not its corner, has integer coordinates here.
+    # OpenCV puts integer coordinates at pixel centres, hence -0.5; 4 fractional bits, hence * 16.
     points = np.round(((outline + centre) * SUPERSAMPLE - 0.5) * 16).astype(np.int32)
     cv2.fillPoly(canvas, [points], 255, shift=4)
     alpha = cv2.resize(canvas, (image_size,) * 2, interpolation=cv2.INTER_AREA)
     return alpha.astype(np.float32) / 255, round(side**2)
 
 
+_OUTLINES = {"circle": (64, 1.0), "triangle": (3, 1.0), "square": (4, 1.0), "star": (10, 0.45)}
+"""Corners, and the radius of every second one relative to the others."""
+
+
 def _unit_outline(shape: str) -> np.ndarray:
     """Corners (k, 2) of a shape of area 1 around the origin."""
-    corners, inner = {"circle": (64, 1.0), "triangle": (3, 1.0), "square": (4, 1.0), "star": (10, 0.45)}[
-        shape
-    ]
+    corners, inner = _OUTLINES[shape]
     radius = np.where(np.arange(corners) % 2, inner, 1.0)
     angle = 2 * np.pi * np.arange(corners) / corners
     points = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -332,8 +335,9 @@ def _muted_pair(rng: np.random.Generator) -> list[np.ndarray]:
 
 def _contrasting(rng: np.random.Generator, colours: list[np.ndarray]) -> np.ndarray:
     """Of some vivid colours the one farthest from all ``colours``."""
-    candidates = [_hsv(rng.random(), rng.uniform(0.5, 1), rng.uniform(0.5, 1)) for _ in range(8)]
-    return max(candidates, key=lambda c: min(np.linalg.norm(c - other) for other in colours))
+    candidates = np.array([_hsv(rng.random(), rng.uniform(0.5, 1), rng.uniform(0.5, 1)) for _ in range(24)])
+    distances = np.linalg.norm(candidates[:, None] - np.array(colours), axis=-1)
+    return candidates[distances.min(axis=1).argmax()]
 
 
 # ------------------------------------------------------------------------------------------- textures

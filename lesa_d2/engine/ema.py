@@ -6,11 +6,13 @@ from detectron2.utils import comm
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..errors import ConfigError
+
 
 def make_ema(model: nn.Module, decay: float) -> AveragedModel:
     """The average of ``model``'s parameters and buffers; a·average + (1−a)·model after every step."""
     if not 0 < decay < 1:
-        raise ValueError(f"train.ema.decay must lie between 0 and 1, got {decay}")
+        raise ConfigError(f"train.ema.decay must lie between 0 and 1, got {decay}")
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 

@@ -1,7 +1,6 @@
 """Starting the processes: one, several on a machine, several machines, or already started by torchrun."""
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -105,5 +104,4 @@ def _run_under_torchrun(main: Callable[[argparse.Namespace], object], args: argp
 def report_error(error: Exception) -> None:
     """Print an expected error, once for all processes, where a user looks for it."""
     if comm.is_main_process():
-        logging.getLogger("lesa_d2").error("%s", error)
         print(f"error: {error}", file=sys.stderr)

@@ -84,8 +84,7 @@ def _parameters(node: DictConfig) -> set[str]:
 
 def _suggest(cfg: DictConfig, key: str, parent: str, node: Any) -> str:
     siblings = [f"{parent}.{name}" if parent else name for name in _known_names(node)]
-    near = difflib.get_close_matches(key, siblings, n=1, cutoff=0.75)
-    near = near or difflib.get_close_matches(key, list(_all_keys(cfg)), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(key, [*siblings, *_all_keys(cfg)], n=1, cutoff=0.6)
     if near:
         return f"; did you mean {near[0]!r}?"
     return f"; {parent or 'the config'} has {sorted(siblings)}"

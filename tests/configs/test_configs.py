@@ -1,0 +1,167 @@
+"""Every shipped config: loaded, built on the meta device, saved, loaded again."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, get_cfg, instantiate
+from detectron2.modeling import build_model
+from omegaconf import OmegaConf
+
+from lesa_d2.config import add_lesa_config
+from lesa_d2.engine import load_config
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+FILES = sorted(CONFIGS.glob("*.py"))
+YACS = sorted(CONFIGS.glob("yacs/*.yaml"))
+
+DETECTORS = {
+    "mask_rcnn_conv_r50": 44_396_336,
+    "mask_rcnn_conv_wr50": 87_722_544,
+    "mask_rcnn_lesa_r50": 42_372_304,
+    "mask_rcnn_lesa_wr50": 79_496_304,
+    "mask_rcnn_sa_r50": 36_651_216,
+    "mask_rcnn_sa_wr50": 56_634_480,
+}
+PROMISED = {*DETECTORS, "quickstart_conv", "quickstart_lesa", "quickstart_self_attention"}
+
+
+def build(cfg):
+    with torch.device("meta"):
+        return instantiate(cfg.model)
+
+
+def count(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def shapes(model):
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
+def test_all_promised_configs_are_here():
+    assert {file.stem for file in FILES} >= PROMISED
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_loads_builds_and_survives_saving(file, tmp_path):
+    cfg = load_config(str(file))
+    model = build(cfg)
+    saved = tmp_path / "config.yaml"
+    LazyConfig.save(cfg, str(saved))
+    assert not (tmp_path / "config.yaml.pkl").exists()
+    assert "_cfg_loader" not in saved.read_text()
+    again = load_config(str(saved))
+    assert OmegaConf.to_container(again, resolve=True)["train"] == OmegaConf.to_container(cfg.train)
+    assert shapes(build(again)) == shapes(model)
+
+
+@pytest.mark.parametrize(("name", "expected"), DETECTORS.items())
+def test_detector_parameters(name, expected):
+    assert count(build(load_config(str(CONFIGS / f"{name}.py")))) == expected
+
+
+def test_deformable_detector_has_the_official_number_of_parameters():
+    cfg = load_config(str(CONFIGS / "mask_rcnn_lesa_r50.py"), ["model.backbone.bottom_up.deformable=True"])
+    assert count(build(cfg)) == 42_953_146
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_schedule_arithmetic(name):
+    cfg = load_config(str(CONFIGS / f"{name}.py"))
+    images, batch, epochs = 117_266, cfg.dataloader.train.total_batch_size, 12
+    assert batch == 8
+    assert cfg.train.max_iter == epochs * images // batch
+    multiplier = instantiate(cfg.lr_multiplier)
+    at_epoch = {epoch: multiplier(epoch / epochs) for epoch in (1, 7.9, 8.1, 10.9, 11.1)}
+    assert at_epoch == pytest.approx({1: 1, 7.9: 1, 8.1: 0.1, 10.9: 0.1, 11.1: 0.01})
+    assert multiplier(0) == pytest.approx(0.001)
+    assert multiplier(500 / cfg.train.max_iter) == pytest.approx(1)
+    assert multiplier(250 / cfg.train.max_iter) == pytest.approx(0.5, abs=0.01)
+
+
+def test_optimizer_decays_every_parameter():
+    cfg = load_config(str(CONFIGS / "mask_rcnn_lesa_r50.py"))
+    model = build(cfg)
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert sum(p.numel() for group in optimizer.param_groups for p in group["params"]) == count_of(trained)
+    for group in optimizer.param_groups:
+        assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.01, 0.9, 1e-4)
+
+
+def count_of(parameters):
+    return sum(p.numel() for p in parameters)
+
+
+def yacs(file):
+    cfg = get_cfg()
+    add_lesa_config(cfg)
+    cfg.merge_from_file(str(file))
+    cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
+@pytest.mark.parametrize("file", YACS, ids=lambda file: file.stem)
+def test_yacs_and_lazy_config_are_the_same_detector(file):
+    cfg, lazy = yacs(file), load_config(str(CONFIGS / f"{file.stem}.py"))
+    ours = instantiate(lazy.model)
+    theirs = build_model(cfg)
+    assert str(theirs) == str(ours)
+    assert theirs.input_format == ours.input_format == "RGB"
+    torch.testing.assert_close(theirs.pixel_mean, ours.pixel_mean)
+    torch.testing.assert_close(theirs.pixel_std, ours.pixel_std)
+    assert lazy.train.init_checkpoint == cfg.MODEL.WEIGHTS
+    assert lazy.train.max_iter == cfg.SOLVER.MAX_ITER
+    assert lazy.dataloader.train.total_batch_size == cfg.SOLVER.IMS_PER_BATCH
+    assert list(cfg.SOLVER.STEPS) == [round(epoch * 117_266 / 8) for epoch in (8, 11)]
+
+
+def test_both_yacs_files_are_here():
+    assert [file.stem for file in YACS] == ["mask_rcnn_lesa_r50", "mask_rcnn_lesa_wr50"]
+
+
+def shrink(cfg):
+    """The yacs file's detector at a size a test can train."""
+    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 32
+    cfg.MODEL.LESA.update({"IMAGE_SIZE": [64, 64], "NUM_HEADS": 4, "BLOCKS": [1, 1, 2, 1]})
+    cfg.MODEL.FPN.OUT_CHANNELS = 16
+    cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 32
+    cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 16
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 4
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (64,), 64
+    cfg.INPUT.MASK_FORMAT = "bitmask"
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS = 2, 2, (1,)
+    return cfg
+
+
+def test_detectron2s_own_trainer_and_predictor_work_with_yacs(tmp_path, monkeypatch):
+    import cv2
+    from detectron2.data import DatasetCatalog
+    from detectron2.engine import DefaultPredictor, DefaultTrainer
+
+    from lesa_d2.data import shapes_split
+
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
+    name = shapes_split("train", num_images=4, image_size=64, seed=0)
+    cfg = shrink(yacs(YACS[0]))
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (name,), ()
+    cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = "", str(tmp_path / "run")
+    Path(cfg.OUTPUT_DIR).mkdir()
+    trainer = DefaultTrainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+
+    cfg.MODEL.WEIGHTS = str(tmp_path / "run/model_final.pth")
+    predictor = DefaultPredictor(cfg)
+    image = cv2.imread(DatasetCatalog.get(name)[0]["file_name"])
+    instances = predictor(image[:50])["instances"]  # 50×64: not the size of the tables
+    assert instances.image_size == (50, 64)
+    assert len(instances) > 0
+    assert instances.pred_masks.shape[1:] == (50, 64)
+    trained = trainer.model.state_dict()
+    assert all(torch.equal(trained[name], value) for name, value in predictor.model.state_dict().items())

@@ -1,0 +1,82 @@
+import itertools
+import random
+
+import numpy as np
+import pytest
+from detectron2.utils import comm
+
+from lesa_d2.data.loader import PositionBatchSampler, build_train_loader, mix_seed
+from lesa_d2.errors import ConfigError
+
+
+def mapper(record):
+    """Keeps the image's number and random numbers of its augmentation."""
+    return {"number": record["number"], "draws": (np.random.uniform(), random.random())}
+
+
+IMAGES = [{"number": number} for number in range(5)]
+
+
+def take(batches, **options):
+    loader = build_train_loader(IMAGES, mapper=mapper, **{"total_batch_size": 2, **options})
+    return list(itertools.islice(loader, batches))
+
+
+def as_processes(monkeypatch, rank, world):
+    monkeypatch.setattr(comm, "get_rank", lambda: rank)
+    monkeypatch.setattr(comm, "get_world_size", lambda: world)
+
+
+def test_every_epoch_has_every_image_once():
+    numbers = [sample["number"] for batch in take(5) for sample in batch]
+    assert sorted(numbers[:5]) == sorted(numbers[5:]) == [0, 1, 2, 3, 4]
+    assert numbers[:5] != numbers[5:]
+
+
+def test_same_seed_same_samples_other_seed_others():
+    assert take(4, seed=1) == take(4, seed=1)
+    assert take(4, seed=1) != take(4, seed=2)
+
+
+@pytest.mark.parametrize("first_iter", [1, 3])
+def test_starting_later_continues_the_same_stream(first_iter):
+    assert take(6)[first_iter:] == take(6 - first_iter, first_iter=first_iter)
+
+
+def test_workers_change_nothing():
+    assert take(4, num_workers=2) == take(4, num_workers=0)
+
+
+def test_an_image_is_augmented_anew_in_every_epoch():
+    draws = {sample["draws"] for batch in take(10) for sample in batch}
+    assert len(draws) == 20
+
+
+def test_processes_see_what_one_accumulating_process_sees(monkeypatch):
+    one = take(6, accumulate=2)  # micro-batches of one image
+    for rank in range(2):
+        as_processes(monkeypatch, rank, 2)
+        assert take(3) == one[rank::2]
+
+
+def test_accumulation_resumes_at_the_right_micro_batch():
+    assert take(6, accumulate=2)[4:] == take(2, accumulate=2, first_iter=2)
+
+
+def test_sampler_by_hand(monkeypatch):
+    as_processes(monkeypatch, 1, 2)
+    first, second = itertools.islice(PositionBatchSampler(100, 3, seed=0), 2)
+    assert [position for position, _ in first] == [3, 4, 5]
+    assert [position for position, _ in second] == [9, 10, 11]
+
+
+def test_mixed_seeds_differ():
+    seeds = {mix_seed(a, b) for a in range(20) for b in range(20)}
+    assert len(seeds) == 400
+
+
+def test_uneven_batch_and_empty_data_are_errors():
+    with pytest.raises(ConfigError, match=r"total_batch_size=3 .* use a multiple of 2"):
+        take(1, total_batch_size=3, accumulate=2)
+    with pytest.raises(ConfigError, match="no image with objects"):
+        build_train_loader([], mapper=mapper, total_batch_size=1)

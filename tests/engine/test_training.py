@@ -1,0 +1,145 @@
+"""Whole runs: files, resuming, data parallelism, precision, averaging, evaluation."""
+
+import json
+import shutil
+import sys
+
+import pytest
+import torch
+from conftest import EVAL_NORMS, ROOT, tiny_options, train_net
+
+from lesa_d2.engine import argument_parser, launch, load_trained, main
+
+CONFIG = str(ROOT / "configs/quickstart_lesa.py")
+
+
+def run(output_dir, *extra, flags=()):
+    """Train in this process; returns the exit status."""
+    arguments = ["--config-file", CONFIG, *flags, *tiny_options(output_dir, *extra)]
+    return launch(main, argument_parser().parse_args(arguments))
+
+
+def weights(folder, file="model_final.pth"):
+    return torch.load(folder / file, weights_only=True)["model"]
+
+
+def losses(folder):
+    """Total loss by iteration, from metrics.json."""
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    return {line["iteration"]: line["total_loss"] for line in lines if "total_loss" in line}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run that saved after every second of its four iterations."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETECTRON2_DATASETS", str(folder / "datasets"))
+        assert run(folder / "run", "train.checkpointer.period=2", "train.ema.enabled=True") == 0
+        yield folder / "run"
+
+
+def test_output_folder_holds_what_users_expect(finished):
+    names = {path.name for path in finished.iterdir()}
+    expected = {"config.yaml", "log.txt", "metrics.json", "model_final.pth", "last_checkpoint"}
+    expected |= {"coco_instances_results.json", "model_best.pth", "model_ema_final.pth"}
+    assert expected <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert len(losses(finished)) == 4
+
+
+def test_start_report_says_what_matters(finished):
+    log = (finished / "log.txt").read_text()
+    for words in (
+        "none: from scratch",
+        "2 images a step = 1 process(es) x 1 micro-batch(es) x 2",
+        "chosen for a batch of 8, not 2",
+        "4: circle, triangle, square, star",
+        "channel order  RGB",
+        "parameters",
+    ):
+        assert words in log
+
+
+def test_saved_config_builds_the_same_model(finished):
+    cfg, model = load_trained(finished)
+    assert cfg.train.max_iter == 4
+    torch.testing.assert_close(
+        {name: value for name, value in model.state_dict().items() if name in weights(finished)},
+        weights(finished),
+    )
+
+
+def test_resumed_run_equals_the_uninterrupted_one_exactly(finished, tmp_path):
+    interrupted = tmp_path / "run"
+    interrupted.mkdir()
+    shutil.copy(finished / "model_0000001.pth", interrupted)
+    (interrupted / "last_checkpoint").write_text("model_0000001.pth")
+    assert run(interrupted, "train.ema.enabled=True", flags=["--resume"]) == 0
+    assert list(losses(interrupted)) == [2, 3]
+    for file in ("model_final.pth", "model_ema_final.pth"):
+        ours, theirs = weights(interrupted, file), weights(finished, file)
+        assert list(ours) == list(theirs)
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_eval_only_uses_the_last_checkpoint(finished, capsys):
+    assert run(finished, flags=["--eval-only"]) == 0
+    assert "100.0% of the model (100.0% of the backbone)" in (finished / "log.txt").read_text()
+
+
+def test_start_from_weights_is_not_a_resume(finished, tmp_path, datasets):
+    start = f"train.init_checkpoint={finished / 'model_final.pth'}"
+    assert run(tmp_path / "run", start, "train.max_iter=1") == 0
+    assert list(losses(tmp_path / "run")) == [0]
+    assert "100.0% of the model" in (tmp_path / "run/log.txt").read_text()
+
+
+def test_accumulation_splits_the_batch(tmp_path, datasets):
+    """Two micro-batches of one image step like one batch of two, up to the losses' normalisers."""
+    for parts in (1, 2):
+        assert run(tmp_path / str(parts), f"train.accumulate={parts}", *EVAL_NORMS) == 0
+    one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
+    assert list(one) == list(two)
+    assert all(one[i] == pytest.approx(two[i], rel=0.1) for i in one)
+
+
+def test_two_processes_equal_one_with_the_same_effective_batch(tmp_path, datasets):
+    """Through torchrun, with the images of process and micro-batch (and their random numbers) the same."""
+    assert run(tmp_path / "one", "train.accumulate=2", *EVAL_NORMS) == 0
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    result = train_net(
+        "--config-file", CONFIG, *tiny_options(tmp_path / "two", *EVAL_NORMS), launcher=launcher
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert list(one) == list(two) == [0, 1, 2, 3]
+    assert all(one[i] == pytest.approx(two[i], rel=1e-5) for i in one)
+    ours, theirs = weights(tmp_path / "one"), weights(tmp_path / "two")
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_workers_do_not_change_the_data(tmp_path, datasets):
+    for workers in (0, 2):
+        assert (
+            run(tmp_path / str(workers), f"dataloader.train.num_workers={workers}", "train.max_iter=2") == 0
+        )
+    assert losses(tmp_path / "0") == losses(tmp_path / "2")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_mixed_precision_trains(tmp_path, datasets, dtype):
+    # convolutions in float16 are slow on the CPU
+    assert run(tmp_path, "train.amp.enabled=True", f"train.amp.dtype={dtype}", "train.max_iter=1") == 0
+    log = (tmp_path / "log.txt").read_text()
+    assert f"precision      {dtype}" in log
+    assert all(0 < loss < 20 for loss in losses(tmp_path).values())
+
+
+def test_more_gpus_than_there_are_falls_back_to_the_cpu(tmp_path, datasets, capsys):
+    if torch.cuda.is_available():
+        with pytest.raises(SystemExit):
+            sys.exit(run(tmp_path, flags=["--num-gpus", "99"]))
+        return
+    assert run(tmp_path, "train.max_iter=1", flags=["--num-gpus", "4"]) == 0
+    assert "running one process on the CPU" in capsys.readouterr().err
