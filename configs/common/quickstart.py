@@ -21,7 +21,7 @@ CHANNELS = 64
 # A quarter of ResNet-50's width and few blocks, trained from scratch: norms use batch statistics and nothing
 # is frozen.
 model.backbone.bottom_up.update(
-    image_size=IMAGE_SIZE, base_channels=16, stem_channels=16, blocks=[1, 1, 3, 2], norm="BN", freeze_at=0
+    image_size=IMAGE_SIZE, base_channels=24, stem_channels=32, blocks=[2, 2, 3, 2], norm="BN", freeze_at=0
 )
 model.backbone.out_channels = CHANNELS
 model.backbone.norm = "BN"
@@ -34,15 +34,13 @@ model.proposal_generator.post_nms_topk = [150, 100]
 model.roi_heads.num_classes = len(SHAPE_CLASSES)
 model.roi_heads.batch_size_per_image = 64
 model.roi_heads.box_head.input_shape.channels = CHANNELS
-model.roi_heads.positive_fraction = 0.5
-model.roi_heads.box_head.conv_dims = [CHANNELS]
-model.roi_heads.box_head.conv_norm = "BN"
-model.roi_heads.box_head.fc_dims = [256]
+model.roi_heads.box_head.fc_dims = [256, 256]
 model.roi_heads.box_predictor.input_shape.channels = 256
 for pooler in (model.roi_heads.box_pooler, model.roi_heads.mask_pooler):
-    pooler.sampling_ratio = 2  # RoIAlign's adaptive sampling takes a third of a step here
+    pooler.sampling_ratio = 1  # RoIAlign's adaptive sampling takes a third of a step here
+    pooler.canonical_box_size = 64  # instead of 224: boxes below 32 pixels from p2, up to 64 from p3, …
 model.roi_heads.mask_head.input_shape.channels = CHANNELS
-model.roi_heads.mask_head.conv_dims = [CHANNELS, CHANNELS, CHANNELS]
+model.roi_heads.mask_head.conv_dims = [48, 48, 48]
 
 dataloader = dict(
     train=L(build_train_loader)(
