@@ -29,15 +29,15 @@ model.proposal_generator.head.in_channels = CHANNELS
 # Objects are 12 to 120 pixels across
 model.proposal_generator.anchor_generator.sizes = [[16], [32], [64], [96], [128]]
 model.proposal_generator.batch_size_per_image = 64
-model.proposal_generator.pre_nms_topk = [300, 200]
-model.proposal_generator.post_nms_topk = [150, 100]
+model.proposal_generator.pre_nms_topk = [300, 300]
+model.proposal_generator.post_nms_topk = [150, 150]
 model.roi_heads.num_classes = len(SHAPE_CLASSES)
 model.roi_heads.batch_size_per_image = 64
 model.roi_heads.box_head.input_shape.channels = CHANNELS
 model.roi_heads.box_head.fc_dims = [256, 256]
 model.roi_heads.box_predictor.input_shape.channels = 256
-for pooler in (model.roi_heads.box_pooler, model.roi_heads.mask_pooler):
-    pooler.sampling_ratio = 1  # RoIAlign's adaptive sampling takes a third of a step here
+for pooler, samples in ((model.roi_heads.box_pooler, 2), (model.roi_heads.mask_pooler, 1)):
+    pooler.sampling_ratio = samples  # RoIAlign's adaptive sampling takes a third of a step here
     pooler.canonical_box_size = 64  # instead of 224: boxes below 32 pixels from p2, up to 64 from p3, …
 model.roi_heads.mask_head.input_shape.channels = CHANNELS
 model.roi_heads.mask_head.conv_dims = [48, 48, 48]
@@ -82,7 +82,7 @@ dataloader = dict(
 
 train.reference_batch = 8
 train.max_iter = 800
-train.clip_grad_norm = 5.0
+train.clip_grad_norm = 20.0
 train.eval_period = 0
 train.checkpointer.period = 200
 

@@ -1,5 +1,6 @@
 """Loading weights with a report of what was loaded, and an error where the rest would pass silently."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,13 +49,16 @@ class LoadReport:
         if self.missing or self.unexpected or self.mismatched:
             raise CheckpointError(self._explain("is not a checkpoint of this model"))
 
-    def check_usable_start(self, allow_partial: bool) -> None:
-        """CheckpointError unless the file fills the whole backbone and nothing has another shape.
+    def check_start(self) -> None:
+        """CheckpointError unless the file fills the whole backbone and nothing has another shape."""
+        self._check_start(least=1.0, allow_mismatch=False)
 
-        ``allow_partial`` accepts other shapes (left at their initial value), but not a file that gives the
-        backbone less than half of its values.
-        """
-        if self.share(BACKBONE) < (0.5 if allow_partial else 1.0) or (self.mismatched and not allow_partial):
+    def check_partial_start(self) -> None:
+        """CheckpointError unless the file fills half of the backbone; the rest keeps its initial value."""
+        self._check_start(least=0.5, allow_mismatch=True)
+
+    def _check_start(self, least: float, allow_mismatch: bool) -> None:
+        if self.share(BACKBONE) < least or (self.mismatched and not allow_mismatch):
             raise CheckpointError(
                 self._explain("cannot start this model")
                 + "\nUse the weights of this architecture, or accept a partial start with "
@@ -84,12 +88,22 @@ class ReportingCheckpointer(DetectionCheckpointer):
 
     report = LoadReport(path="")
 
-    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def load(
+        self,
+        path: str,
+        checkpointables: list[str] | None = None,
+        check: Callable[[LoadReport], None] = LoadReport.check_complete,
+    ) -> dict[str, Any]:
+        """Load the model, and the ``checkpointables`` (None: all) once ``check`` accepts the report.
+
+        Raises:
+            CheckpointError: no such file, not readable, or ``check`` refused it.
+        """
         if path and not PathManager.isfile(path):
             PathManager.get_local_path(path)  # our own prefix says itself how to get the weights
             raise CheckpointError(f"checkpoint {path!r} does not exist; give the path of a .pth file")
-        self._path = path
-        return super().load(path, *args, **kwargs)
+        self._path, self._check = path, check
+        return super().load(path, checkpointables)
 
     def _torch_load(self, f: str) -> dict[str, Any]:
         try:
@@ -104,6 +118,7 @@ class ReportingCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
         self.report = _report(self._path, self.model, incompatible)
+        self._check(self.report)
         return incompatible
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:

@@ -1,7 +1,7 @@
 """The generated *shapes* data set: something real to train on without a download.
 
 Every image has one to three textured background regions and one to six shapes of random size,
-rotation and fill that may hide one another. Labels come as COCO JSON (instances, visible pixels only)
+tilt and fill that may hide one another. Labels come as COCO JSON (instances, visible pixels only)
 and as stuff maps (every pixel). Image ``i`` is a pure function of ``(seed, i, image_size)``, so sets
 of different lengths share their beginning, and different seeds share nothing.
 
@@ -48,6 +48,7 @@ NOISE_SIGMA = 4.0  # grey levels
 # of the objects tried; in a small image few large ones find room, and some are hidden down to medium.
 SIZE_RANGES = ((12.0, 31.0), (33.0, 95.0), (108.0, 400.0))
 SIZE_SHARES = (0.4, 0.4, 0.2)
+MAX_TILT = np.deg2rad(15)  # like most things in photographs, shapes stand upright, more or less
 MAX_SIDE_OF_IMAGE = 0.75
 
 
@@ -258,9 +259,9 @@ def _sides(rng: np.random.Generator, image_size: int) -> np.ndarray:
 
 
 def _place(rng: np.random.Generator, label: int, side: float, image_size: int) -> tuple[np.ndarray, int]:
-    """A shape at a random place and angle: coverage (S, S) in 0..1, and its whole area in pixels."""
+    """A shape at a random place and tilt: coverage (S, S) in 0..1, and its whole area in pixels."""
     outline = _unit_outline(SHAPE_CLASSES[label]) * side
-    turn = rng.uniform(0, 2 * np.pi)
+    turn = rng.uniform(-MAX_TILT, MAX_TILT)
     outline = outline @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     # The border may cut off corners, not more.
     margin = min(0.65 * np.linalg.norm(outline, axis=1).max(), image_size / 2)
@@ -273,15 +274,20 @@ def _place(rng: np.random.Generator, label: int, side: float, image_size: int) -
     return alpha.astype(np.float32) / 255, round(side**2)
 
 
-_OUTLINES = {"circle": (64, 1.0), "triangle": (3, 1.0), "square": (4, 1.0), "star": (10, 0.45)}
-"""Corners, and the radius of every second one relative to the others."""
+_OUTLINES = {
+    "circle": (64, 1.0, -90),
+    "triangle": (3, 1.0, -90),
+    "square": (4, 1.0, 45),
+    "star": (10, 0.45, -90),
+}
+"""Corners, radius of every second one relative to the others, direction of the first in degrees (-90: up)."""
 
 
 def _unit_outline(shape: str) -> np.ndarray:
-    """Corners (k, 2) of a shape of area 1 around the origin."""
-    corners, inner = _OUTLINES[shape]
+    """Corners (k, 2) of an upright shape of area 1 around the origin."""
+    corners, inner, first = _OUTLINES[shape]
     radius = np.where(np.arange(corners) % 2, inner, 1.0)
-    angle = 2 * np.pi * np.arange(corners) / corners
+    angle = np.deg2rad(first) + 2 * np.pi * np.arange(corners) / corners
     points = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     x, y = points.T
     area = 0.5 * abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))

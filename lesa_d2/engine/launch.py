@@ -13,6 +13,8 @@ from detectron2.utils import comm
 
 from ..errors import LesaError
 
+Main = Callable[[argparse.Namespace], object]
+
 EPILOG = """
 examples:
   python train_net.py --config-file configs/mask_rcnn_lesa_r50.py --num-gpus 8
@@ -34,61 +36,59 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> int:
+def launch(main: Main, args: argparse.Namespace) -> int:
     """Run ``main(args)`` in the processes that the arguments or torchrun ask for.
 
     Returns:
         The exit status: 0, or 2 after printing the one message of a user's error.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return _run_under_torchrun(main, args)
+    processes = usable_processes(args.num_gpus)
+    if processes * args.num_machines == 1:
+        return _run(main, args)
     try:
-        if "TORCHELASTIC_RUN_ID" in os.environ:
-            _run_under_torchrun(main, args)
-        else:
-            processes = usable_processes(args.num_gpus)
-            detectron2_launch(
-                _Worker(main), processes, args.num_machines, args.machine_rank, args.dist_url, args=(args,)
-            )
-    except LesaError as error:
-        report_error(error)
-        return 2
+        detectron2_launch(
+            _Worker(main), processes, args.num_machines, args.machine_rank, args.dist_url, args=(args,)
+        )
     except torch.multiprocessing.ProcessExitedException as error:
         return error.exit_code or 1
     return 0
 
 
-class _Worker:
-    """Runs ``main`` in a spawned process, where a user's error must become an exit status too."""
+def usable_processes(num_gpus: int) -> int:
+    """Processes to start on this machine: one a GPU, or a single one on the CPU where there is no GPU."""
+    available = torch.cuda.device_count()
+    if num_gpus > max(available, 1):
+        found = f"{available} GPU(s)" if available else "No GPU"
+        where = f"on {available} GPU(s)" if available else "one process on the CPU"
+        print(f"{found} found instead of {num_gpus}: running {where}.", file=sys.stderr)
+    return max(1, min(num_gpus, available))
 
-    def __init__(self, main: Callable[[argparse.Namespace], object]) -> None:
+
+def _run(main: Main, args: argparse.Namespace) -> int:
+    try:
+        main(args)
+    except LesaError as error:
+        if comm.is_main_process():
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+class _Worker:
+    """Runs ``main`` in a spawned process, whose exit status tells of a user's error."""
+
+    def __init__(self, main: Main) -> None:
         self.main = main
 
     def __call__(self, args: argparse.Namespace) -> None:
-        if comm.get_world_size() == 1:
-            self.main(args)
-            return
-        try:
-            self.main(args)
-        except LesaError as error:
-            report_error(error)
-            sys.exit(2)
+        status = _run(self.main, args)
+        if status:
+            sys.exit(status)
 
 
-def usable_processes(num_gpus: int) -> int:
-    """Processes to start on this machine: ``num_gpus``, or one on the CPU where there is no GPU.
-
-    Raises:
-        LesaError: fewer GPUs than asked for.
-    """
-    available = torch.cuda.device_count()
-    if num_gpus > 1 and not available:
-        print(f"No GPU found: running one process on the CPU instead of {num_gpus}.", file=sys.stderr)
-        return 1
-    if available and num_gpus > available:
-        raise LesaError(f"--num-gpus {num_gpus}, but this machine has {available}")
-    return num_gpus
-
-
-def _run_under_torchrun(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
+def _run_under_torchrun(main: Main, args: argparse.Namespace) -> int:
     local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     on_gpu = torch.cuda.is_available()
     if on_gpu:
@@ -96,12 +96,6 @@ def _run_under_torchrun(main: Callable[[argparse.Namespace], object], args: argp
     dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
         comm.create_local_process_group(local_size)
-        main(args)
+        return _run(main, args)
     finally:
         dist.destroy_process_group()
-
-
-def report_error(error: Exception) -> None:
-    """Print an expected error, once for all processes, where a user looks for it."""
-    if comm.is_main_process():
-        print(f"error: {error}", file=sys.stderr)

@@ -7,6 +7,7 @@ from typing import Any
 
 from detectron2.config import LazyConfig
 from detectron2.utils.file_io import PathManager
+from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ..errors import ConfigError
@@ -68,14 +69,13 @@ def _known_names(node: Any) -> set[str]:
         return {str(index) for index in range(len(node))}
     if not isinstance(node, DictConfig):
         return set()
-    return {str(name) for name in node} | _parameters(node)
+    return ({str(name) for name in node} | parameters(node)) - {"_target_"}
 
 
-def _parameters(node: DictConfig) -> set[str]:
+def parameters(node: DictConfig) -> set[str]:
+    """The arguments of the callable that ``node`` describes; empty when it describes none."""
     target = node.get("_target_")
-    if isinstance(target, str):
-        from detectron2.utils.registry import locate
-
+    if isinstance(target, str):  # as in a saved config
         target = locate(target)
     if target is None:
         return set()
@@ -91,9 +91,7 @@ def _suggest(cfg: DictConfig, key: str, parent: str, node: Any) -> str:
 
 
 def _all_keys(node: Any, prefix: str = "") -> Iterator[str]:
-    if not isinstance(node, DictConfig):
-        return
-    for name in node:
+    for name in _known_names(node):
         yield f"{prefix}{name}"
-        child = None if OmegaConf.is_missing(node, name) else node._get_node(name)
+        child = node._get_node(name if isinstance(node, DictConfig) else int(name))
         yield from _all_keys(child, f"{prefix}{name}.")

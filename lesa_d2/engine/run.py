@@ -3,7 +3,7 @@
 import argparse
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from ..checkpoint import ReportingCheckpointer
+from ..checkpoint import LoadReport, ReportingCheckpointer
 from ..errors import ConfigError
 from .dataset import check_datasets, use_dataset_folder
 from .ema import EMAHook, make_ema, unwrap
 from .hooks import BestCheckpointer
-from .overrides import is_given, load_config
+from .overrides import is_given, load_config, parameters
 from .report import start_report
 from .trainer import Trainer
 
@@ -88,8 +88,7 @@ def train(cfg: DictConfig, classes: list[str], resume: bool = False) -> dict[str
     first_iter = load_start(cfg, checkpointer, trainer, resume)
     if ema and not first_iter:
         ema.module.load_state_dict(unwrap(model).state_dict())
-    cfg.dataloader.train.first_iter = first_iter
-    trainer.data_loader = instantiate(cfg.dataloader.train)
+    trainer.data_loader = make_train_loader(cfg, first_iter)
     if comm.is_main_process():
         logger.info("Start\n%s", start_report(cfg, unwrap(model), checkpointer.report, classes))
     trainer.train(first_iter, cfg.train.max_iter)
@@ -104,13 +103,21 @@ def load_start(cfg: DictConfig, checkpointer: ReportingCheckpointer, trainer: Tr
                 f"--resume: {cfg.train.output_dir} holds no checkpoint; start without --resume, or set "
                 "train.output_dir to the folder of the run to continue"
             )
-        checkpointer.resume_or_load("", resume=True)
-        checkpointer.report.check_complete()
+        checkpointer.load(checkpointer.get_checkpoint_file())
         return trainer.iter + 1
     if cfg.train.init_checkpoint:
-        checkpointer.load(cfg.train.init_checkpoint, checkpointables=[])
-        checkpointer.report.check_usable_start(cfg.train.init_partial)
+        check = LoadReport.check_partial_start if cfg.train.init_partial else LoadReport.check_start
+        checkpointer.load(cfg.train.init_checkpoint, checkpointables=[], check=check)
     return 0
+
+
+def make_train_loader(cfg: DictConfig, first_iter: int) -> Iterable[list[dict]]:
+    """The config's training loader, continuing at ``first_iter`` if it is one that can."""
+    if "first_iter" in parameters(cfg.dataloader.train):
+        cfg.dataloader.train.first_iter = first_iter
+    elif first_iter:
+        logger.warning("This data loader cannot continue where it was: the order of images starts anew.")
+    return instantiate(cfg.dataloader.train)
 
 
 def evaluate_only(cfg: DictConfig, classes: list[str], given: Sequence[str] = ()) -> dict[str, Any]:
@@ -130,7 +137,6 @@ def evaluate_only(cfg: DictConfig, classes: list[str], given: Sequence[str] = ()
             f"--eval-only: {cfg.train.output_dir} holds no checkpoint; set train.init_checkpoint=PATH"
         )
     checkpointer.load(path, checkpointables=[])
-    checkpointer.report.check_complete()
     if comm.is_main_process():
         logger.info("Start\n%s", start_report(cfg, model, checkpointer.report, classes))
     return evaluate(cfg, model)
@@ -146,7 +152,6 @@ def load_trained(output_dir: str | Path) -> tuple[DictConfig, nn.Module]:
     model = build_model(cfg)
     checkpointer = ReportingCheckpointer(model)
     checkpointer.load(str(Path(output_dir) / "model_final.pth"), checkpointables=[])
-    checkpointer.report.check_complete()
     return cfg, model.eval()
 
 

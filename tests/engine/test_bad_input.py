@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, tiny_options, train_net
 from PIL import Image
+from runs import ROOT, tiny_options, train_net
 
 from lesa_d2.engine import argument_parser, launch, main
 

@@ -2,13 +2,13 @@
 
 import json
 import shutil
-import sys
 
 import pytest
 import torch
-from conftest import EVAL_NORMS, ROOT, tiny_options, train_net
+from runs import EVAL_NORMS, ROOT, tiny_options, train_net
 
 from lesa_d2.engine import argument_parser, launch, load_trained, main
+from lesa_d2.engine.launch import usable_processes
 
 CONFIG = str(ROOT / "configs/quickstart_lesa.py")
 
@@ -134,10 +134,29 @@ def test_mixed_precision_trains(tmp_path, datasets, dtype):
     assert all(0 < loss < 20 for loss in losses(tmp_path).values())
 
 
-def test_more_gpus_than_there_are_falls_back_to_the_cpu(tmp_path, datasets, capsys):
-    if torch.cuda.is_available():
-        with pytest.raises(SystemExit):
-            sys.exit(run(tmp_path, flags=["--num-gpus", "99"]))
-        return
-    assert run(tmp_path, "train.max_iter=1", flags=["--num-gpus", "4"]) == 0
-    assert "running one process on the CPU" in capsys.readouterr().err
+@pytest.mark.parametrize(("asked", "available", "started"), [(1, 0, 1), (4, 0, 1), (4, 2, 2), (2, 4, 2)])
+def test_processes_follow_the_gpus_there_are(monkeypatch, capsys, asked, available, started):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: available)
+    assert usable_processes(asked) == started
+    said = capsys.readouterr().err
+    assert bool(said) == (asked > max(available, 1))
+    assert ("one process on the CPU" in said) == (asked > 1 and not available)
+
+
+def test_two_spawned_processes_train_and_report_errors_once(tmp_path, datasets):
+    """What --num-gpus 2 starts, here on the CPU."""
+    code = (
+        "import sys, torch; torch.cuda.device_count = lambda: 2\n"
+        "from lesa_d2.engine import argument_parser, launch, main\n"
+        "sys.exit(launch(main, argument_parser().parse_args()))\n"
+    )
+    script = tmp_path / "spawn.py"
+    script.write_text("if __name__ == '__main__':\n    " + code.replace("\n", "\n    "))
+    options = tiny_options(tmp_path / "run", "train.max_iter=1", *EVAL_NORMS)
+    arguments = ["--config-file", CONFIG, "--num-gpus", "2", "--dist-url", "auto"]
+    result = train_net(*arguments, *options, script=script)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "2 process(es)" in (tmp_path / "run/log.txt").read_text()
+    result = train_net(*arguments, *options, "train.accumulate=7", script=script)
+    assert result.returncode == 2
+    assert result.stderr.count("error: ") == 1
