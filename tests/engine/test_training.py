@@ -53,7 +53,7 @@ def test_start_report_says_what_matters(finished):
     for words in (
         "none: from scratch",
         "2 images a step = 1 process(es) x 1 micro-batch(es) x 2",
-        "chosen for a batch of 8, not 2",
+        "chosen for a batch of 4, not 2",
         "4: circle, triangle, square, star",
         "channel order  RGB",
         "parameters",
