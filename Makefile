@@ -1,8 +1,11 @@
 # Everything runs in a virtual environment of its own, made on first use.
-#   make quickstart [OPERATOR=lesa|conv|self_attention]    make test    make lint    make bench
+#   make quickstart [OPERATOR=lesa|conv|self_attention]    make test    make lint    make doctor
 PYTHON ?= python3
 VENV ?= .venv
 OPERATOR ?= lesa
+
+# Threads that wait at a barrier sleep instead of spinning: on a shared machine that is many times faster.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready

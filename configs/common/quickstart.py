@@ -81,15 +81,15 @@ dataloader = dict(
 )
 
 train.reference_batch = 4
-train.max_iter = 1500
+train.max_iter = 1200
 train.clip_grad_norm = 20.0
 train.ema.update(enabled=True, decay=0.99)  # evens out the last steps of a short run
 train.eval_period = 0  # only at the end
-train.checkpointer.period = 500
+train.checkpointer.period = 400
 
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.01),
-    warmup_length=100 / 1500,
+    warmup_length=100 / 1200,
     warmup_method="linear",
     warmup_factor=0.01,
 )
@@ -99,4 +99,5 @@ optimizer = L(torch.optim.AdamW)(
     lr=2e-3,
     betas=[0.9, 0.99],
     weight_decay=0.05,
+    fused=True,
 )
