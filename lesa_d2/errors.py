@@ -13,5 +13,9 @@ class CheckpointError(LesaError):
     """A checkpoint is missing, damaged, or does not fit the model."""
 
 
+class NonFiniteError(LesaError, FloatingPointError):
+    """A loss became infinite or not a number."""
+
+
 class DatasetError(LesaError):
     """A data set is missing or wrong."""

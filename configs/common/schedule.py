@@ -12,9 +12,9 @@ train.reference_batch = 8
 # 117266 images of train2017 have objects:
 # 12 epochs * 117266 images / 8 images an iteration = 175899 iterations
 train.max_iter = 175899
-# An epoch is 117266 / 8 = 14658 iterations: evaluate after each, save after each.
-train.eval_period = 14658
-train.checkpointer.period = 14658
+# An epoch is 117266 / 8 = 14658.25 iterations: evaluate and save once an epoch.
+train.eval_period = 14659
+train.checkpointer.period = 14659
 
 lr_multiplier = L(WarmupParamScheduler)(
     # ×0.1 after epochs 8 and 11 of 12; only the ratios of the milestones matter

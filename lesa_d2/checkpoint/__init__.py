@@ -1,6 +1,6 @@
 """Checkpoints: conversion, the folder of our own weights, loading with a report."""
 
-from .loading import LoadReport, ReportingCheckpointer
+from .loading import LoadReport, ReportingCheckpointer, WeightsWriter
 from .official import convert_backbone, convert_layer
 from .store import models_folder, register_models_folder
 
@@ -9,6 +9,7 @@ register_models_folder()
 __all__ = [
     "LoadReport",
     "ReportingCheckpointer",
+    "WeightsWriter",
     "convert_backbone",
     "convert_layer",
     "models_folder",

@@ -1,11 +1,12 @@
 """Loading weights with a report of what was loaded, and an error where the rest would pass silently."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.checkpoint import Checkpointer, DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
@@ -99,9 +100,7 @@ class ReportingCheckpointer(DetectionCheckpointer):
         Raises:
             CheckpointError: no such file, not readable, or ``check`` refused it.
         """
-        if path and not PathManager.isfile(path):
-            PathManager.get_local_path(path)  # our own prefix says itself how to get the weights
-            raise CheckpointError(f"checkpoint {path!r} does not exist; give the path of a .pth file")
+        _fetch(path)
         self._path, self._check = path, check
         return super().load(path, checkpointables)
 
@@ -110,9 +109,8 @@ class ReportingCheckpointer(DetectionCheckpointer):
             return torch.load(f, map_location="cpu", weights_only=True)
         except Exception as error:
             raise CheckpointError(
-                f"{f} cannot be read as a checkpoint of plain tensors ({type(error).__name__}: "
-                f"{str(error).splitlines()[0]}); expected a file written by torch.save, not damaged, without "
-                "pickled objects"
+                f"{f} cannot be read ({type(error).__name__}); expected a file of plain tensors written by "
+                "torch.save, complete and without pickled objects"
             ) from error
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
@@ -123,6 +121,25 @@ class ReportingCheckpointer(DetectionCheckpointer):
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         """The report says it, in fewer lines."""
+
+
+def _fetch(path: str) -> None:
+    """CheckpointError unless ``path``, local or of any prefix that detectron2 knows, leads to a file."""
+    try:
+        local = PathManager.get_local_path(path)
+    except CheckpointError:  # our own prefix says itself how to get the weights
+        raise
+    except Exception as error:  # what a download raises depends on its protocol
+        raise CheckpointError(f"checkpoint {path!r} cannot be fetched: {error}") from error
+    if not os.path.isfile(local):
+        raise CheckpointError(f"checkpoint {path!r} does not exist; give the path of a .pth file")
+
+
+class WeightsWriter(Checkpointer):
+    """Writes a model's weights beside a run's checkpoints, without becoming what ``--resume`` continues."""
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """``last_checkpoint`` keeps naming the last complete state."""
 
 
 def _report(path: str, model: nn.Module, incompatible: Any) -> LoadReport:

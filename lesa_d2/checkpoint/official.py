@@ -46,7 +46,7 @@ BLOCK_MEMBERS = {
 }
 STEM_MEMBERS = {"conv1": "stem.conv1", "bn1": "stem.conv1.norm"}
 
-NORM_LEAVES = ("weight", "bias", "running_mean", "running_var")
+NORM_LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 LEAVES = r"(?:\.(?:weight|bias|running_mean|running_var|num_batches_tracked))?"
 
 
@@ -60,7 +60,8 @@ def convert_layer(state_dict: Mapping[str, Tensor]) -> StateDict:
     for key, value in state_dict.items():
         name = _rename(key, LAYER_MEMBERS)
         if name is not None:
-            converted[name] = value.unsqueeze(-1) if name == "binary.qkv.weight" else value
+            # their projection is a 1-D convolution over the flattened map
+            converted[name] = value[..., None] if name == "binary.qkv.weight" and value.dim() == 3 else value
         elif key not in DERIVED:
             unknown.append(key)
     _raise_if_incomplete("LESA layer", unknown, _layer_keys(converted), converted)
@@ -146,7 +147,8 @@ def _layer_keys(keys: Iterable[str]) -> set[str]:
 def _backbone_keys(keys: Iterable[str]) -> set[str]:
     """The names a complete backbone has, given the blocks that appear and what their slots hold."""
     keys = set(keys)
-    expected = {"stem.conv1.weight"} | _norm("stem.conv1.norm")
+    slots = {key for key in keys if re.fullmatch(r"res\d\.\d+\.conv2\.(binary|unary|gate)\..*", key)}
+    expected = {"stem.conv1.weight"} | _norm("stem.conv1.norm") | slots  # layers were checked one by one
     for stage in range(2, 6):
         indices = [int(key.split(".")[1]) for key in keys if key.startswith(f"res{stage}.")]
         for index in range(max(indices, default=0) + 1):
@@ -170,8 +172,9 @@ def _block_keys(block: str, keys: set[str], has_shortcut: bool) -> set[str]:
 
 def _raise_if_incomplete(what: str, unknown: list[str], expected: set[str], got: Iterable[str]) -> None:
     missing = sorted(expected - set(got))
-    if unknown or missing:
+    surplus = sorted(set(got) - expected)
+    if unknown or missing or surplus:
         raise ValueError(
             f"not a complete official {what}: left over {sorted(unknown) or 'none'}, "
-            f"missing (our names) {missing or 'none'}"
+            f"missing (our names) {missing or 'none'}, of no use (our names) {surplus or 'none'}"
         )

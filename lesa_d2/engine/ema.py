@@ -1,11 +1,11 @@
 """Exponential moving average of the weights, on torch's AveragedModel."""
 
-from detectron2.checkpoint import Checkpointer
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..checkpoint import WeightsWriter
 from ..errors import ConfigError
 
 
@@ -30,7 +30,7 @@ class EMAHook(HookBase):
     def after_train(self) -> None:
         finished = self.trainer.iter + 1 >= self.trainer.max_iter
         if finished and comm.is_main_process():
-            Checkpointer(self.ema.module, self.output_dir).save("model_ema_final")
+            WeightsWriter(self.ema.module, self.output_dir).save("model_ema_final")
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -26,19 +26,39 @@ def load_config(file: str, overrides: Sequence[str] = ()) -> DictConfig:
         raise ConfigError("no config file: give --config-file, for example configs/mask_rcnn_lesa_r50.py")
     if not PathManager.isfile(file):
         raise ConfigError(f"config file {file!r} does not exist")
-    cfg = LazyConfig.load(file)
+    cfg = _load(file)
+    for override in overrides:
+        _apply(cfg, override)
+    return cfg
+
+
+def _load(file: str) -> DictConfig:
+    try:
+        cfg = LazyConfig.load(file)
+    except Exception as error:  # a config is a program
+        raise ConfigError(
+            f"config file {file!r} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
     missing = [name for name in SECTIONS if name not in cfg]
     if missing:
-        raise ConfigError(f"{file} does not define {missing}; a training config needs {list(SECTIONS)}")
-    for override in overrides:
-        key, separator, _ = override.partition("=")
-        if not separator:
-            raise ConfigError(f"override {override!r} is not of the form key=value")
-        check_key(cfg, key.lstrip("+"))
+        hint = " This is a yacs file: see 'yacs' in the README." if "MODEL" in cfg else ""
+        raise ConfigError(
+            f"{file} does not define {missing}; a training config needs {list(SECTIONS)}.{hint}"
+        )
+    return cfg
+
+
+def _apply(cfg: DictConfig, override: str) -> None:
+    key, separator, _ = override.partition("=")
+    if key.startswith("-"):
+        raise ConfigError(f"option {key} stands among the overrides; options go before key=value")
+    if not separator:
+        raise ConfigError(f"override {override!r} is not of the form key=value")
+    check_key(cfg, key.lstrip("+"))
     try:
-        return LazyConfig.apply_overrides(cfg, list(overrides))
+        LazyConfig.apply_overrides(cfg, [override])
     except Exception as error:  # the override grammar's own errors span many types
-        raise ConfigError(f"cannot apply the overrides {list(overrides)}: {error}") from error
+        raise ConfigError(f"cannot apply the override {override!r}: {error}") from error
 
 
 def is_given(key: str, overrides: Sequence[str]) -> bool:
@@ -84,7 +104,8 @@ def parameters(node: DictConfig) -> set[str]:
 
 def _suggest(cfg: DictConfig, key: str, parent: str, node: Any) -> str:
     siblings = [f"{parent}.{name}" if parent else name for name in _known_names(node)]
-    near = difflib.get_close_matches(key, [*siblings, *_all_keys(cfg)], n=1, cutoff=0.6)
+    others = [name for name in _all_keys(cfg) if name not in SECTIONS]
+    near = difflib.get_close_matches(key, [*siblings, *others], n=1, cutoff=0.6)
     if near:
         return f"; did you mean {near[0]!r}?"
     return f"; {parent or 'the config'} has {sorted(siblings)}"

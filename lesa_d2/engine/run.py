@@ -1,6 +1,7 @@
 """What ``train_net.py`` does: set up, report, train, evaluate."""
 
 import argparse
+import copy
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -8,23 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import instantiate
-from detectron2.engine import create_ddp_model, default_setup, default_writers, hooks
+from detectron2.config import LazyConfig, instantiate
+from detectron2.engine import create_ddp_model, default_writers, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from ..checkpoint import LoadReport, ReportingCheckpointer
-from ..errors import ConfigError
+from ..errors import ConfigError, DatasetError
 from .dataset import check_datasets, use_dataset_folder
 from .ema import EMAHook, make_ema, unwrap
 from .hooks import BestCheckpointer
 from .overrides import is_given, load_config, parameters
 from .report import start_report
 from .trainer import Trainer
+from .values import check_values
 
 logger = logging.getLogger("lesa_d2")
 
@@ -36,11 +40,13 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
         LesaError: anything wrong with config, data set or checkpoint, before training starts.
     """
     cfg = load_config(args.config_file, args.opts)
-    if args.dataset:
+    check_values(cfg)
+    if args.dataset is not None:
         use_dataset_folder(cfg, args.dataset, args.drop_invalid, given=args.opts)
+    elif args.drop_invalid:
+        raise ConfigError("--drop-invalid concerns the folder given by --dataset DIR, which is missing")
     prepare(cfg)
-    default_setup(cfg, args)
-    setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="lesa_d2", abbrev_name="lesa")
+    set_up_logging(cfg.train.output_dir)
     classes = check_datasets(cfg)
     if args.eval_only:
         return evaluate_only(cfg, classes, given=args.opts)
@@ -59,14 +65,32 @@ def prepare(cfg: DictConfig) -> None:
         cfg.train.reference_batch, cfg.train.scale_lr = batch, False  # the saved config is not scaled twice
 
 
+def set_up_logging(output_dir: str) -> None:
+    """Log to the console and to ``log.txt`` in the output folder, which is made."""
+    try:
+        PathManager.mkdirs(output_dir)
+    except OSError as error:
+        raise ConfigError(f"train.output_dir={output_dir!r} cannot be made: {error}") from error
+    for name in ("fvcore", "detectron2", "lesa_d2"):
+        setup_logger(output_dir, distributed_rank=comm.get_rank(), name=name)
+
+
 def build_model(cfg: DictConfig) -> nn.Module:
-    """The model on its device; its initial values are a function of ``train.seed``."""
+    """The model on its device; its initial values are a function of ``train.seed``.
+
+    Raises:
+        ConfigError: the config's arguments do not make a model.
+    """
     torch.manual_seed(cfg.train.seed)
-    return instantiate(cfg.model).to(cfg.train.device)
+    try:
+        return instantiate(cfg.model).to(cfg.train.device)
+    except (ValueError, TypeError, AssertionError, ArithmeticError) as error:
+        raise ConfigError(f"the config's model cannot be built: {error}") from error
 
 
 def train(cfg: DictConfig, classes: list[str], resume: bool = False) -> dict[str, Any]:
     """Train to ``train.max_iter``; with ``resume`` from the last checkpoint of ``train.output_dir``."""
+    saved_config = copy.deepcopy(cfg)  # before objects get into it
     model = build_model(cfg)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
@@ -86,10 +110,10 @@ def train(cfg: DictConfig, classes: list[str], resume: bool = False) -> dict[str
     )
     trainer.register_hooks(make_hooks(cfg, trainer, checkpointer, ema))
     first_iter = load_start(cfg, checkpointer, trainer, resume)
-    if ema and not first_iter:
-        ema.module.load_state_dict(unwrap(model).state_dict())
     trainer.data_loader = make_train_loader(cfg, first_iter)
     if comm.is_main_process():
+        LazyConfig.save(saved_config, str(Path(cfg.train.output_dir) / "config.yaml"))
+        logger.info("Environment\n%s", collect_env_info())
         logger.info("Start\n%s", start_report(cfg, unwrap(model), checkpointer.report, classes))
     trainer.train(first_iter, cfg.train.max_iter)
     return trainer.last_results
@@ -117,17 +141,25 @@ def make_train_loader(cfg: DictConfig, first_iter: int) -> Iterable[list[dict]]:
         cfg.dataloader.train.first_iter = first_iter
     elif first_iter:
         logger.warning("This data loader cannot continue where it was: the order of images starts anew.")
-    return instantiate(cfg.dataloader.train)
+    try:
+        return instantiate(cfg.dataloader.train)
+    except AssertionError as error:  # detectron2 found no image with objects
+        raise DatasetError(
+            f"{error}: no training image has an object that is not a crowd; check the annotations, or, where "
+            "the split is by seed, set another train.seed"
+        ) from error
 
 
 def evaluate_only(cfg: DictConfig, classes: list[str], given: Sequence[str] = ()) -> dict[str, Any]:
     """Evaluate a trained detector.
 
-    That is ``train.init_checkpoint`` when it is among the ``given`` overrides (a config's own value is what
+    Its weights are those that training evaluated: the average where the checkpoint holds one.  The checkpoint
+    is ``train.init_checkpoint`` when it is among the ``given`` overrides (a config's own value is what
     training starts from), else the last checkpoint of ``train.output_dir``.
     """
     model = build_model(cfg)
-    checkpointer = ReportingCheckpointer(model, cfg.train.output_dir)
+    ema = make_ema(model, cfg.train.ema.decay)
+    checkpointer = ReportingCheckpointer(model, cfg.train.output_dir, ema=ema)
     if is_given("train.init_checkpoint", given):
         path = cfg.train.init_checkpoint
     elif checkpointer.has_checkpoint():
@@ -136,10 +168,12 @@ def evaluate_only(cfg: DictConfig, classes: list[str], given: Sequence[str] = ()
         raise ConfigError(
             f"--eval-only: {cfg.train.output_dir} holds no checkpoint; set train.init_checkpoint=PATH"
         )
-    checkpointer.load(path, checkpointables=[])
+    if not path:
+        raise ConfigError("--eval-only needs weights: train.init_checkpoint is empty")
+    checkpointer.load(path, checkpointables=["ema"])
     if comm.is_main_process():
         logger.info("Start\n%s", start_report(cfg, model, checkpointer.report, classes))
-    return evaluate(cfg, model)
+    return evaluate(cfg, ema.module if ema.n_averaged else model)
 
 
 def load_trained(output_dir: str | Path) -> tuple[DictConfig, nn.Module]:
@@ -185,7 +219,9 @@ def make_hooks(
         found.append(hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer))
     found.append(hooks.EvalHook(cfg.train.eval_period, evaluate_and_keep))
     if is_main:
-        found.append(BestCheckpointer(cfg.train.eval_period, checkpointer, cfg.train.best_metric))
+        found.append(
+            BestCheckpointer(cfg.train.eval_period, evaluated, cfg.train.output_dir, cfg.train.best_metric)
+        )
         writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
         found.append(hooks.PeriodicWriter(writers, period=cfg.train.log_period))
     return found

@@ -7,7 +7,7 @@ draws the same ones, and W processes draw the same ones as one process with W mi
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from detectron2.engine import SimpleTrainer
@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..data.loader import mix_seed
-from ..errors import ConfigError
+from ..errors import ConfigError, NonFiniteError
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -33,7 +33,7 @@ class Trainer(SimpleTrainer):
         clip_grad_norm: the gradient's 2-norm is limited to this; None leaves it.
 
     Raises:
-        FloatingPointError: a loss is not finite; names the first module whose output is not.
+        NonFiniteError: a loss is not finite; names the first module whose output is not.
     """
 
     def __init__(
@@ -78,11 +78,14 @@ class Trainer(SimpleTrainer):
         self._seed_step(part)
         is_last = part == self.accumulate - 1
         with contextlib.nullcontext() if is_last else self._without_gradient_sync():
-            with self._autocast():
-                losses = self.model(data)
+            try:
+                with self._autocast():
+                    losses = self.model(data)
+            except FloatingPointError as error:  # detectron2 checks its proposals
+                self._raise_non_finite(data, part, str(error))
             total = sum(losses.values())
             if not torch.isfinite(total):
-                self._raise_non_finite(data, part, losses)
+                self._raise_non_finite(data, part, str({k: float(v.detach()) for k, v in losses.items()}))
             self.scaler.scale(total / self.accumulate).backward()
         return losses
 
@@ -107,15 +110,19 @@ class Trainer(SimpleTrainer):
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)
         self.storage.put_scalar("grad_norm", float(norm))
 
-    def _raise_non_finite(self, data: list[dict], part: int, losses: Mapping[str, Tensor]) -> None:
+    def _raise_non_finite(self, data: list[dict], part: int, symptom: str) -> NoReturn:
         """Repeat the forward pass with the same random numbers to name the culprit."""
         self._seed_step(part)
-        with torch.no_grad(), self._autocast(), first_non_finite(self.model) as found:
+        with (
+            contextlib.suppress(FloatingPointError),
+            torch.no_grad(),
+            self._autocast(),
+            first_non_finite(self.model) as found,
+        ):
             self.model(data)
-        values = {name: float(value.detach()) for name, value in losses.items()}
         where = found[0] if found else "no module (the loss itself)"
-        raise FloatingPointError(
-            f"loss not finite at iteration {self.iter}: {values}; first non-finite output: {where}. "
+        raise NonFiniteError(
+            f"loss not finite at iteration {self.iter}: {symptom}; first non-finite output: {where}. "
             "Lower optimizer.lr, set train.clip_grad_norm, or use train.amp.dtype=bfloat16 or float32"
         )
 

@@ -74,4 +74,4 @@ class AttentionAugmentation(SlotOperator):
         with full_precision(q * q.shape[-1] ** -0.5, k, v) as (q, k, v):
             col_bias, row_bias = self.positions(q, size)
             out = relative_attention(q, k, v, col_bias, row_bias, self.backend)
-        return out.to(x.dtype).transpose(2, 3).reshape(x.shape[0], -1, *size)
+        return out.to(x.dtype).transpose(2, 3).flatten(1, 2).unflatten(2, size)

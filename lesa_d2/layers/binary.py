@@ -75,7 +75,8 @@ class BinaryTerm(nn.Module):
     def normalise_logits(self, terms: list[Tensor]) -> Tensor:
         """Each term (N, G, n, n) through its own channels of the logit norm, then added: (N, G, n, n)."""
         if uses_batch_statistics(self.logit_norm):
-            return self.logit_norm(torch.cat(terms, dim=1)).unflatten(1, (len(terms), -1)).sum(1)
+            maps = torch.cat(terms, dim=1).to(next(self.logit_norm.parameters()).dtype)
+            return self.logit_norm(maps).unflatten(1, (len(terms), -1)).sum(1).to(terms[0].dtype)
         scale, shift = self.folded_norm(terms[0].dtype)
         return sum(term * a for term, a in zip(terms, scale, strict=True)) + shift.sum(0)
 

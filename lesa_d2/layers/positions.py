@@ -7,6 +7,8 @@ A table made for one size serves another by linear interpolation over its offset
 sizes coincide and offset zero stays at zero.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,9 +18,10 @@ Size = tuple[int, int]
 
 def parse_size(feat_size: int | tuple[int, int]) -> Size:
     """(H, W) from a side or a pair; ValueError unless both are positive integers."""
-    size = (feat_size, feat_size) if isinstance(feat_size, int) else tuple(feat_size)
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise ValueError(f"feat_size must be a positive int or a pair (H, W) of them, got {feat_size!r}")
+    size = (feat_size, feat_size) if isinstance(feat_size, int) else feat_size
+    is_pair = isinstance(size, Sequence) and len(size) == 2
+    if not is_pair or not all(type(side) is int and side > 0 for side in size):
+        raise ValueError(f"a size must be a positive int or a pair (H, W) of them, got {feat_size!r}")
     return size[0], size[1]
 
 

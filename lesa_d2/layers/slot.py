@@ -25,7 +25,8 @@ class SlotOperator(nn.Module):
             interpolated tables.
         positions: "decomposed" (detection) or "flattened" (ImageNet).
         deformable: whether the operator's 3×3 is deformable.
-        backend: of :func:`lesa_d2.layers.attention.relative_attention`.
+        backend: of :func:`lesa_d2.layers.attention.relative_attention`, which serves decomposed positions
+            when the norm of the logits uses stored statistics; otherwise the plain formula is computed.
         norm: makes a batch norm for a number of channels.
 
     Raises:

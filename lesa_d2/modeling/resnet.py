@@ -140,8 +140,23 @@ def build_lesa_resnet(
     """
     if operator not in SLOT_OPERATORS:
         raise ValueError(f"operator must be one of {SLOT_OPERATORS}, got {operator!r}")
-    if len(blocks) != 4 or min(blocks) < 1:
-        raise ValueError(f"blocks must hold four positive numbers, for res2..res5, got {tuple(blocks)}")
+    if not isinstance(blocks, Sequence) or len(blocks) != 4 or not all(map(_is_positive, blocks)):
+        raise ValueError(f"blocks must hold four positive ints, for res2..res5, got {blocks!r}")
+    for name, value in (
+        ("width_multiplier", width_multiplier),
+        ("stem_channels", stem_channels),
+        ("base_channels", base_channels),
+        ("num_heads", num_heads),
+        ("in_channels", in_channels),
+        ("num_classes", 1 if num_classes is None else num_classes),
+    ):
+        if not _is_positive(value):
+            raise ValueError(f"{name} must be a positive int, got {value!r}")
+    if freeze_at not in range(6):
+        raise ValueError(f"freeze_at must be 0 (nothing) to 5 (everything), got {freeze_at!r}")
+    known = {"stem", "res2", "res3", "res4", "res5"} | ({"linear"} if num_classes else set())
+    if out_features is not None and not (out_features and set(out_features) <= known):
+        raise ValueError(f"out_features must be some of {sorted(known)}, got {out_features!r}")
     is_classifier = num_classes is not None
     norm_layer = make_norm(norm)
     plan = SlotPlan(
@@ -196,6 +211,10 @@ def freeze(resnet: ResNet, freeze_at: int) -> ResNet:
     return resnet
 
 
+def _is_positive(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
 def default_positions(operator: str, is_classifier: bool) -> str:
     """Flattened tables for classifiers, decomposed for detectors, as far as the operator knows them."""
     wanted = "flattened" if is_classifier else "decomposed"
@@ -209,14 +228,27 @@ def _shrink(size: Size, stride: int) -> Size:
     return -(-size[0] // stride), -(-size[1] // stride)
 
 
+YACS_FIXED = {
+    "DEPTH": 50,
+    "NUM_GROUPS": 1,
+    "WIDTH_PER_GROUP": 64,
+    "STRIDE_IN_1X1": False,
+    "RES5_DILATION": 1,
+    "DEFORM_ON_PER_STAGE": [False, False, False, False],
+}
+"""detectron2's keys for other ResNets, which would otherwise be ignored in silence."""
+
+
 @BACKBONE_REGISTRY.register()
 def build_lesa_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     """yacs: the backbone that ``cfg.MODEL.LESA`` describes (see :func:`lesa_d2.config.add_lesa_config`)."""
     resnets, lesa = cfg.MODEL.RESNETS, cfg.MODEL.LESA
-    if resnets.STRIDE_IN_1X1:
-        raise ValueError(
-            "LESA backbones have their stride in the slot: set MODEL.RESNETS.STRIDE_IN_1X1 to False"
-        )
+    for key, fixed in YACS_FIXED.items():
+        if resnets[key] != fixed:
+            raise ValueError(
+                f"LESA backbones need MODEL.RESNETS.{key} = {fixed}, got {resnets[key]}; "
+                "what can be chosen is in MODEL.LESA"
+            )
     return build_lesa_resnet(
         operator=lesa.OPERATOR,
         width_multiplier=lesa.WIDTH_MULTIPLIER,

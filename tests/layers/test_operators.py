@@ -90,8 +90,15 @@ def test_autocast_is_close_to_float32(operator, positions, deformable, dtype):
 
 
 @pytest.mark.parametrize(("operator", "positions", "deformable"), VARIANTS)
-def test_half_precision_weights_run(operator, positions, deformable):
-    layer = make(operator, positions, deformable).eval().bfloat16()
+def test_empty_batch(operator, positions, deformable):
+    layer = make(operator, positions, deformable, stride=2).eval()
+    assert layer(torch.randn(0, 8, 5, 6)).shape == (0, 16, 3, 3)
+
+
+@pytest.mark.parametrize(("operator", "positions", "deformable"), VARIANTS)
+@pytest.mark.parametrize("training", [False, True])
+def test_half_precision_weights_run(operator, positions, deformable, training):
+    layer = make(operator, positions, deformable).train(training).bfloat16()
     out = layer(torch.randn(1, 8, 6, 6, dtype=torch.bfloat16))
     assert out.dtype == torch.bfloat16
     assert torch.isfinite(out).all()
@@ -174,7 +181,7 @@ def test_attention_augmentation_shares(channels, dk, dv):
         ({"num_heads": 3}, "multiple of"),
         ({"num_heads": 0}, "multiple of"),
         ({"positions": "absolute"}, "positions must be one of"),
-        ({"feat_size": 0}, "feat_size must be"),
+        ({"feat_size": 0}, "a size must be"),
         ({"backend": "fast"}, "unknown attention backend"),
     ],
 )

@@ -14,9 +14,9 @@ def test_offset_index_by_hand():
     assert offset_index(3, torch.device("cpu")).tolist() == [[2, 3, 4], [1, 2, 3], [0, 1, 2]]
 
 
-@pytest.mark.parametrize("bad", [0, -1, (4,), (4, 0), (4, 4, 4), (2.5, 4), "44"])
+@pytest.mark.parametrize("bad", [0, -1, True, None, 4.0, (4,), (4, 0), (4, 4, 4), (2.5, 4), "44"])
 def test_bad_sizes_are_named(bad):
-    with pytest.raises(ValueError, match="feat_size must be"):
+    with pytest.raises(ValueError, match="a size must be"):
         parse_size(bad)
 
 

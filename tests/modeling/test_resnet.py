@@ -147,7 +147,15 @@ def test_every_norm(norm):
         ({"blocks": [3, 4, 6]}, "blocks must hold four"),
         ({"blocks": [3, 4, 6, 0]}, "blocks must hold four"),
         ({"positions": "polar"}, "positions must be one of"),
-        ({"image_size": (64, 64, 3)}, "feat_size must be"),
+        ({"blocks": 3}, "blocks must hold four"),
+        ({"image_size": (64, 64, 3)}, "a size must be"),
+        ({"image_size": None}, "a size must be"),
+        ({"width_multiplier": 1.5}, "width_multiplier must be"),
+        ({"num_classes": 0}, "num_classes must be"),
+        ({"num_heads": 0}, "num_heads must be"),
+        ({"freeze_at": 9}, "freeze_at must be"),
+        ({"out_features": ["res9"]}, "out_features must be"),
+        ({"out_features": []}, "out_features must be"),
         ({"base_channels": 5}, "multiple of"),
     ],
 )
@@ -189,8 +197,12 @@ def test_yacs_fpn():
     assert list(fpn(torch.randn(1, 3, 64, 96))) == ["p2", "p3", "p4", "p5", "p6"]
 
 
-def test_yacs_stride_in_1x1_is_refused():
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("STRIDE_IN_1X1", True), ("DEPTH", 101), ("DEFORM_ON_PER_STAGE", [False, True, True, True])],
+)
+def test_yacs_keys_that_would_be_ignored_are_refused(key, value):
     cfg = yacs()
-    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = True
-    with pytest.raises(ValueError, match="STRIDE_IN_1X1 to False"):
+    cfg.MODEL.RESNETS[key] = value
+    with pytest.raises(ValueError, match=rf"LESA backbones need MODEL\.RESNETS\.{key}"):
         BACKBONE_REGISTRY.get("build_lesa_resnet_backbone")(cfg, ShapeSpec(channels=3))
