@@ -2,47 +2,17 @@
 
 import importlib
 import importlib.metadata
-import importlib.util
 import os
 import platform
+import re
 import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
-INSTALL_DETECTRON2 = "python tools/install_detectron2.py"
-
-
-@dataclass(frozen=True)
-class Package:
-    """A package that must import; ``install`` is what pip gets."""
-
-    module: str
-    install: str
-
-    @property
-    def distribution(self) -> str:
-        return self.install.split("<")[0].split(">")[0]
-
-
-PACKAGES = (
-    Package("torch", "torch torchvision"),
-    Package("torchvision", "torch torchvision"),
-    Package("numpy", "numpy"),
-    Package("fvcore", "fvcore"),
-    Package("iopath", "iopath"),
-    Package("pycocotools", "pycocotools"),
-    Package("cv2", "opencv-python"),
-    Package("omegaconf", "omegaconf<2.4"),
-    Package("hydra", "hydra-core"),
-    Package("cloudpickle", "cloudpickle"),
-    Package("yacs", "yacs"),
-    Package("PIL", "Pillow"),
-    Package("matplotlib", "matplotlib"),
-    Package("tabulate", "tabulate"),
-    Package("tensorboard", "tensorboard"),
-    Package("pkg_resources", "setuptools<82"),
-)
+DISTRIBUTION = "lesa_d2"
+MODULES = {"opencv-python": "cv2", "Pillow": "PIL", "hydra-core": "hydra", "setuptools": "pkg_resources"}
+"""Import names that differ from the distribution's."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +26,7 @@ class Finding:
 
 def diagnose() -> list[Finding]:
     """Every check in order; nothing is raised."""
-    findings = [Finding("python", platform.python_version())]
-    findings += [check_package(package) for package in PACKAGES]
+    findings = [Finding("python", platform.python_version()), *check_requirements()]
     checks: list[Callable[[], Finding]] = [
         check_torch_pair,
         check_detectron2,
@@ -69,30 +38,45 @@ def diagnose() -> list[Finding]:
     return findings + [check() for check in checks]
 
 
-def check_package(package: Package) -> Finding:
-    """Whether a package imports, and its version."""
-    mend = f'{sys.executable} -m pip install "{package.install}"'
-    if " " in package.install:
-        mend = f"{sys.executable} -m pip install {package.install}"
+def check_requirements() -> list[Finding]:
+    """One finding for every dependency that setup.py declares."""
     try:
-        module = importlib.import_module(package.module)
-    except Exception as error:  # a broken installation fails in many ways
-        return Finding(package.module, f"does not import: {type(error).__name__}: {error}", mend)
-    version = getattr(module, "__version__", None) or installed_version(package.distribution)
-    return Finding(package.module, version)
-
-
-def installed_version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
+        declared = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
-        return "version unknown"
+        return [Finding(DISTRIBUTION, "is not installed", pip("--editable ."))]
+    return [check_package(requirement) for requirement in declared if "extra ==" not in requirement]
+
+
+def check_package(requirement: str) -> Finding:
+    """Whether a distribution, such as ``numpy<3,>=1.26``, is installed in range and imports."""
+    name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+    mend = pip("torch torchvision" if name in ("torch", "torchvision") else f'"{requirement}"')
+    try:
+        version = importlib.metadata.version(name)
+        importlib.import_module(MODULES.get(name, name))
+    except Exception as error:  # a broken installation fails in many ways
+        return Finding(name, f"does not import: {type(error).__name__}: {error}", mend)
+    if not in_range(version, requirement[len(name) :]):
+        return Finding(name, f"{version} is outside {requirement[len(name) :]}", mend)
+    return Finding(name, version)
+
+
+def in_range(version: str, limits: str) -> bool:
+    """Whether ``version`` lies within limits such as ``<3,>=1.26``."""
+    from packaging.specifiers import SpecifierSet
+
+    return SpecifierSet(limits).contains(version, prereleases=True)
+
+
+def pip(arguments: str) -> str:
+    """A pip command for this very interpreter."""
+    return f"{sys.executable} -m pip install {arguments}"
 
 
 def check_torch_pair() -> Finding:
     """Whether torchvision's operators were built for this torch."""
     name = "torchvision operators"
-    mend = f"{sys.executable} -m pip install --upgrade --force-reinstall torch torchvision"
+    mend = pip("--upgrade --force-reinstall torch torchvision")
     try:
         import torch
         from torchvision.ops import nms
@@ -105,15 +89,16 @@ def check_torch_pair() -> Finding:
 
 def check_detectron2() -> Finding:
     """Which detectron2 is imported, and whether its model zoo works."""
-    mend = f"{sys.executable} {INSTALL_DETECTRON2.split(' ', 1)[1]}"
+    mend = f"{sys.executable} tools/install_detectron2.py"
     try:
         import detectron2
         from detectron2 import model_zoo
 
         model_zoo.get_config("common/models/mask_rcnn_fpn.py")
     except ModuleNotFoundError as error:
-        if error.name == "pkg_resources":
-            mend = f'{sys.executable} -m pip install "setuptools<82"'
+        missing = (error.name or "detectron2").split(".")[0]
+        if missing != "detectron2":  # one of its dependencies
+            mend = pip('"setuptools<82"' if missing == "pkg_resources" else missing)
         return Finding("detectron2", f"does not import: {error}", mend)
     except Exception as error:
         return Finding("detectron2", f"does not work: {type(error).__name__}: {error}", mend)
@@ -134,7 +119,7 @@ def check_lesa() -> Finding:
         with torch.device("meta"):
             build_lesa_resnet()
     except Exception as error:
-        return Finding("lesa_d2", f"does not work: {type(error).__name__}: {error}", "see the lines above")
+        return Finding("lesa_d2", f"does not work: {type(error).__name__}: {error}", pip("--editable ."))
     return Finding("lesa_d2", __version__)
 
 

@@ -46,6 +46,7 @@ BLOCK_MEMBERS = {
 }
 STEM_MEMBERS = {"conv1": "stem.conv1", "bn1": "stem.conv1.norm"}
 
+BLOCKS = {2: 3, 3: 4, 4: 6, 5: 3}  # every released model is a ResNet-50 or a WideResNet-50-2
 NORM_LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 LEAVES = r"(?:\.(?:weight|bias|running_mean|running_var|num_batches_tracked))?"
 
@@ -145,13 +146,13 @@ def _layer_keys(keys: Iterable[str]) -> set[str]:
 
 
 def _backbone_keys(keys: Iterable[str]) -> set[str]:
-    """The names a complete backbone has, given the blocks that appear and what their slots hold."""
+    """The names a complete backbone has, given its last stage and what the slots hold."""
     keys = set(keys)
     slots = {key for key in keys if re.fullmatch(r"res\d\.\d+\.conv2\.(binary|unary|gate)\..*", key)}
     expected = {"stem.conv1.weight"} | _norm("stem.conv1.norm") | slots  # layers were checked one by one
-    for stage in range(2, 6):
-        indices = [int(key.split(".")[1]) for key in keys if key.startswith(f"res{stage}.")]
-        for index in range(max(indices, default=0) + 1):
+    last = max((int(key[3]) for key in keys if re.match(r"res\d\.", key)), default=5)
+    for stage in range(2, last + 1):  # a backbone may be cut after a stage, as ResNet's out_features do
+        for index in range(BLOCKS[stage]):
             block = f"res{stage}.{index}."
             expected |= _block_keys(block, keys, has_shortcut=index == 0)
     return expected

@@ -2,7 +2,7 @@
 
 from .dataset import dataset_names
 from .launch import argument_parser, launch
-from .overrides import load_config
+from .overrides import is_given, load_config
 from .run import evaluate, load_trained, main, train
 from .trainer import Trainer
 
@@ -11,6 +11,7 @@ __all__ = [
     "argument_parser",
     "dataset_names",
     "evaluate",
+    "is_given",
     "launch",
     "load_config",
     "load_trained",

@@ -9,7 +9,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
 
-from ..data import check_coco_folder, coco_folder_classes, coco_folder_split
+from ..data import check_coco_folder, coco_folder_classes, coco_folder_has_masks, coco_folder_split
 from ..errors import ConfigError, DatasetError
 from .overrides import is_given
 
@@ -39,7 +39,21 @@ def use_dataset_folder(
         loader.dataset.names = LazyCall(coco_folder_split)(
             directory=os.path.abspath(directory), split=split, seed=cfg.train.seed, drop_invalid=drop_invalid
         )
-    cfg.dataloader.train.mapper.instance_mask_format = "bitmask"  # holds polygons and RLE alike
+    if coco_folder_has_masks(directory):
+        cfg.dataloader.train.mapper.instance_mask_format = "bitmask"  # holds polygons and RLE alike
+    else:
+        switch_masks_off(cfg)
+
+
+def switch_masks_off(cfg: DictConfig) -> None:
+    """Turn a Mask R-CNN config, in place, into a Faster R-CNN one: for data that has boxes only."""
+    if comm.is_main_process():
+        print("No annotation has a segmentation: training and evaluating boxes only.")
+    heads = cfg.model.roi_heads
+    heads.mask_in_features = heads.mask_pooler = heads.mask_head = None
+    cfg.dataloader.train.mapper.use_instance_mask = False
+    cfg.dataloader.evaluator.tasks = ["bbox"]
+    cfg.train.best_metric = cfg.train.best_metric.replace("segm/", "bbox/")
 
 
 def _check_once(directory: str) -> None:

@@ -7,11 +7,13 @@ import time
 from pathlib import Path
 
 from detectron2.config import instantiate
+from detectron2.utils import comm
 
 from lesa_d2.analysis import RunResult, draw_predictions, write_table
-from lesa_d2.engine import argument_parser, dataset_names, launch, load_trained, main
+from lesa_d2.engine import argument_parser, dataset_names, is_given, launch, load_trained, main
 
 ROOT = Path(__file__).resolve().parents[2]
+OUTPUT = Path("output/quickstart")
 OPERATORS = ("lesa", "conv", "self_attention")
 
 
@@ -20,6 +22,8 @@ def run(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     results = main(args)
     seconds = time.perf_counter() - start
+    if not comm.is_main_process():
+        return
     cfg, model = load_trained(args.output_dir)
     sheet = draw_predictions(
         model,
@@ -48,8 +52,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--operator", choices=OPERATORS, default="lesa")
     args = parser.parse_args()
     args.config_file = args.config_file or str(ROOT / f"configs/quickstart_{args.operator}.py")
-    args.output_dir = Path("output/quickstart") / args.operator
-    args.opts = [*args.opts, f"train.output_dir={args.output_dir}"]
+    args.output_dir = OUTPUT / args.operator
+    args.opts = [f"train.output_dir={args.output_dir}", *args.opts]
+    if is_given("train.output_dir", args.opts[1:]):
+        parser.error(f"the quick start writes to {OUTPUT}; for another folder use train_net.py")
     return args
 
 

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -77,6 +78,12 @@ def test_a_layer_without_its_index_buffer_converts(official):
     model.load_state_dict(convert_layer(layer), strict=True)
 
 
+def test_a_missing_last_block_is_named(official):
+    broken = {key: value for key, value in official.items() if not key.startswith("module.layer4.2.")}
+    with pytest.raises(ValueError, match=r"missing \(our names\) .*res5\.2\.conv1\.weight"):
+        convert_backbone(broken)
+
+
 @pytest.mark.parametrize("surplus", ["module.conv1.bias", "module.layer1.1.downsample.0.weight"])
 def test_keys_that_would_not_load_are_refused(official, surplus):
     with pytest.raises(ValueError, match=r"of no use \(our names\) \["):
@@ -87,3 +94,21 @@ def test_a_layer_with_both_kinds_of_tables_is_refused(official):
     extra = {"module.layer3.1.conv2.rel_height": torch.zeros(1)}
     with pytest.raises(ValueError, match=r"in res4\.1\.conv2: .*of no use .*rel_height"):
         convert_backbone({**official, **extra})
+
+
+def test_early_stages_of_the_released_backbone():
+    """Stem, res2 and deformable res3 of a WideResNet-50 with 8 base channels, in eval mode.
+
+    The LESA layers of later stages have reference vectors of their own, in tests/layers.
+    """
+    parameters = np.load(GOLDEN / "backbone_early_parameters.npz")
+    maps = {name: torch.tensor(value) for name, value in np.load(GOLDEN / "backbone_early_maps.npz").items()}
+    official = {key.removeprefix("param/"): torch.tensor(value) for key, value in parameters.items()}
+    model = build_lesa_resnet(
+        "lesa", 2, deformable=True, image_size=128, base_channels=8, out_features=["res2", "res3"]
+    )
+    model.load_state_dict(convert_backbone(official), strict=True)
+    features = model.eval()(maps["input"])
+    for name in ("res2", "res3"):
+        error = (features[name] - maps[name]).norm() / maps[name].norm()
+        assert error < 1e-4, name

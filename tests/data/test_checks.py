@@ -1,7 +1,6 @@
 """Every kind of mistake is found, named once, and listed with all the others."""
 
 import json
-import logging
 
 import numpy as np
 import pytest
@@ -76,7 +75,18 @@ def test_good_file_passes(check, coco, annotation):
         ({"category_id": "1"}, "unknown category"),
         ({"ignore": 1}, "ignored annotation"),
         ({"segmentation": []}, "masks missing"),
+        ({"segmentation": [1, 2, 11, 2, 11, 8, 1, 8]}, "flat segmentation"),
+        ({"segmentation": [1, 2, 11, 2, 11, 8, 1, float("nan")]}, "flat segmentation"),
+        ({"segmentation": [[-12, 3, -2, 3, -2, 9]]}, "polygon outside the image"),
+        ({"segmentation": [[22, 3, 29, 3, 29, 9], [2, -9, 12, -9, 12, -3]]}, "polygon outside the image"),
+        ({"segmentation": [[18, -20, 40, -20, 40, 2]]}, "polygon outside the image"),  # past the corner
+        ({"segmentation": [[2, 19, 1e12, 19, 1e12, 1e12]]}, "polygon outside the image"),
+        ({"segmentation": [[2, 3, 12, 3, 7, 3]]}, "zero-area polygon"),
+        ({"segmentation": [[2, 3, 12, 3, 12, 9, 12, 3]]}, "zero-area polygon"),  # there and back
+        ({"segmentation": [[5, 5, 5, 5, 5, 5]]}, "zero-area polygon"),
         ({"id": None}, "malformed annotation"),
+        ({"id": True}, "malformed annotation"),
+        ({"category_id": 1.0}, "malformed annotation"),
         ({"image_id": [1]}, "malformed annotation"),
     ],
 )
@@ -103,11 +113,36 @@ def test_annotation_without_a_box(check, coco, annotation):
     assert kinds(check(coco(1, [annotation(1), bad]))) == ["malformed annotation"]
 
 
-def test_no_masks_at_all_is_allowed_and_said(check, coco, annotation, caplog):
-    annotations = [annotation(i, segmentation=[]) for i in (1, 2)]
-    with caplog.at_level(logging.WARNING):
-        assert check(coco(1, annotations)) == []
-    assert "masks missing" in caplog.text
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [[2, 2, 12, 12, 12, 2, 2, 12]],  # a bow tie: its signed area is zero
+        [[5.1, 5.1, 5.4, 5.1, 5.4, 5.4]],  # less than a pixel
+        [[-3, 3, 12, 3, 12, 9]],
+        [[2, 3, 12, 3, 12, 9], [2, 3, 2, 3, 2, 3]],  # the object is still there
+        [[-2e9, 3, 2e9, 3, 2e9, 9, -2e9, 9]],
+    ],
+)
+def test_odd_but_usable_polygons(check, coco, annotation, segmentation):
+    assert check(coco(1, [annotation(segmentation=segmentation)])) == []
+
+
+def test_flat_segmentation_says_what_to_do(check, coco, annotation):
+    (problem,) = check(coco(1, [annotation(segmentation=[1, 2, 11, 2, 11, 8])]))
+    assert problem.mend.startswith("Wrap it in a list")
+
+
+def test_only_crowds_is_nothing_to_learn_from(check, coco, annotation):
+    crowd = {"size": [16, 20], "counts": [100, 20, 200]}
+    data = coco(1, [annotation(i, iscrowd=1, segmentation=crowd) for i in (1, 2)])
+    (problem,) = check(data)
+    assert problem.kind == "only crowd annotations"
+    assert problem.annotation_id is None
+
+
+@pytest.mark.parametrize("empty", [{"segmentation": []}, {"segmentation": None}])
+def test_no_masks_at_all_is_allowed(check, coco, annotation, empty):
+    assert check(coco(1, [annotation(i, **empty) for i in (1, 2)])) == []
 
 
 def test_duplicate_ids(check, coco, annotation):
@@ -140,7 +175,13 @@ def test_unusable_file(tmp_path, text, kind):
 
 
 @pytest.mark.parametrize(
-    "category", [{"id": "1", "name": "a"}, {"id": 2}, {"name": "a"}, {"id": 1, "name": "the id of the nuts"}]
+    "category", [
+        {"id": "1", "name": "a"},
+        {"id": True, "name": "a"},
+        {"id": 2},
+        {"name": "a"},
+        {"id": 1, "name": "the id of the nuts"},
+    ],
 )
 def test_malformed_category(check, coco, category):
     data = coco(1)
@@ -148,7 +189,7 @@ def test_malformed_category(check, coco, category):
     assert kinds(check(data)) == ["malformed category"]
 
 
-@pytest.mark.parametrize("changes", [{"file_name": None}, {"width": 0}, {"height": 15.5}, {"id": None}])
+@pytest.mark.parametrize("changes", [{"file_name": None}, {"width": 0}, {"height": 15.5}, {"width": True}, {"id": None}, {"id": True}])
 def test_malformed_image(check, coco, annotation, changes, tmp_path):
     data = coco(2, [annotation(1)])
     good = json.loads(json.dumps(data))
@@ -156,6 +197,30 @@ def test_malformed_image(check, coco, annotation, changes, tmp_path):
     data["images"][1].update(changes)
     (tmp_path / "labels.json").write_text(json.dumps(data))
     assert kinds(check_coco_json(tmp_path / "labels.json", tmp_path / "images")) == ["malformed image"]
+
+
+def test_byte_order_mark(check, coco, tmp_path):
+    data = coco(1)
+    check(data)  # writes the pictures
+    (tmp_path / "labels.json").write_text(json.dumps(data), encoding="utf-8-sig")
+    assert check_coco_json(tmp_path / "labels.json", tmp_path / "images") == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"), [("I;16", "png"), ("I;16", "tiff"), ("I;16B", "tiff"), ("I", "tiff"), ("F", "tiff")]
+)
+def test_more_than_8_bits(check, coco, mode, suffix):
+    data = coco(1)
+    data["images"][0]["file_name"] = f"1.{suffix}"
+    (problem,) = check(data, lambda root: Image.new(mode, (20, 16), 900).save(root / f"1.{suffix}"))
+    assert problem.kind == "more than 8 bits"
+    assert problem.image_id == 1
+    assert "8 bits" in problem.mend
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA"])
+def test_other_8_bit_modes(check, coco, mode):
+    assert check(coco(1), lambda root: Image.new(mode, (20, 16)).save(root / "1.png")) == []
 
 
 def test_missing_image_file(check, coco):
@@ -191,6 +256,68 @@ def test_size_is_that_of_the_upright_picture(check, coco):
     assert check(coco(1), turn) == []
 
 
+def folder_kinds(folder):
+    with pytest.raises(DatasetProblemsError) as caught:
+        check_coco_folder(folder)
+    return kinds(caught.value.problems)
+
+
+@pytest.fixture
+def pair(tmp_path, write):
+    """A folder with a file each for training and validation."""
+
+    def build(train, val):
+        for split, data in (("train", train), ("val", val)):
+            write(tmp_path / split / "_annotations.coco.json", data, tmp_path / split)
+        return tmp_path
+
+    return build
+
+
+def boxes_only(annotation, empty):
+    entry = annotation(1)
+    del entry["segmentation"]
+    return {**entry, "segmentation": []} if empty else entry
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_folder_without_masks_passes(pair, coco, annotation, empty):
+    boxes = coco(1, [boxes_only(annotation, empty)])
+    check_coco_folder(pair(boxes, boxes))
+
+
+@pytest.mark.parametrize("empty", [True, False])
+@pytest.mark.parametrize("masks_in", ["training", "validation"])
+def test_masks_in_one_part_only(pair, coco, annotation, empty, masks_in):
+    boxes = coco(1, [boxes_only(annotation, empty)])
+    folder = pair(coco(1), boxes) if masks_in == "training" else pair(boxes, coco(1))
+    assert folder_kinds(folder) == ["masks in one part only"]
+
+
+@pytest.mark.parametrize("where", ["train", "val"])
+def test_part_without_an_object(pair, coco, annotation, where):
+    crowds = coco(1, [annotation(1, iscrowd=1)])
+    folder = pair(crowds, coco(1)) if where == "train" else pair(coco(1), crowds)
+    assert folder_kinds(folder) == ["only crowd annotations"]
+
+
+@pytest.mark.parametrize("where", ["train", "val"])
+def test_part_without_annotations(pair, coco, where):
+    folder = pair(coco(1, []), coco(1)) if where == "train" else pair(coco(1), coco(1, []))
+    assert folder_kinds(folder) == ["no annotations"]
+
+
+def test_one_json_with_objects_in_one_image_only(tmp_path, coco, annotation, write):
+    data = coco(3, [annotation(1, 2), annotation(2, 2), annotation(3, 1, iscrowd=1)])
+    write(tmp_path / "a.json", data, tmp_path / "images")
+    assert folder_kinds(tmp_path) == ["too few images to split"]
+
+
+def test_one_json_without_annotations_is_said_once(tmp_path, coco, write):
+    write(tmp_path / "a.json", coco(3, []), tmp_path / "images")
+    assert folder_kinds(tmp_path) == ["no annotations"]
+
+
 def test_folder_error_lists_everything_at_once(tmp_path, coco, annotation, write):
     train = coco(2, [annotation(1, bbox=[5, 5, -1, 2]), annotation(2, 2, bbox=[5, 5, 2, 0])])
     val = coco(1, [annotation(1, bbox=[5, 5, -1, 3])], names=("seed",))
@@ -216,10 +343,9 @@ def test_folder_error_lists_everything_at_once(tmp_path, coco, annotation, write
 
 
 def test_folder_with_one_json_is_checked_once(tmp_path, coco, annotation, write):
-    write(tmp_path / "a.json", coco(2, [annotation(1, bbox=[5, 5, -1, 2])]), tmp_path / "images")
-    with pytest.raises(DatasetProblemsError) as caught:
-        check_coco_folder(tmp_path)
-    assert kinds(caught.value.problems) == ["reversed box"]
+    data = coco(2, [annotation(1, bbox=[5, 5, -1, 2]), annotation(2, 2)])
+    write(tmp_path / "a.json", data, tmp_path / "images")
+    assert folder_kinds(tmp_path) == ["reversed box"]
 
 
 def test_good_folder_passes(tmp_path, coco, write):

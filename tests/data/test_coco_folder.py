@@ -11,7 +11,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from lesa_d2.data import DatasetProblemsError, coco_folder_classes, coco_folder_split, find_layout
+from lesa_d2.data import (
+    DatasetProblemsError,
+    coco_folder_classes,
+    coco_folder_has_masks,
+    coco_folder_split,
+    find_layout,
+)
 from lesa_d2.errors import ConfigError, DatasetError
 
 
@@ -95,6 +101,48 @@ def test_empty_folder(tmp_path):
         find_layout(tmp_path)
 
 
+COCO_FILES = ["annotations/instances_train1.json", "annotations/instances_val1.json", "train1/", "val1/"]
+ROBOFLOW_FILES = ["train/_annotations.coco.json", "valid/_annotations.coco.json"]
+
+
+@pytest.mark.parametrize(
+    ("there", "missing"),
+    [
+        (COCO_FILES[:1] + COCO_FILES[2:3], "annotations/instances_val*.json"),
+        (COCO_FILES[1:2] + COCO_FILES[3:], "annotations/instances_train*.json"),
+        (COCO_FILES[:3], "the image folder val1/ of annotations/instances_val1.json"),
+        (COCO_FILES[:2] + COCO_FILES[3:], "the image folder train1/ of annotations/instances_train1.json"),
+        (
+            [*COCO_FILES, "annotations/instances_val2.json"],
+            "one annotations/instances_val*.json instead of the 2: instances_val1.json, instances_val2.json",
+        ),
+        (ROBOFLOW_FILES[:1], "valid/_annotations.coco.json (or val/, or test/)"),
+        (ROBOFLOW_FILES[1:], "train/_annotations.coco.json"),
+        (["test/_annotations.coco.json"], "train/_annotations.coco.json"),
+        (["labels.json"], "the folder images/ beside labels.json"),
+        (["images/"], "a *.json beside images/"),
+        (["images/", "a.json", "b.json"], "one *.json beside images/ instead of the 2: a.json, b.json"),
+    ],
+)
+def test_incomplete_layout_says_what_is_missing(tmp_path, there, missing):
+    for name in there:
+        path = tmp_path / name
+        (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+        if not name.endswith("/"):
+            path.write_text("{}")
+    with pytest.raises(DatasetError) as caught:
+        find_layout(tmp_path)
+    assert f"\nmissing: {missing}\n" in str(caught.value)
+
+
+def test_all_that_is_missing_is_said(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_train.json").write_text("{}")
+    with pytest.raises(DatasetError) as caught:
+        find_layout(tmp_path)
+    assert "missing: the image folder train/ of annotations/instances_train.json, annotations/" in str(caught.value)
+
+
 def test_two_candidate_files_are_not_guessed_between(single):
     (single / "other.json").write_text("{}")
     with pytest.raises(DatasetError, match=r"labels\.json, other\.json"):
@@ -168,6 +216,33 @@ def test_duplicate_class_names(tmp_path, coco, write):
         coco_folder_classes(str(tmp_path))
 
 
+# --------------------------------------------------------------------------------------------- masks
+
+
+@pytest.mark.parametrize("style", ["coco", "roboflow"])
+@pytest.mark.parametrize(("changes", "expected"), [({}, True), ({"segmentation": []}, False)])
+def test_has_masks_is_about_the_training_part(tmp_path, coco, annotation, write, style, changes, expected):
+    train = coco(1, [annotation(1, **changes)])
+    write_pair(tmp_path, write, train, coco(1), style)
+    assert coco_folder_has_masks(str(tmp_path)) is expected
+
+
+def test_has_masks_of_one_file(single, coco, annotation, write):
+    assert coco_folder_has_masks(str(single))
+    boxes = [annotation(i, i) for i in (1, 2)]
+    for entry in boxes:
+        del entry["segmentation"]
+    write(single / "labels.json", coco(2, boxes), single / "images")
+    assert not coco_folder_has_masks(str(single))
+
+
+def test_malformed_annotation_does_not_count_as_a_mask(tmp_path, coco, annotation, write):
+    """With drop_invalid it is left out, and what stays has boxes only."""
+    train = coco(1, [annotation(1, segmentation=[]), annotation(None)])
+    write_pair(tmp_path, write, train, coco(1))
+    assert not coco_folder_has_masks(str(tmp_path))
+
+
 # -------------------------------------------------------------------------------------------- splits
 
 
@@ -198,6 +273,27 @@ def test_seed_and_fraction_change_the_split(single):
 def test_no_side_is_left_empty(single, fraction, num_val):
     assert len(load(single, "val", val_fraction=fraction)) == num_val
     assert len(load(single, "train", val_fraction=fraction)) == 10 - num_val
+
+
+@pytest.mark.parametrize("with_objects", [(3, 7), (1, 2, 9), (4,) * 3 + (5,)])
+@pytest.mark.parametrize("val_fraction", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("seed", range(6))
+def test_both_sides_have_an_object(single, coco, annotation, write, with_objects, val_fraction, seed):
+    """Whatever the permutation; crowds do not count."""
+    crowds = [annotation(100 + i, i, iscrowd=1) for i in range(1, 11)]
+    data = coco(10, [annotation(i, image_id) for i, image_id in enumerate(with_objects, 1)] + crowds)
+    write(single / "labels.json", data, single / "images")
+    sides = [load(single, split, seed=seed, val_fraction=val_fraction) for split in ("train", "val")]
+    for records in sides:
+        assert any(not a["iscrowd"] for record in records for a in record["annotations"])
+    assert len(sides[1]) == round(10 * val_fraction)
+    assert sorted(image_ids(sides[0] + sides[1])) == list(range(1, 11))
+
+
+def test_objects_in_one_image_only_cannot_be_split(single, coco, annotation, write):
+    write(single / "labels.json", coco(5, [annotation(1, 3), annotation(2, 3)]), single / "images")
+    with pytest.raises(DatasetError, match="needs at least two"):
+        coco_folder_split(str(single), "val")
 
 
 def test_one_image_cannot_be_split(tmp_path, coco, write):
@@ -264,14 +360,25 @@ def test_file_that_pycocotools_can_score_is_used_as_it_is(tmp_path, coco, write)
     assert metadata.json_file == str(tmp_path / "annotations" / "instances_val2017.json")
 
 
-@pytest.mark.parametrize("lacking", ["area", "iscrowd", "info", "id"])
+@pytest.mark.parametrize("style", ["coco", "roboflow"])
+def test_byte_order_mark(tmp_path, coco, write, style):
+    """detectron2 and pycocotools would stumble over it, here as in the evaluation."""
+    write_pair(tmp_path, write, coco(2), coco(1), style)
+    for json_file in tmp_path.rglob("*.json"):
+        json_file.write_text(json_file.read_text(), encoding="utf-8-sig")
+    assert coco_folder_classes(str(tmp_path)) == ["nut"]
+    assert (len(load(tmp_path, "train")), len(load(tmp_path, "val"))) == (2, 1)
+    assert not hasattr(MetadataCatalog.get(coco_folder_split(str(tmp_path), "val")), "json_file")
+
+
+@pytest.mark.parametrize("lacking", ["area", "iscrowd", "info", "id", "integer id"])
 def test_perfect_predictions_score_100_whatever_the_file_lacks(tmp_path, coco, annotation, write, lacking):
     """Such files are common; pycocotools alone would crash, or count an object with id 0 as missed."""
     data = coco(2, [annotation(i, image_id=i + 1) for i in range(2)])
     if lacking == "info":
         del data["info"]
     for i, entry in enumerate(data["annotations"]):
-        entry["id"] = i if lacking == "id" else i + 1
+        entry["id"] = {"id": i, "integer id": f"a{i}"}.get(lacking, i + 1)
         if lacking in ("area", "iscrowd"):
             del entry[lacking]
     write_pair(tmp_path / "data", write, data, data)
@@ -311,6 +418,61 @@ def test_drop_invalid_cannot_mend_the_whole_file(tmp_path, coco, write):
     write_pair(tmp_path, write, coco(1, []), coco(1))
     with pytest.raises(DatasetProblemsError, match="no annotations"):
         load(tmp_path, "train", drop_invalid=True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"category_id": 1.0}, {"category_id": None}, {"id": None}, {"id": True}, {"image_id": [1]}, "no bbox"],
+)
+@pytest.mark.parametrize("one_file", [True, False])
+def test_drop_invalid_leaves_out_a_malformed_annotation(
+    tmp_path, coco, annotation, write, changes, one_file, caplog
+):
+    bad = annotation(9, 1, **({} if changes == "no bbox" else changes))
+    if changes == "no bbox":
+        del bad["bbox"]
+    data = coco(2, [annotation(1, 1), annotation(2, 2), bad])
+    if one_file:
+        write(tmp_path / "labels.json", data, tmp_path / "images")
+    else:
+        write_pair(tmp_path, write, data, coco(1))
+    records = load(tmp_path, "train", drop_invalid=True)
+    if one_file:
+        records += load(tmp_path, "val", drop_invalid=True)
+    assert sorted(image_ids(records)) == [1, 2]
+    assert [len(record["annotations"]) for record in records] == [1, 1]
+    assert "left out" in caplog.text
+
+
+@pytest.mark.parametrize("changes", [{"file_name": None}, {"width": 0}, {"height": 1.5}, {"id": None}])
+def test_drop_invalid_leaves_out_a_malformed_image(tmp_path, coco, write, changes):
+    write_pair(tmp_path, write, coco(3), coco(1))
+    data = coco(3)
+    data["images"][1].update(changes)
+    (tmp_path / "annotations" / "instances_train2017.json").write_text(json.dumps(data))
+    records = load(tmp_path, "train", drop_invalid=True)
+    assert image_ids(records) == [1, 3]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"images": []}'])
+def test_drop_invalid_cannot_mend_a_file_that_is_not_coco(tmp_path, coco, write, text):
+    write_pair(tmp_path, write, coco(1), coco(1))
+    (tmp_path / "annotations" / "instances_train2017.json").write_text(text)
+    with pytest.raises(DatasetProblemsError):
+        load(tmp_path, "train", drop_invalid=True)
+
+
+def test_drop_invalid_cannot_mend_masks_in_one_part_only(tmp_path, coco, annotation, write):
+    write_pair(tmp_path, write, coco(1), coco(1, [annotation(1, segmentation=[])]))
+    with pytest.raises(DatasetProblemsError, match="masks in one part only"):
+        load(tmp_path, "train", drop_invalid=True)
+
+
+def test_drop_invalid_with_pictures_but_no_object_left(tmp_path, coco, annotation, write):
+    write_pair(tmp_path, write, coco(2, [annotation(1, 1, bbox=[5, 5, -1, 2])]), coco(1))
+    with pytest.raises(DatasetProblemsError, match="nothing left") as caught:
+        load(tmp_path, "train", drop_invalid=True)
+    assert "reversed box" in str(caught.value)
 
 
 def test_drop_invalid_with_nothing_left(tmp_path, coco, write):

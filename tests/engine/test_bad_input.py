@@ -130,6 +130,76 @@ def test_unknown_key_names_the_nearest(tmp_path, capsys, override, nearest):
     assert f"did you mean {nearest!r}" in text
 
 
+def test_divergence_is_one_message_that_names_a_module(tmp_path, capsys, datasets):
+    text = message(capsys, tmp_path / "run", "optimizer.lr=1e30")
+    assert "loss not finite at iteration" in text
+    assert "first non-finite output: backbone" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.max_iter=0", "train.max_iter must be a whole number of at least 1, got 0"),
+        ("train=3", "train.max_iter is missing"),
+        ("model.backbone.bottom_up.operator=foo", "operator must be one of"),
+        ("model.backbone.bottom_up.num_heads=5", "multiple of num_heads"),
+        ("model.backbone.bottom_up.norm=GN", "norm must be one of"),
+        ("model.pixel_mean=[1,2]", "cannot be built"),
+        ("model.pixel_mean=[1,2", "cannot apply the override 'model.pixel_mean=[1,2'"),
+        ("--resume", "options go before key=value"),
+    ],
+)
+def test_wrong_values(tmp_path, capsys, datasets, override, words):
+    assert words in message(capsys, tmp_path / "run", override)
+    assert not (tmp_path / "run/config.yaml").exists()
+
+
+def test_output_folder_that_cannot_be_made(tmp_path, capsys, datasets):
+    (tmp_path / "file").write_text("")
+    assert "cannot be made" in message(capsys, tmp_path / "file")
+
+
+@pytest.mark.parametrize("text", ["model = (", "import nowhere_at_all", "x = 1"])
+def test_config_that_cannot_be_loaded(tmp_path, capsys, text):
+    (tmp_path / "bad.py").write_text(text)
+    message(capsys, tmp_path / "run", config=str(tmp_path / "bad.py"))
+
+
+def test_yacs_file_as_config(tmp_path, capsys):
+    config = str(ROOT / "configs/yacs/mask_rcnn_lesa_r50.yaml")
+    assert "yacs" in message(capsys, tmp_path / "run", config=config)
+
+
+def test_drop_invalid_without_a_folder(tmp_path, capsys):
+    assert "--dataset DIR" in message(capsys, tmp_path / "run", flags=["--drop-invalid"])
+
+
+def test_boxes_without_masks_train_boxes(tmp_path, capsys):
+    boxes = [annotation(index, index, segmentation=[]) for index in range(4)]
+    folder = write_folder(tmp_path / "data", boxes, categories=(3,))
+    arguments = ["--config-file", CONFIG, "--dataset", str(folder)]
+    arguments += tiny_options(tmp_path / "run", "train.max_iter=1")
+    assert launch(main, argument_parser().parse_args(arguments)) == 0
+    assert "boxes only" in capsys.readouterr().out
+    log = (tmp_path / "run/log.txt").read_text()
+    assert "Task: bbox" in log
+    assert "Task: segm" not in log
+
+
+@pytest.mark.parametrize("path", ["detectron2://nowhere.pkl", "lesa://../nowhere.pth"])
+def test_weights_that_cannot_be_fetched(tmp_path, capsys, datasets, path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr("iopath.common.file_io.download", refuse)
+    message(capsys, tmp_path / "run", f"train.init_checkpoint={path}")
+
+
+def test_eval_only_without_weights(tmp_path, capsys, datasets):
+    text = message(capsys, tmp_path / "run", "train.init_checkpoint=", flags=["--eval-only"])
+    assert "train.init_checkpoint" in text
+
+
 def test_malformed_override(tmp_path, capsys):
     assert "key=value" in message(capsys, tmp_path / "run", "train.max_iter")
 

@@ -70,6 +70,22 @@ def test_non_finite_loss_names_the_module():
         step([[{"x": float("nan")}]])
 
 
+class Refusing(Square):
+    """As detectron2's proposal generator, raises by itself once something is not finite."""
+
+    def forward(self, data):
+        losses = super().forward(data)
+        if not torch.isfinite(losses["loss_square"]):
+            raise FloatingPointError("Predicted boxes or scores contain Inf/NaN")
+        return losses
+
+
+def test_detectron2s_own_complaint_names_the_module_too(monkeypatch):
+    monkeypatch.setitem(globals(), "Square", Refusing)
+    with pytest.raises(FloatingPointError, match=r"contain Inf/NaN; first non-finite output: inner"):
+        step([[{"x": float("nan")}]])
+
+
 def test_state_of_loss_scaling_is_saved():
     _, trainer = step([[{"x": 1.0}]], precision="float16")
     trainer.scaler._scale = torch.tensor(8.0)

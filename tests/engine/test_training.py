@@ -8,6 +8,7 @@ import torch
 from runs import EVAL_NORMS, ROOT, tiny_options, train_net
 
 from lesa_d2.engine import argument_parser, launch, load_trained, main
+from lesa_d2.engine.hooks import BestCheckpointer
 from lesa_d2.engine.launch import usable_processes
 
 CONFIG = str(ROOT / "configs/quickstart_lesa.py")
@@ -81,9 +82,63 @@ def test_resumed_run_equals_the_uninterrupted_one_exactly(finished, tmp_path):
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_eval_only_uses_the_last_checkpoint(finished, capsys):
-    assert run(finished, flags=["--eval-only"]) == 0
-    assert "100.0% of the model (100.0% of the backbone)" in (finished / "log.txt").read_text()
+def test_last_checkpoint_is_a_complete_state(finished):
+    """Neither the best weights nor the averaged ones, which are written after it."""
+    assert (finished / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_best_weights_are_those_that_were_evaluated(finished):
+    """The only evaluation was that of the average, at the end."""
+    best, average = weights(finished, "model_best.pth"), weights(finished, "model_ema_final.pth")
+    assert all(torch.equal(best[name], average[name]) for name in average)
+    assert any(not torch.equal(best[name], value) for name, value in weights(finished).items())
+
+
+def test_a_finished_run_can_be_extended(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run/metrics.json").unlink()
+    assert run(tmp_path / "run", "train.ema.enabled=True", "train.max_iter=6", flags=["--resume"]) == 0
+    assert list(losses(tmp_path / "run")) == [4, 5]
+
+
+def test_resuming_a_finished_run_only_evaluates(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run/metrics.json").unlink()
+    assert run(tmp_path / "run", "train.ema.enabled=True", flags=["--resume"]) == 0
+    assert losses(tmp_path / "run") == {}
+    ours, theirs = weights(tmp_path / "run"), weights(finished)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_eval_only_evaluates_what_training_evaluated(finished, tmp_path):
+    """The average of the last checkpoint; with every detection counted, another model scores otherwise."""
+    everything = "model.roi_heads.box_predictor.test_score_thresh=0.0"
+    detections = {}
+    for name, options in {
+        "last": [],
+        "ema": [f"train.init_checkpoint={finished / 'model_ema_final.pth'}"],
+    }.items():
+        folder = shutil.copytree(finished, tmp_path / name)
+        assert run(folder, everything, *options, flags=["--eval-only"]) == 0
+        detections[name] = json.loads((folder / "coco_instances_results.json").read_text())
+    assert detections["last"]
+    assert detections["last"] == detections["ema"]
+
+
+def test_eval_only_leaves_the_config_alone(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    before = (folder / "config.yaml").read_text()
+    assert run(folder, "train.log_period=7", flags=["--eval-only"]) == 0
+    assert (folder / "config.yaml").read_text() == before
+    assert "100.0% of the model (100.0% of the backbone)" in (folder / "log.txt").read_text()
+
+
+def test_best_metric_is_remembered_across_a_resume():
+    hook = BestCheckpointer(1, torch.nn.Linear(1, 1), "unused", "segm/AP")
+    hook._update_best(12.5, 3)
+    other = BestCheckpointer(1, torch.nn.Linear(1, 1), "unused", "segm/AP")
+    other.load_state_dict(hook.state_dict())
+    assert (other.best_metric, other.best_iter) == (12.5, 3)
 
 
 def test_start_from_weights_is_not_a_resume(finished, tmp_path, datasets):
