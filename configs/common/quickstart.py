@@ -81,7 +81,7 @@ dataloader = dict(
 )
 
 train.reference_batch = 4
-train.max_iter = 1200
+train.max_iter = 1400
 train.clip_grad_norm = 20.0
 train.ema.update(enabled=True, decay=0.99)  # evens out the last steps of a short run
 train.eval_period = 0  # only at the end
@@ -89,7 +89,7 @@ train.checkpointer.period = 400
 
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.01),
-    warmup_length=100 / 1200,
+    warmup_length=100 / 1400,
     warmup_method="linear",
     warmup_factor=0.01,
 )

@@ -3,7 +3,6 @@
 One small generator per kind of mistake; they yield :class:`Problem` and never stop at the first.
 """
 
-import logging
 import math
 import os
 from collections import Counter
@@ -12,24 +11,35 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 from pycocotools import mask as mask_util
 from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 
-from .coco_layout import category_names, find_layout, read_coco
+from .coco_layout import (
+    Layout,
+    category_problems,
+    find_layout,
+    mask_problems,
+    read_coco,
+    split_problems,
+    summarise,
+)
+from .entries import is_annotation, is_id, is_image
 from .problems import DatasetProblemsError, Problem
 
-logger = logging.getLogger(__name__)
-
 _TOLERANCE = 1.0  # pixels; annotation tools round boxes
+_FARTHEST = 1e5  # pixels; pycocotools' integers overflow farther out
+_NO_AREA = 1e-6  # square pixels
 _EXIF_ORIENTATION = 0x0112
 _EXIF_TRANSPOSED = (5, 6, 7, 8)  # orientations that swap width and height
 
 _MEND = {
     "no images": "List the pictures under 'images'.",
     "no annotations": "Label at least one object.",
+    "only crowd annotations": "Label an object with iscrowd 0; crowds are neither learnt from nor scored.",
     "no categories": "List the classes under 'categories'.",
     "malformed image": "Every image needs an 'id', a 'file_name', and 'width' and 'height' in whole pixels.",
     "malformed annotation": "Every annotation needs an 'id', an 'image_id', a 'category_id' and a 'bbox'.",
@@ -43,11 +53,15 @@ _MEND = {
     "zero-area box": "Width and height must be positive; remove the annotation or draw it again.",
     "box outside the image": "Clip the box; is it [x1, y1, x2, y2]? COCO's is [x, y, width, height].",
     "malformed polygon": "A polygon is a flat list [x1, y1, x2, y2, ...] of finite numbers.",
+    "flat segmentation": "Wrap it in a list, [[x1, y1, ...]]: an object may have several polygons.",
+    "polygon outside the image": "Draw it again; are the coordinates those of another image or size?",
+    "zero-area polygon": "Draw it again, or remove it; it encloses nothing.",
     "polygon with fewer than 3 points": "Draw it again, or remove it.",
     "malformed RLE": "An RLE is {'size': [height, width], 'counts': ...} that covers the whole image.",
     "masks missing": "Other annotations have a mask: give this one a 'segmentation' too, or remove all.",
     "missing image file": "Put the file there, or remove the image from 'images'.",
     "image that cannot be decoded": "Replace the file, or remove the image from 'images'.",
+    "more than 8 bits": "Convert the picture to 8 bits; detectron2 would read it as a white area.",
     "wrong image size": "Correct 'width' and 'height'; the boxes may be off by the same factor or turn.",
 }
 
@@ -61,18 +75,28 @@ def check_coco_folder(directory: str | Path) -> None:
     """
     layout = find_layout(directory)
     problems = [p for part in layout.parts for p in check_coco_json(part.json_file, part.image_root)]
-    try:
-        category_names(layout)
-    except DatasetProblemsError as error:
-        problems += [problem for problem in error.problems if problem not in problems]
+    problems += _across_parts(layout, bool(problems))
     if problems:
         raise DatasetProblemsError(str(directory), problems)
+
+
+def _across_parts(layout: Layout, others: bool) -> list[Problem]:
+    """Problems of the folder as a whole; ``others`` says whether its files have some of their own."""
+    try:
+        summary = summarise(layout.train.json_file)
+        problems = [*category_problems(layout), *mask_problems(layout)]
+    except DatasetProblemsError:
+        return []  # an unreadable file, which is listed already
+    # Why a file has no usable object at all is listed already, too.
+    if summary.object_image_ids or not others:
+        problems += split_problems(layout)
+    return problems
 
 
 def check_coco_json(json_file: str | Path, image_root: str | Path) -> list[Problem]:
     """All problems of one COCO JSON file and of the pictures that it lists, which are really decoded.
 
-    Masks may be missing altogether (boxes can be trained alone; a warning says so), but not in part.
+    Masks may be missing altogether, for boxes can be trained alone, but not in part.
     """
     try:
         data = read_coco(json_file)
@@ -90,8 +114,8 @@ class _Coco:
     def __init__(self, file: str, data: dict[str, Any]) -> None:
         self.file = file
         self.data = data
-        self.images = [image for image in data["images"] if _is_image(image)]
-        self.annotations = [a for a in data["annotations"] if _is_annotation(a)]
+        self.images = [image for image in data["images"] if is_image(image)]
+        self.annotations = [a for a in data["annotations"] if is_annotation(a)]
         self.image_by_id = {image["id"]: image for image in self.images}
 
     def annotations_with_image(self) -> Iterator[tuple[dict, dict]]:
@@ -109,24 +133,6 @@ class _Coco:
         return Problem(kind, self.file, what, _MEND[kind], annotation["image_id"], annotation["id"])
 
 
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int | str)
-
-
-def _is_image(image: dict) -> bool:
-    sides = (image.get("width"), image.get("height"))
-    return (
-        _is_id(image.get("id"))
-        and isinstance(image.get("file_name"), str)
-        and all(isinstance(side, int) and side > 0 for side in sides)
-    )
-
-
-def _is_annotation(annotation: dict) -> bool:
-    ids = (annotation.get("id"), annotation.get("image_id"), annotation.get("category_id"))
-    return all(map(_is_id, ids)) and "bbox" in annotation
-
-
 def _is_finite(values: Any) -> bool:
     return isinstance(values, list) and all(isinstance(v, int | float) and math.isfinite(v) for v in values)
 
@@ -138,14 +144,16 @@ def _empty(coco: _Coco) -> Iterator[Problem]:
     for key in ("images", "annotations", "categories"):
         if not coco.data[key]:
             yield coco.problem(f"no {key}", f"{key!r} is an empty list")
+    if coco.annotations and all(a.get("iscrowd") for a in coco.annotations):
+        yield coco.problem("only crowd annotations", f"iscrowd is set in all {len(coco.annotations)}")
 
 
 def _malformed(coco: _Coco) -> Iterator[Problem]:
     for image in coco.data["images"]:
-        if not _is_image(image):
+        if not is_image(image):
             yield coco.problem("malformed image", f"got {_short(image)}")
     for annotation in coco.data["annotations"]:
-        if not _is_annotation(annotation):
+        if not is_annotation(annotation):
             yield coco.problem("malformed annotation", f"got {_short(annotation)}")
 
 
@@ -167,7 +175,7 @@ def _duplicates(coco: _Coco) -> Iterator[Problem]:
 
 
 def _unknown(coco: _Coco) -> Iterator[Problem]:
-    images = {image.get("id") for image in coco.data["images"] if _is_id(image.get("id"))}
+    images = {image.get("id") for image in coco.data["images"] if is_id(image.get("id"))}
     categories = {category["id"] for category in coco.data["categories"]}
     for annotation in coco.annotations:
         if annotation["image_id"] not in images:
@@ -205,11 +213,8 @@ def _box_mistake(box: Any, image: dict | None) -> str | None:
 def _missing_masks(coco: _Coco) -> Iterator[Problem]:
     # Tools that know only boxes write an empty list.
     without = [a for a in coco.annotations if not a.get("segmentation")]
-    if not without:
-        return
     if len(without) == len(coco.annotations):
-        logger.warning("%s: masks missing: no annotation has one, only boxes can be trained", coco.file)
-        return
+        return  # boxes are trained alone then
     for annotation in without:
         yield coco.annotation_problem("masks missing", "no 'segmentation'", annotation)
 
@@ -222,11 +227,35 @@ def _masks(coco: _Coco) -> Iterator[Problem]:
         if isinstance(segmentation, dict):
             found = [_rle_mistake(segmentation, image)]
         elif isinstance(segmentation, list):
-            found = [_polygon_mistake(polygon) for polygon in segmentation]
+            found = _polygon_mistakes(segmentation, image)
         else:
             found = [("malformed polygon", f"segmentation is a {type(segmentation).__name__}")]
         for kind, what in filter(None, found):
             yield coco.annotation_problem(kind, what, annotation)
+
+
+def _polygon_mistakes(polygons: list, image: dict) -> list[tuple[str, str] | None]:
+    if any(isinstance(value, int | float) for value in polygons):
+        return [("flat segmentation", f"{len(polygons)} numbers, not a list of polygons")]
+    found = [_polygon_mistake(polygon) for polygon in polygons]
+    return found if any(found) else [_empty_mask(polygons, image)]
+
+
+def _empty_mask(polygons: list[list[float]], image: dict) -> tuple[str, str] | None:
+    """Why polygons leave no mask. Smaller than a pixel is no mistake; detectron2 skips such objects."""
+    height, width = image["height"], image["width"]
+    near = [np.clip(polygon, -_FARTHEST, _FARTHEST).tolist() for polygon in polygons]
+    if mask_util.area(mask_util.frPyObjects(near, height, width)).any():
+        return None
+    for polygon in polygons:
+        x, y = np.reshape(polygon, (-1, 2)).astype(np.float64).T
+        if min(x.min(), y.min()) < 0 or x.max() > width or y.max() > height:
+            spans = f"x {x.min():g} to {x.max():g}, y {y.min():g} to {y.max():g}"
+            return "polygon outside the image", f"{spans} in {width}x{height} px"
+        x, y = x - x[0], y - y[0]
+        if abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) < _NO_AREA:
+            return "zero-area polygon", f"{str(polygon)[:80]}"
+    return None
 
 
 def _polygon_mistake(polygon: Any) -> tuple[str, str] | None:
@@ -262,38 +291,40 @@ def _rle_mistake(rle: dict, image: dict) -> tuple[str, str] | None:
 def _files(coco: _Coco, image_root: str) -> Iterator[Problem]:
     """Decode every picture; most of the time is spent outside Python, so threads help."""
 
-    def mistake(image: dict) -> tuple[str, str] | None:
-        return _file_mistake(os.path.join(image_root, image["file_name"]), image)
+    def mistakes(image: dict) -> list[tuple[str, str]]:
+        return _file_mistakes(os.path.join(image_root, image["file_name"]), image)
 
     with ThreadPoolExecutor() as pool:
         is_main = comm.is_main_process()
-        results = pool.map(mistake, coco.images)
+        results = pool.map(mistakes, coco.images)
         progress = tqdm(
             results, desc="Checking images", total=len(coco.images), mininterval=1, disable=not is_main
         )
         for image, found in zip(coco.images, progress, strict=True):
-            if found:
-                kind, what = found
+            for kind, what in found:
                 yield coco.image_problem(kind, what, image["id"])
 
 
-def _file_mistake(path: str, image: dict) -> tuple[str, str] | None:
+def _file_mistakes(path: str, image: dict) -> list[tuple[str, str]]:
     if not PathManager.isfile(path):
-        return "missing image file", path
+        return [("missing image file", path)]
     try:
-        size = _decoded_size(path)
+        (width, height), mode = _decode(path)
     except Exception as error:  # Pillow's decoders raise almost anything on damaged data
-        return "image that cannot be decoded", f"{path}: {error}"
-    if size != (image["width"], image["height"]):
-        what = f"{image['file_name']} is {size[0]}x{size[1]} px, the JSON says"
-        return "wrong image size", f"{what} {image['width']}x{image['height']}"
-    return None
+        return [("image that cannot be decoded", f"{path}: {error}")]
+    found = []
+    if mode.startswith(("I", "F")):  # I;16, I;16B, I, F ...: converting them to RGB clips at 255
+        found.append(("more than 8 bits", f"{image['file_name']} has Pillow's mode {mode!r}"))
+    if (width, height) != (image["width"], image["height"]):
+        what = f"{image['file_name']} is {width}x{height} px, the JSON says"
+        found.append(("wrong image size", f"{what} {image['width']}x{image['height']}"))
+    return found
 
 
-def _decoded_size(path: str) -> tuple[int, int]:
-    """Width and height as detectron2's ``read_image`` gives them: turned upright as EXIF says."""
+def _decode(path: str) -> tuple[tuple[int, int], str]:
+    """Size, as detectron2's ``read_image`` gives it (turned upright as EXIF says), and Pillow's mode."""
     with PathManager.open(path, "rb") as file, Image.open(file) as image:
         image.load()
         width, height = image.size
         turned = image.getexif().get(_EXIF_ORIENTATION) in _EXIF_TRANSPOSED
-        return (height, width) if turned else (width, height)
+        return ((height, width) if turned else (width, height)), image.mode

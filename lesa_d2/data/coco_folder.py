@@ -12,9 +12,19 @@ from typing import Any
 import numpy as np
 from detectron2.data.datasets import load_coco_json
 
-from ..errors import ConfigError, DatasetError
+from ..errors import ConfigError
 from .checks import check_coco_json
-from .coco_layout import Layout, SplitFiles, category_names, find_layout, read_coco, summarise
+from .coco_layout import (
+    Layout,
+    SplitFiles,
+    category_names,
+    find_layout,
+    mask_problems,
+    read_coco,
+    split_problems,
+    summarise,
+)
+from .entries import is_annotation, is_id, is_image, is_object
 from .problems import DatasetProblemsError, Problem
 from .registration import register_dataset
 
@@ -33,6 +43,16 @@ def coco_folder_classes(directory: str) -> list[str]:
     return list(category_names(find_layout(directory)).values())
 
 
+def coco_folder_has_masks(directory: str) -> bool:
+    """Whether the annotations for training carry segmentations: all do or none, as the check ensures.
+
+    Raises:
+        DatasetError: see :func:`lesa_d2.data.find_layout`.
+        DatasetProblemsError: the JSON file cannot be read.
+    """
+    return summarise(find_layout(directory).train.json_file).has_masks
+
+
 def coco_folder_split(
     directory: str, split: str, seed: int = 0, val_fraction: float = 0.2, drop_invalid: bool = False
 ) -> str:
@@ -49,15 +69,18 @@ def coco_folder_split(
 
     Raises:
         ConfigError: arguments out of range.
-        DatasetError: no such folder, an unknown layout, or too few images to split.
-        DatasetProblemsError: the categories cannot be used. On loading with ``drop_invalid``: problems
-            that concern the file as a whole, or every image.
+        DatasetError: no such folder, or an unknown layout.
+        DatasetProblemsError: the categories cannot be used, or too few images have objects to split
+            them. With ``drop_invalid``: only one part has masks; on loading, problems that concern
+            the file as a whole, or nothing is left.
     """
     if split not in SPLITS:
         raise ConfigError(f"split must be one of {SPLITS}, got {split!r}")
     layout = find_layout(directory)
     files: SplitFiles = getattr(layout, split)
     categories = category_names(layout)
+    if drop_invalid:
+        _refuse(layout, mask_problems(layout))
     image_ids = _split_ids(layout, split, seed, val_fraction) if layout.needs_split else None
     name = _name(layout, split, seed, val_fraction, drop_invalid)
     metadata: dict[str, Any] = {
@@ -67,7 +90,7 @@ def coco_folder_split(
         "evaluator_type": "coco",
     }
     summary = summarise(files.json_file)
-    if image_ids is not None or drop_invalid or categories != summary.categories:
+    if image_ids is not None or drop_invalid or summary.has_bom or categories != summary.categories:
         load = partial(_load_selection, files, name, frozenset(categories), image_ids, drop_invalid)
         return register_dataset(name, load, **metadata)
     if summary.evaluable:
@@ -77,20 +100,32 @@ def coco_folder_split(
     return register_dataset(name, load, **metadata)
 
 
+def _refuse(layout: Layout, problems: list[Problem]) -> None:
+    if problems:
+        raise DatasetProblemsError(str(layout.directory), problems)
+
+
 def _split_ids(layout: Layout, split: str, seed: int, val_fraction: float) -> frozenset[int | str]:
     """The image ids of one side of a seeded split; independent of their order in the JSON."""
     if not 0 < val_fraction < 1:
         raise ConfigError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
-    ids = sorted(set(summarise(layout.train.json_file).image_ids), key=str)
-    if len(ids) < 2:
-        raise DatasetError(
-            f"{layout.train.json_file} lists {len(ids)} image(s); a split needs at least two, "
-            "one for training and one for validation"
-        )
+    _refuse(layout, split_problems(layout))
+    summary = summarise(layout.train.json_file)
+    ids = sorted(set(summary.image_ids), key=str)
     order = np.random.default_rng(seed).permutation(len(ids))
+    shuffled = [ids[i] for i in order]
     num_val = min(max(round(val_fraction * len(ids)), 1), len(ids) - 1)
-    chosen = order[:num_val] if split == "val" else order[num_val:]
-    return frozenset(ids[i] for i in chosen)
+    val, train = shuffled[:num_val], shuffled[num_val:]
+    _share_objects(val, train, summary.object_image_ids)
+    return frozenset(val if split == "val" else train)
+
+
+def _share_objects(val: list, train: list, with_objects: frozenset[int | str]) -> None:
+    """Where all images with objects fell on one side, swap one for an image of the other, in place."""
+    for poor, rich in ((val, train), (train, val)):
+        if not with_objects.intersection(poor):
+            k = next(k for k, image_id in enumerate(rich) if image_id in with_objects)
+            poor[0], rich[k] = rich[k], poor[0]
 
 
 def _name(layout: Layout, *arguments: Any) -> str:
@@ -110,8 +145,11 @@ def _load_selection(
 ) -> list[dict]:
     data = read_coco(files.json_file)
     if image_ids is not None:
-        data["images"] = [image for image in data["images"] if image.get("id") in image_ids]
-        data["annotations"] = [a for a in data["annotations"] if a.get("image_id") in image_ids]
+        # Ids are asked for first because a malformed one need not be hashable.
+        data["images"] = [i for i in data["images"] if is_id(i.get("id")) and i["id"] in image_ids]
+        data["annotations"] = [
+            a for a in data["annotations"] if is_id(a.get("image_id")) and a["image_id"] in image_ids
+        ]
     if drop_invalid:
         _leave_out(data, files, _problems(files))
     data["categories"] = [category for category in data["categories"] if category["id"] in categories]
@@ -128,15 +166,18 @@ def _problems(files: SplitFiles) -> tuple[Problem, ...]:
 
 
 def _leave_out(data: dict[str, Any], files: SplitFiles, problems: tuple[Problem, ...]) -> None:
-    """Remove from ``data`` all images and annotations that ``problems`` name."""
-    general = [p for p in problems if p.image_id is None and p.annotation_id is None]
+    """Remove from ``data`` all images and annotations that are malformed or that ``problems`` name."""
+    general = [p for p in problems if not p.is_of_entry]
     if general:
         raise DatasetProblemsError(str(files.json_file), general)
     bad_annotations = {p.annotation_id for p in problems if p.annotation_id is not None}
     bad_images = {p.image_id for p in problems if p.annotation_id is None}
-    images = [image for image in data["images"] if image["id"] not in bad_images]
+    images = [i for i in data["images"] if is_image(i) and i["id"] not in bad_images]
+    kept = {image["id"] for image in images}
     annotations = [
-        a for a in data["annotations"] if a["id"] not in bad_annotations and a["image_id"] not in bad_images
+        a
+        for a in data["annotations"]
+        if is_annotation(a) and a["id"] not in bad_annotations and a["image_id"] in kept
     ]
     logger.warning(
         "%s: left out %d of %d images and %d of %d annotations",
@@ -146,6 +187,8 @@ def _leave_out(data: dict[str, Any], files: SplitFiles, problems: tuple[Problem,
         len(data["annotations"]) - len(annotations),
         len(data["annotations"]),
     )
-    if not images:
-        raise DatasetProblemsError(str(files.json_file), problems)
+    if not any(map(is_object, annotations)):
+        what = "no object remains once everything listed here is left out"
+        nothing = Problem("nothing left", str(files.json_file), what, "Mend some of it.")
+        raise DatasetProblemsError(str(files.json_file), [nothing, *problems])
     data.update(images=images, annotations=annotations)

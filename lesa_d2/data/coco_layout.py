@@ -1,5 +1,6 @@
 """Where a COCO-format folder keeps its training and validation parts, and which classes it has."""
 
+import codecs
 import hashlib
 import json
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 from detectron2.utils.file_io import PathManager
 
 from ..errors import DatasetError
+from .entries import is_annotation, is_id, is_image, is_int, is_object
 from .problems import DatasetProblemsError, Problem
 
 LAYOUTS = """\
@@ -54,6 +56,9 @@ class Summary:
     supercategories: frozenset[str]
     used_categories: frozenset[int]
     image_ids: tuple[int | str, ...]
+    object_image_ids: frozenset[int | str]  # of images with an object that is not a crowd
+    has_masks: bool
+    has_bom: bool  # a byte order mark, which detectron2 and pycocotools cannot read
     evaluable: bool  # pycocotools can score against the file as it is
     digest: str
 
@@ -71,9 +76,14 @@ def find_layout(directory: str | Path) -> Layout:
         layout = recognise(root)
         if layout:
             return layout
-    raise DatasetError(
-        f"{directory} is not laid out in a known way.\nfound: {_contents(root)}\naccepted:\n{LAYOUTS}"
-    )
+    missing = _missing(root)
+    lines = [
+        f"{directory} is not laid out in a known way.",
+        f"found: {_contents(root)}",
+        *([f"missing: {', '.join(missing)}"] if missing else []),
+        f"accepted:\n{LAYOUTS}",
+    ]
+    raise DatasetError("\n".join(lines))
 
 
 def category_names(layout: Layout) -> dict[int, str]:
@@ -84,10 +94,10 @@ def category_names(layout: Layout) -> dict[int, str]:
     Raises:
         DatasetProblemsError: an unreadable JSON file, categories that differ, a name that comes twice.
     """
-    train, val = summarise(layout.train.json_file), summarise(layout.val.json_file)
-    problems = [*_differences(layout, train, val), *_duplicate_names(layout, train)]
+    problems = category_problems(layout)
     if problems:
         raise DatasetProblemsError(str(layout.directory), problems)
+    train, val = _summaries(layout)
     used = train.used_categories | val.used_categories
     is_root = 0 not in used and train.categories.get(0) in train.supercategories
     return {i: name for i, name in train.categories.items() if not (i == 0 and is_root)}
@@ -100,7 +110,8 @@ def read_coco(json_file: str | Path) -> dict[str, Any]:
         DatasetProblemsError: not JSON; images, annotations or categories are not lists; malformed categories.
     """
     try:
-        with PathManager.open(str(json_file)) as file:
+        # utf-8-sig: Windows tools begin a file with a byte order mark.
+        with PathManager.open(str(json_file), encoding="utf-8-sig") as file:
             data = json.load(file)
     except ValueError as error:
         mend = "Write the file again; it may have been cut off or be of another format."
@@ -121,18 +132,32 @@ def summarise(json_file: Path) -> Summary:
 @lru_cache(maxsize=16)
 def _summarise(json_file: Path, modified: int, size: int) -> Summary:
     data = read_coco(json_file)
+    content = json_file.read_bytes()
+    has_bom = content.startswith(codecs.BOM_UTF8)
     categories = sorted(data["categories"], key=lambda category: category["id"])
     annotations = data["annotations"]
     return Summary(
         categories={category["id"]: category["name"] for category in categories},
         supercategories=frozenset(c["supercategory"] for c in categories if c.get("supercategory")),
-        used_categories=frozenset(i for a in annotations if isinstance(i := a.get("category_id"), int)),
-        image_ids=tuple(i for image in data["images"] if isinstance(i := image.get("id"), int | str)),
-        # Id 0 means "no match" to pycocotools: such an object would count as missed when found.
-        evaluable="info" in data
-        and all("area" in a and "iscrowd" in a and a.get("id", 0) != 0 for a in annotations),
-        digest=hashlib.sha256(json_file.read_bytes()).hexdigest(),
+        used_categories=frozenset(i for a in annotations if is_int(i := a.get("category_id"))),
+        image_ids=tuple(i for image in data["images"] if is_id(i := image.get("id"))),
+        object_image_ids=_object_image_ids(data),
+        has_masks=any(a.get("segmentation") for a in annotations if is_annotation(a)),
+        has_bom=has_bom,
+        evaluable="info" in data and not has_bom and all(map(_is_evaluable, annotations)),
+        digest=hashlib.sha256(content).hexdigest(),
     )
+
+
+def _object_image_ids(data: dict[str, Any]) -> frozenset[int | str]:
+    images = {image["id"] for image in data["images"] if is_image(image)}
+    return frozenset(images & {a["image_id"] for a in data["annotations"] if is_object(a)})
+
+
+def _is_evaluable(annotation: dict) -> bool:
+    # pycocotools keeps ids in arrays of numbers, where 0 means "no match": the object would count as missed.
+    has_id = is_int(annotation.get("id")) and annotation["id"] != 0
+    return has_id and "area" in annotation and "iscrowd" in annotation
 
 
 def _structure(file: str, data: Any) -> Iterator[Problem]:
@@ -158,12 +183,43 @@ def _bad_categories(file: str, categories: list[dict]) -> Iterator[Problem]:
     seen = set()
     for category in categories:
         category_id = category.get("id")
-        if not isinstance(category_id, int) or not isinstance(category.get("name"), str):
+        if not is_int(category_id) or not isinstance(category.get("name"), str):
             yield Problem("malformed category", file, f"got {category}", mend)
         elif category_id in seen:
             yield Problem("malformed category", file, f"id {category_id} comes twice", mend)
         else:
             seen.add(category_id)
+
+
+def _summaries(layout: Layout) -> tuple[Summary, Summary]:
+    return summarise(layout.train.json_file), summarise(layout.val.json_file)
+
+
+def category_problems(layout: Layout) -> list[Problem]:
+    """Categories that differ between training and validation, names that come twice."""
+    train, val = _summaries(layout)
+    return [*_differences(layout, train, val), *_duplicate_names(layout, train)]
+
+
+def mask_problems(layout: Layout) -> list[Problem]:
+    """Only one of training and validation has masks."""
+    train, val = _summaries(layout)
+    if train.has_masks == val.has_masks or not (train.object_image_ids and val.object_image_ids):
+        return []  # a part without objects is another problem, found in its file
+    with_masks, without = (layout.train, layout.val) if train.has_masks else (layout.val, layout.train)
+    what = f"no annotation has a 'segmentation', but {with_masks.json_file} has them"
+    mend = "Give both files segmentations, or remove them from both to train boxes alone."
+    return [Problem("masks in one part only", str(without.json_file), what, mend)]
+
+
+def split_problems(layout: Layout) -> list[Problem]:
+    """One JSON whose objects cannot be split into training and validation."""
+    count = len(summarise(layout.train.json_file).object_image_ids)
+    if not layout.needs_split or count >= 2:
+        return []
+    what = f"{count} image{'' if count == 1 else 's'} with an object that is not a crowd"
+    mend = "A split needs at least two such images, one for training and one for validation; label more."
+    return [Problem("too few images to split", str(layout.train.json_file), what, mend)]
 
 
 def _differences(layout: Layout, train: Summary, val: Summary) -> list[Problem]:
@@ -212,6 +268,58 @@ def _single_json_layout(root: Path) -> Layout | None:
         return None
     part = SplitFiles(files[0], root / "images")
     return Layout(root, part, part)
+
+
+def _missing(root: Path) -> list[str]:
+    """What the layout that the folder comes nearest to still lacks."""
+    for missing in (_missing_of_coco, _missing_of_roboflow, _missing_of_single_json):
+        found = missing(root)
+        if found:
+            return found
+    return []
+
+
+def _missing_of_coco(root: Path) -> list[str]:
+    files = {s: sorted((root / "annotations").glob(f"instances_{s}*.json")) for s in ("train", "val")}
+    if not any(files.values()):
+        return []
+    return [lack for split, found in files.items() for lack in _missing_of_coco_part(root, split, found)]
+
+
+def _missing_of_coco_part(root: Path, split: str, files: list[Path]) -> Iterator[str]:
+    pattern = f"annotations/instances_{split}*.json"
+    if not files:
+        yield pattern
+    elif len(files) > 1:
+        yield _one_instead_of(pattern, files)
+    elif not (root / files[0].stem.removeprefix("instances_")).is_dir():
+        folder = files[0].stem.removeprefix("instances_")
+        yield f"the image folder {folder}/ of annotations/{files[0].name}"
+
+
+def _missing_of_roboflow(root: Path) -> list[str]:
+    def there(*folders: str) -> bool:
+        return any((root / folder / "_annotations.coco.json").is_file() for folder in folders)
+
+    missing = []
+    if not there("train"):
+        missing.append("train/_annotations.coco.json")
+    if not there("valid", "val", "test"):
+        missing.append("valid/_annotations.coco.json (or val/, or test/)")
+    return missing if len(missing) < 2 else []
+
+
+def _missing_of_single_json(root: Path) -> list[str]:
+    files, has_images = sorted(root.glob("*.json")), (root / "images").is_dir()
+    if has_images and not files:
+        return ["a *.json beside images/"]
+    if has_images:
+        return [_one_instead_of("*.json beside images/", files)]
+    return [f"the folder images/ beside {files[0].name}"] if len(files) == 1 else []
+
+
+def _one_instead_of(pattern: str, files: list[Path]) -> str:
+    return f"one {pattern} instead of the {len(files)}: {', '.join(file.name for file in files)}"
 
 
 def _contents(root: Path, most: int = 20) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..errors import DatasetError
 
 MAX_SHOWN = 20  # entries of one kind in an error's text
+MALFORMED = ("malformed image", "malformed annotation")  # kinds without ids, for these may be what is wrong
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,11 @@ class Problem:
     mend: str
     image_id: int | str | None = None
     annotation_id: int | str | None = None
+
+    @property
+    def is_of_entry(self) -> bool:
+        """Whether leaving out one image or annotation mends it; else it is one of the whole file."""
+        return self.image_id is not None or self.annotation_id is not None or self.kind in MALFORMED
 
     @property
     def where(self) -> str:

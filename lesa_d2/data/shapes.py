@@ -1,6 +1,6 @@
 """The generated *shapes* data set: something real to train on without a download.
 
-Every image has one to three textured background regions and one to six shapes of random size,
+Every image has one to three textured background regions and one to five shapes of random size,
 tilt and fill that may hide one another. Labels come as COCO JSON (instances, visible pixels only)
 and as stuff maps (every pixel). Image ``i`` is a pure function of ``(seed, i, image_size)``, so sets
 of different lengths share their beginning, and different seeds share nothing.
@@ -38,15 +38,15 @@ IGNORE_LABEL = 255
 GENERATOR_VERSION = "1"  # raise it whenever a change alters pictures or labels
 
 MIN_IMAGE_SIZE = 32
-MAX_OBJECTS = 6
-MIN_VISIBLE = 0.5  # of an object's own pixels; with less, a person cannot name it
+MAX_OBJECTS = 5
+MIN_VISIBLE = 0.65  # of an object's own pixels; with less, a person cannot name it
 MIN_VISIBLE_PIXELS = 80
 SUPERSAMPLE = 4
 NOISE_SIGMA = 4.0  # grey levels
 
 # Side of the square of equal area, in pixels, and share: COCO's small, medium and large. The shares are those
 # of the objects tried; in a small image few large ones find room, and some are hidden down to medium.
-SIZE_RANGES = ((12.0, 31.0), (33.0, 95.0), (108.0, 400.0))
+SIZE_RANGES = ((16.0, 31.0), (33.0, 95.0), (108.0, 400.0))
 SIZE_SHARES = (0.4, 0.4, 0.2)
 MAX_TILT = np.deg2rad(15)  # like most things in photographs, shapes stand upright, more or less
 MAX_SIDE_OF_IMAGE = 0.75

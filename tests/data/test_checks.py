@@ -175,7 +175,8 @@ def test_unusable_file(tmp_path, text, kind):
 
 
 @pytest.mark.parametrize(
-    "category", [
+    "category",
+    [
         {"id": "1", "name": "a"},
         {"id": True, "name": "a"},
         {"id": 2},
@@ -189,7 +190,10 @@ def test_malformed_category(check, coco, category):
     assert kinds(check(data)) == ["malformed category"]
 
 
-@pytest.mark.parametrize("changes", [{"file_name": None}, {"width": 0}, {"height": 15.5}, {"width": True}, {"id": None}, {"id": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"file_name": None}, {"width": 0}, {"height": 15.5}, {"width": True}, {"id": None}, {"id": True}],
+)
 def test_malformed_image(check, coco, annotation, changes, tmp_path):
     data = coco(2, [annotation(1)])
     good = json.loads(json.dumps(data))

@@ -140,7 +140,9 @@ def test_all_that_is_missing_is_said(tmp_path):
     (tmp_path / "annotations" / "instances_train.json").write_text("{}")
     with pytest.raises(DatasetError) as caught:
         find_layout(tmp_path)
-    assert "missing: the image folder train/ of annotations/instances_train.json, annotations/" in str(caught.value)
+    assert "missing: the image folder train/ of annotations/instances_train.json, annotations/" in str(
+        caught.value
+    )
 
 
 def test_two_candidate_files_are_not_guessed_between(single):
@@ -257,6 +259,8 @@ def test_split_does_not_depend_on_the_order_in_the_file(single):
     data = json.loads((single / "labels.json").read_text())
     for image in data["images"]:
         image["id"] *= 1024  # a set of these keeps the order in which they came
+    for entry in data["annotations"]:
+        entry["image_id"] *= 1024
     (single / "labels.json").write_text(json.dumps(data))
     before = image_ids(load(single, "val"))
     data["images"].reverse()
@@ -428,9 +432,11 @@ def test_drop_invalid_cannot_mend_the_whole_file(tmp_path, coco, write):
 def test_drop_invalid_leaves_out_a_malformed_annotation(
     tmp_path, coco, annotation, write, changes, one_file, caplog
 ):
-    bad = annotation(9, 1, **({} if changes == "no bbox" else changes))
+    bad = annotation(9, 1)
     if changes == "no bbox":
         del bad["bbox"]
+    else:
+        bad.update(changes)
     data = coco(2, [annotation(1, 1), annotation(2, 2), bad])
     if one_file:
         write(tmp_path / "labels.json", data, tmp_path / "images")
