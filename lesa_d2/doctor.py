@@ -52,13 +52,23 @@ def check_package(requirement: str) -> Finding:
     name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
     mend = pip("torch torchvision" if name in ("torch", "torchvision") else f'"{requirement}"')
     try:
-        version = importlib.metadata.version(name)
-        importlib.import_module(MODULES.get(name, name))
+        module = importlib.import_module(MODULES.get(name, name))
+        version = (
+            installed_version(name) or module.__version__
+        )  # another build, such as opencv's headless one
     except Exception as error:  # a broken installation fails in many ways
         return Finding(name, f"does not import: {type(error).__name__}: {error}", mend)
     if not in_range(version, requirement[len(name) :]):
         return Finding(name, f"{version} is outside {requirement[len(name) :]}", mend)
     return Finding(name, version)
+
+
+def installed_version(distribution: str) -> str | None:
+    """The version pip knows, or None."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def in_range(version: str, limits: str) -> bool:

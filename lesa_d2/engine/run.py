@@ -71,6 +71,8 @@ def set_up_logging(output_dir: str) -> None:
         PathManager.mkdirs(output_dir)
     except OSError as error:
         raise ConfigError(f"train.output_dir={output_dir!r} cannot be made: {error}") from error
+    if not PathManager.isdir(output_dir):  # a file of that name raises nothing
+        raise ConfigError(f"train.output_dir={output_dir!r} cannot be made: it is a file")
     for name in ("fvcore", "detectron2", "lesa_d2"):
         setup_logger(output_dir, distributed_rank=comm.get_rank(), name=name)
 

@@ -140,7 +140,7 @@ def test_shape_is_drawn_where_it_was_placed():
 
 def test_counts_and_sizes_are_spread(coco):
     per_image = [len(coco.imgToAnns[i]) for i in coco.imgs]
-    assert set(per_image) == {1, 2, 3, 4, 5, 6}
+    assert set(per_image) == set(range(1, shapes.MAX_OBJECTS + 1))
     areas = np.array([a["area"] for a in coco.dataset["annotations"]])
     small, large = np.mean(areas < 32**2), np.mean(areas > 96**2)
     assert 0.3 < small < 0.55
@@ -162,11 +162,12 @@ def test_some_objects_hide_others(coco):
 
 def test_an_occluder_leaves_enough_to_recognise():
     owner = np.full((20, 20), -1)
-    owner[:10] = 0  # 200 pixels of a whole of 400: exactly half is visible
+    owner[:10] = 0
     owner[10:] = 1
-    assert shapes._all_recognisable(owner, [400, 200])
+    whole = int(200 / shapes.MIN_VISIBLE)  # of which just enough is visible
+    assert shapes._all_recognisable(owner, [whole, 200])
     owner[9, 0] = 1
-    assert not shapes._all_recognisable(owner, [400, 200])
+    assert not shapes._all_recognisable(owner, [whole, 200])
 
 
 def test_few_pixels_are_never_enough():
