@@ -27,7 +27,7 @@ quickstart: $(READY)
 	$(BIN)/python projects/LESA/quickstart.py --operator $(OPERATOR)
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -1,5 +1,7 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lesa_d2.layers.positions import (
     DecomposedPositions,
@@ -84,3 +86,14 @@ def test_flattened_serves_other_sizes_by_dy_dx(size):
             dy, dx = i // width - j // width, i % width - j % width
             torch.testing.assert_close(rq[0, i, j], grid[0, dy + height - 1, dx + width - 1])
             torch.testing.assert_close(rk[0, i, j], grid[1, height - 1 - dy, width - 1 - dx])
+
+
+@settings(max_examples=50, deadline=None)
+@given(made_for=st.integers(1, 9), side=st.integers(1, 9))
+def test_resized_tables_keep_linear_functions_of_the_offset(made_for, side):
+    """Interpolation is exact for a table that is linear in its offset, up to the stretch of the axis."""
+    offsets = torch.arange(1 - made_for, made_for, dtype=torch.double)
+    resized = resize_offsets(offsets[:, None], side, 0).squeeze(1)
+    reach = made_for - 1 if side > 1 else 0
+    expected = torch.linspace(-reach, reach, 2 * side - 1, dtype=torch.double)
+    torch.testing.assert_close(resized, expected)
