@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import detection_utils as utils
+from detectron2.data.catalog import Metadata
+from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import ColorMode, Visualizer
 from torch import nn
 
@@ -37,7 +39,7 @@ def draw_predictions(
         score_threshold: predictions below it are left out of the picture.
     """
     truth = {record["image_id"]: record for record in DatasetCatalog.get(dataset_name)}
-    metadata = MetadataCatalog.get(dataset_name)
+    metadata = _with_class_colours(MetadataCatalog.get(dataset_name))
     was_training = model.training
     model.eval()
     tiles = []
@@ -45,7 +47,8 @@ def draw_predictions(
         image = utils.read_image(inputs["file_name"], format="RGB")
         instances = output["instances"].to("cpu")
         kept = instances[instances.scores >= score_threshold]
-        above = _canvas(image, metadata).draw_dataset_dict(truth[inputs["image_id"]])
+        objects = {"annotations": truth[inputs["image_id"]].get("annotations", [])}  # no stuff map
+        above = _canvas(image, metadata).draw_dataset_dict(objects)
         below = _canvas(image, metadata).draw_instance_predictions(kept)
         tiles.append(_stack([above.get_image(), below.get_image()], axis=0))
     model.train(was_training)
@@ -64,9 +67,16 @@ def _first(model: nn.Module, loader: Iterable[list[dict]], number: int) -> Itera
             return
 
 
-def _canvas(image: np.ndarray, metadata: object) -> Visualizer:
+def _with_class_colours(metadata: Metadata) -> Metadata:
+    """The classes of ``metadata`` with a colour each, the same for truth and predictions."""
+    classes = metadata.thing_classes
+    colours = [tuple(colormap(rgb=True, maximum=255)[index % 74].tolist()) for index in range(len(classes))]
+    return Metadata(thing_classes=classes, thing_colors=colours)
+
+
+def _canvas(image: np.ndarray, metadata: Metadata) -> Visualizer:
     scale = TILE_WIDTH / image.shape[1]
-    return Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.IMAGE)
+    return Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION)
 
 
 def _stack(images: list[np.ndarray], axis: int) -> np.ndarray:

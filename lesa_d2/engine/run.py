@@ -21,7 +21,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from ..checkpoint import LoadReport, ReportingCheckpointer
-from ..errors import ConfigError, DatasetError
+from ..errors import CheckpointError, ConfigError, DatasetError
 from .dataset import check_datasets, use_dataset_folder
 from .ema import EMAHook, make_ema, unwrap
 from .hooks import BestCheckpointer
@@ -159,36 +159,47 @@ def evaluate_only(cfg: DictConfig, classes: list[str], given: Sequence[str] = ()
     is ``train.init_checkpoint`` when it is among the ``given`` overrides (a config's own value is what
     training starts from), else the last checkpoint of ``train.output_dir``.
     """
-    model = build_model(cfg)
-    ema = make_ema(model, cfg.train.ema.decay)
-    checkpointer = ReportingCheckpointer(model, cfg.train.output_dir, ema=ema)
     if is_given("train.init_checkpoint", given):
         path = cfg.train.init_checkpoint
-    elif checkpointer.has_checkpoint():
-        path = checkpointer.get_checkpoint_file()
     else:
-        raise ConfigError(
-            f"--eval-only: {cfg.train.output_dir} holds no checkpoint; set train.init_checkpoint=PATH"
-        )
+        path = last_checkpoint(cfg.train.output_dir)
     if not path:
-        raise ConfigError("--eval-only needs weights: train.init_checkpoint is empty")
-    checkpointer.load(path, checkpointables=["ema"])
+        raise ConfigError(
+            f"--eval-only needs weights: {cfg.train.output_dir} holds no checkpoint, and "
+            "train.init_checkpoint was not given or is empty"
+        )
+    model, report = load_evaluated(cfg, path)
     if comm.is_main_process():
-        logger.info("Start\n%s", start_report(cfg, model, checkpointer.report, classes))
-    return evaluate(cfg, ema.module if ema.n_averaged else model)
+        logger.info("Start\n%s", start_report(cfg, model, report, classes))
+    return evaluate(cfg, model)
+
+
+def last_checkpoint(output_dir: str | Path) -> str:
+    """The checkpoint that a run in ``output_dir`` wrote last; empty when there is none."""
+    checkpointer = ReportingCheckpointer(nn.Module(), str(output_dir))
+    return checkpointer.get_checkpoint_file() if checkpointer.has_checkpoint() else ""
+
+
+def load_evaluated(cfg: DictConfig, path: str) -> tuple[nn.Module, LoadReport]:
+    """The model that training evaluated: the averaged weights where the checkpoint holds them."""
+    model = build_model(cfg)
+    ema = make_ema(model, cfg.train.ema.decay)
+    checkpointer = ReportingCheckpointer(model, ema=ema)
+    checkpointer.load(path, checkpointables=["ema"])
+    return (ema.module if ema.n_averaged else model).eval(), checkpointer.report
 
 
 def load_trained(output_dir: str | Path) -> tuple[DictConfig, nn.Module]:
-    """Config and model, in eval mode, of a finished run: its ``config.yaml`` and ``model_final.pth``.
+    """Config and model, in eval mode, of a finished run: its ``config.yaml`` and last checkpoint.
 
     Raises:
         LesaError: one of the two is missing, or they do not belong together.
     """
     cfg = load_config(str(Path(output_dir) / "config.yaml"))
-    model = build_model(cfg)
-    checkpointer = ReportingCheckpointer(model)
-    checkpointer.load(str(Path(output_dir) / "model_final.pth"), checkpointables=[])
-    return cfg, model.eval()
+    path = last_checkpoint(output_dir)
+    if not path:
+        raise CheckpointError(f"{output_dir} holds no checkpoint: it is not the folder of a run")
+    return cfg, load_evaluated(cfg, path)[0]
 
 
 def evaluate(cfg: DictConfig, model: nn.Module) -> OrderedDict:

@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> None:
         instantiate(cfg.dataloader.test),
         dataset_names(cfg.dataloader.test)[0],
         args.output_dir / "predictions.png",
+        score_threshold=0.6,
     )
     RunResult(
         name=args.operator,

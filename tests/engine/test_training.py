@@ -10,6 +10,7 @@ from runs import EVAL_NORMS, ROOT, tiny_options, train_net
 from lesa_d2.engine import argument_parser, launch, load_trained, main
 from lesa_d2.engine.hooks import BestCheckpointer
 from lesa_d2.engine.launch import usable_processes
+from lesa_d2.errors import CheckpointError
 
 CONFIG = str(ROOT / "configs/quickstart_lesa.py")
 
@@ -62,11 +63,14 @@ def test_start_report_says_what_matters(finished):
         assert words in log
 
 
-def test_saved_config_builds_the_same_model(finished):
+def test_saved_config_builds_the_same_model(finished, tmp_path):
     cfg, model = load_trained(finished)
     assert cfg.train.max_iter == 4
-    saved = weights(finished)
+    saved = weights(finished, "model_ema_final.pth")  # what training evaluated
     torch.testing.assert_close({name: model.state_dict()[name] for name in saved}, saved)
+    (tmp_path / "config.yaml").write_text((finished / "config.yaml").read_text())
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        load_trained(tmp_path)
 
 
 def test_resumed_run_equals_the_uninterrupted_one_exactly(finished, tmp_path):
