@@ -10,6 +10,7 @@ head's logit terms pass a batch norm of their own and are then added.  With stor
 a·s + b; b is the same for all keys and drops out of the softmax, so that only the factor a remains.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -20,7 +21,7 @@ from .norm import check_is_batch_norm, stored_affine, uses_batch_statistics
 from .positions import DecomposedPositions, FlattenedPositions, Size
 
 
-class BinaryTerm(nn.Module):
+class BinaryTerm(nn.Module, ABC):
     """(N, C, H, W) -> (N, C', H, W); subclasses fix the position type."""
 
     num_logit_terms: int
@@ -50,13 +51,13 @@ class BinaryTerm(nn.Module):
         check_is_batch_norm(self.logit_norm)
         self.out_norm = norm(self.outputs_per_channel * out_channels)
 
+    @abstractmethod
     def make_positions(self, feat_size: int | tuple[int, int]) -> nn.Module:
         """The position tables for maps of ``feat_size``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def attend(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
         """q, k (N, G, n, dq), v (N, G, n, dv) -> (N, outputs_per_channel · C', n)."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         size = (x.shape[2], x.shape[3])

@@ -4,6 +4,7 @@ Every operator of the slot has this constructor and maps (N, C, H, W) to (N, C',
 Everything runs at the input resolution; stride 2 is an average pool at the end.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ from .positions import parse_size
 from .unary import UnaryTerm
 
 
-class SlotOperator(nn.Module):
+class SlotOperator(nn.Module, ABC):
     """Base of the operators: checks the arguments, pools, and applies the trailing norm.
 
     Args:
@@ -83,13 +84,13 @@ class SlotOperator(nn.Module):
         if self.deformable and not self.has_convolution:
             raise ValueError(f"{name} has no convolution that could be deformable; leave deformable=False")
 
+    @abstractmethod
     def build(self, norm: Callable[[int], nn.Module]) -> None:
         """Make the operator's own parts."""
-        raise NotImplementedError
 
+    @abstractmethod
     def combine(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H, W): the operator before pooling and trailing norm."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.pool(self.combine(x)))
