@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 OPERATOR ?= lesa
 
-# Threads that wait at a barrier sleep instead of spinning: on a shared machine that is many times faster.
-export OMP_WAIT_POLICY ?= PASSIVE
+# Threads that wait at a barrier soon sleep instead of spinning: on a shared machine that is many times faster.
+export GOMP_SPINCOUNT ?= 10000
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready

@@ -10,7 +10,7 @@ def add_lesa_config(cfg: CfgNode) -> None:
     the keys are the arguments of :func:`lesa_d2.modeling.build_lesa_resnet`.  Channels, norm, freezing and
     outputs come from detectron2's own keys ``MODEL.RESNETS`` and ``MODEL.BACKBONE``.
     """
-    from . import modeling  # noqa: F401  (registers the builders)
+    from . import checkpoint, modeling  # noqa: F401  (register lesa:// and the builders)
 
     cfg.MODEL.LESA = CfgNode(
         {

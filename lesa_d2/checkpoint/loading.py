@@ -71,6 +71,8 @@ class LoadReport:
         if CLASS_COUNT in self.mismatched:
             theirs, ours = (shape[0] - 1 for shape in self.mismatched[CLASS_COUNT])
             lines.append(f"  number of classes: the file has {theirs}, model.roi_heads.num_classes is {ours}")
+        if any(name.startswith("stem.") for name in self.unexpected):
+            lines.append(f"  the file holds a bare backbone: its names need the prefix {BACKBONE!r}")
         shapes = [f"{name} {a} in the file, {b} expected" for name, (a, b) in self.mismatched.items()]
         missing = [name for name in self.missing if name not in self.mismatched]
         for title, names in (

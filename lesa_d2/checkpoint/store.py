@@ -56,7 +56,8 @@ def missing_weights(name: str, file: Path) -> str:
         f"--config-file configs/{stem}.py --data DIR\n"
         "  convert them: python projects/LESA/convert_checkpoint.py "
         f"--from {{official-imagenet,torchvision}} SRC {file}\n"
-        'or start from scratch: train.init_checkpoint=""'
+        "(the two scripts are not part of this version yet), or start from scratch: "
+        'train.init_checkpoint=""'
     )
 
 

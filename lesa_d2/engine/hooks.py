@@ -1,6 +1,7 @@
 """Hooks beyond detectron2's."""
 
-from typing import Any
+import json
+from pathlib import Path
 
 from detectron2.engine import hooks
 from torch import nn
@@ -13,9 +14,17 @@ class BestCheckpointer(hooks.BestCheckpointer):
 
     def __init__(self, eval_period: int, evaluated: nn.Module, output_dir: str, metric: str) -> None:
         super().__init__(eval_period, WeightsWriter(evaluated, output_dir), metric)
+        # A file of its own: the run's checkpoints are written before the evaluation of their iteration.
+        self._record = Path(output_dir) / "model_best.json"
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"best_metric": self.best_metric, "best_iter": self.best_iter}
+    def before_train(self) -> None:
+        if self.trainer.start_iter and self._record.is_file():
+            record = json.loads(self._record.read_text(encoding="utf-8"))
+            self.best_metric, self.best_iter = record["metric"], record["iteration"]
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_metric, self.best_iter = state_dict["best_metric"], state_dict["best_iter"]
+    def _update_best(self, val: float, iteration: int) -> bool:
+        is_finite = super()._update_best(val, iteration)
+        if is_finite:
+            record = {"metric": val, "iteration": iteration, "name": self._val_metric}
+            self._record.write_text(json.dumps(record) + "\n", encoding="utf-8")
+        return is_finite

@@ -8,7 +8,6 @@ import torch
 from runs import EVAL_NORMS, ROOT, tiny_options, train_net
 
 from lesa_d2.engine import argument_parser, launch, load_trained, main
-from lesa_d2.engine.hooks import BestCheckpointer
 from lesa_d2.engine.launch import usable_processes
 from lesa_d2.errors import CheckpointError
 
@@ -137,12 +136,14 @@ def test_eval_only_leaves_the_config_alone(finished, tmp_path):
     assert "100.0% of the model (100.0% of the backbone)" in (folder / "log.txt").read_text()
 
 
-def test_best_metric_is_remembered_across_a_resume():
-    hook = BestCheckpointer(1, torch.nn.Linear(1, 1), "unused", "segm/AP")
-    hook._update_best(12.5, 3)
-    other = BestCheckpointer(1, torch.nn.Linear(1, 1), "unused", "segm/AP")
-    other.load_state_dict(hook.state_dict())
-    assert (other.best_metric, other.best_iter) == (12.5, 3)
+def test_best_metric_is_remembered_across_a_resume(finished, tmp_path):
+    """A best that no later evaluation reaches stays, with its weights."""
+    folder = shutil.copytree(finished, tmp_path / "run")
+    (folder / "model_best.json").write_text('{"metric": 99.5, "iteration": 2, "name": "segm/AP"}')
+    before = (folder / "model_best.pth").stat().st_mtime_ns
+    assert run(folder, "train.ema.enabled=True", "train.max_iter=5", flags=["--resume"]) == 0
+    assert (folder / "model_best.pth").stat().st_mtime_ns == before
+    assert json.loads((folder / "model_best.json").read_text())["metric"] == 99.5
 
 
 def test_start_from_weights_is_not_a_resume(finished, tmp_path, datasets):
