@@ -196,6 +196,7 @@ def load_trained(output_dir: str | Path) -> tuple[DictConfig, nn.Module]:
         LesaError: one of the two is missing, or they do not belong together.
     """
     cfg = load_config(str(Path(output_dir) / "config.yaml"))
+    prepare(cfg)  # a run on a GPU may be looked at without one
     path = last_checkpoint(output_dir)
     if not path:
         raise CheckpointError(f"{output_dir} holds no checkpoint: it is not the folder of a run")
