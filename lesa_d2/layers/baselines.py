@@ -5,8 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .attention import find_backend, full_precision, relative_attention
+from .attention import check_backend, relative_attention
 from .positions import DecomposedPositions
+from .precision import full_precision
 from .slot import SlotOperator
 from .unary import conv1x1, conv3x3
 
@@ -46,7 +47,7 @@ class AttentionAugmentation(SlotOperator):
     key_share, value_share = 0.2, 0.1
 
     def build(self, norm: Callable[[int], nn.Module]) -> None:
-        find_backend(self.backend)
+        check_backend(self.backend)
         self.key_channels = self._share(self.key_share)
         self.value_channels = self._share(self.value_share)
         self.conv = conv3x3(

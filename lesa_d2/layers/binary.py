@@ -6,8 +6,11 @@ Shapes: N images, C channels, G heads, n = H·W positions, dq = C/(2G) query/key
 head.  The channels of the projection are head-major: head g holds [q (dq), k (dq), v (dv)].
 
 Where the released code does more than the paper says, it is followed: there is no 1/sqrt(d); instead every
-head's logit terms pass a batch norm of their own and are then added.  With stored statistics such a norm is
-a·s + b; b is the same for all keys and drops out of the softmax, so that only the factor a remains.
+head's logit terms pass a batch norm of their own and are then added.  Such a norm is a·s + b with b the same for
+all keys, so that it drops out of the softmax and only the factor a remains.  It folds into the queries: a comes
+from the stored statistics, or in training from moments in closed form, and no logit is ever normalised.
+
+``backend="reference"`` computes the formula as it stands instead, each map of logits through its norm.
 """
 
 from abc import ABC, abstractmethod
@@ -16,9 +19,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .attention import find_backend, full_precision, relative_attention, relative_logits
-from .norm import check_is_batch_norm, stored_affine, uses_batch_statistics
+from .attention import check_backend, relative_attention
+from .attention.reference import relative_logits
+from .moments import Moments, content_moments, relative_moments
+from .norm import batch_affine, check_is_batch_norm, stored_affine, uses_batch_statistics
 from .positions import DecomposedPositions, FlattenedPositions, Size
+from .precision import full_precision
 
 
 class BinaryTerm(nn.Module, ABC):
@@ -38,7 +44,7 @@ class BinaryTerm(nn.Module, ABC):
         norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
     ) -> None:
         super().__init__()
-        find_backend(backend)  # an unknown name fails here rather than in the first forward
+        check_backend(backend)  # an unknown name fails here rather than in the first forward
         self.backend = backend
         self.num_heads = num_heads
         self.key_dim = out_channels // (2 * num_heads)
@@ -75,17 +81,9 @@ class BinaryTerm(nn.Module, ABC):
 
     def normalise_logits(self, terms: list[Tensor]) -> Tensor:
         """Each term (N, G, n, n) through its own channels of the logit norm, then added: (N, G, n, n)."""
-        if uses_batch_statistics(self.logit_norm):
-            maps = torch.cat(terms, dim=1).to(next(self.logit_norm.parameters()).dtype)
-            return self.logit_norm(maps).unflatten(1, (len(terms), -1)).sum(1).to(terms[0].dtype)
-        scale, shift = self.folded_norm(terms[0].dtype)
-        return sum(term * a for term, a in zip(terms, scale, strict=True)) + shift.sum(0)
-
-    def folded_norm(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Scale and shift of the logit norm's stored statistics, (terms, G, 1, 1) each."""
-        scale, shift = stored_affine(self.logit_norm)
-        shape = (self.num_logit_terms, self.num_heads, 1, 1)
-        return scale.to(dtype).view(shape), shift.to(dtype).view(shape)
+        maps = torch.cat(terms, dim=1)
+        normalised = self.logit_norm(maps.to(self.logit_norm.weight.dtype)).to(maps.dtype)
+        return normalised.unflatten(1, (len(terms), -1)).sum(1)
 
 
 class DecomposedBinaryTerm(BinaryTerm):
@@ -98,21 +96,27 @@ class DecomposedBinaryTerm(BinaryTerm):
         return DecomposedPositions(self.key_dim, feat_size)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
-        col_bias, row_bias = self.positions(q, size)
-        if uses_batch_statistics(self.logit_norm):
-            terms = [q @ k.transpose(-2, -1), relative_logits(col_bias, row_bias)]
-            out = self.normalise_logits(terms).softmax(-1) @ v
-        else:
-            out = self._attend_folded(q, k, v, col_bias, row_bias)
-        return out.transpose(2, 3).flatten(1, 2)
+        attend = self._attend_by_definition if self.backend == "reference" else self._attend_folded
+        return attend(q, k, v, size).transpose(2, 3).flatten(1, 2)
 
-    def _attend_folded(self, q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
-        """Attention with the logit norm's stored statistics folded into q and the thin bias tables."""
-        scale, shift = self.folded_norm(q.dtype)
+    def _attend_by_definition(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
+        terms = [q @ k.transpose(-2, -1), relative_logits(*self.positions(q, size))]
+        return self.normalise_logits(terms).softmax(-1) @ v
+
+    def _attend_folded(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
+        """Attention with the logit norm folded into the queries."""
+        scale, shift = (t.view(self.num_logit_terms, self.num_heads, 1, 1) for t in self._affine(q, k, size))
+        col_bias, row_bias = self.positions(q * scale[1], size)
         # The shift cancels in the softmax; it is carried along because data parallel training wants every
         # parameter to take part in the loss.
-        col_bias = col_bias * scale[1] + shift.sum(0)
-        return relative_attention(q * scale[0], k, v, col_bias, row_bias * scale[1], self.backend)
+        return relative_attention(q * scale[0], k, v, col_bias + shift.sum(0), row_bias, self.backend)
+
+    def _affine(self, q: Tensor, k: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+        """Scale and shift (2G,) of the logit norm for these queries and keys."""
+        if not uses_batch_statistics(self.logit_norm):
+            return stored_affine(self.logit_norm)
+        terms = [content_moments(q, k), relative_moments(*self.positions(q, size))]
+        return batch_affine(self.logit_norm, Moments.of_terms(terms))
 
 
 class FlattenedBinaryTerm(BinaryTerm):

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from .attention import full_precision
+from .precision import full_precision
 
 
 class DeformableConv2d(nn.Conv2d):

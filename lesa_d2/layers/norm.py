@@ -1,9 +1,16 @@
-"""Batch norms: stored statistics with a trainable affine part, and folding a norm into a scale."""
+"""Batch norms: stored statistics with a trainable affine part, folding a norm into a scale, recomputation."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from .moments import Moments
 
 BATCH_NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 
@@ -33,9 +40,75 @@ def stored_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     return scale, bias - mean * scale
 
 
+def batch_affine(norm: _BatchNorm, moments: Moments) -> tuple[Tensor, Tensor]:
+    """Scale and shift (C,) that a batch norm amounts to for a batch of these moments: x·scale + shift.
+
+    Moves the running statistics as a call of ``norm`` with that batch would, over all processes where it is
+    a ``SyncBatchNorm``.
+
+    Raises:
+        ValueError: a single value a channel, whose variance means nothing.
+    """
+    if isinstance(norm, nn.SyncBatchNorm) and dist.is_initialized():
+        mean, variance, count = _over_processes(moments, norm.process_group)
+    else:
+        mean, variance, count = moments
+    if count == 1:
+        raise ValueError(
+            "batch statistics need more than one value a channel; got one image with a map of 1×1: use a larger "
+            "batch or image, or norms with stored statistics (EvalBN, eval())"
+        )
+    if norm.track_running_stats and count:
+        _move_running_statistics(norm, mean.detach(), variance.detach() * count / (count - 1))
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    return scale, norm.bias - mean * scale
+
+
+def _over_processes(moments: Moments, group: dist.ProcessGroup | None) -> Moments:
+    """Moments of all processes' values together; differentiable."""
+    group = dist.group.WORLD if group is None else group
+    count = moments.mean.new_tensor([moments.count], dtype=torch.double)
+    dist.all_reduce(count, group=group)
+    share = moments.count / max(count.item(), 1.0)
+    mean = all_reduce(moments.mean * share, group=group)
+    variance = all_reduce((moments.variance + (moments.mean - mean).square()) * share, group=group)
+    return Moments(mean, variance, int(count.item()))
+
+
+@torch.no_grad()
+def _move_running_statistics(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
+    norm.num_batches_tracked.add_(1)
+    momentum = 1.0 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
+    norm.running_var.lerp_(variance.to(norm.running_var.dtype), momentum)
+
+
+@contextmanager
+def statistics_once(module: nn.Module) -> Iterator[None]:
+    """Keeps running statistics still while activation checkpointing repeats a forward pass.
+
+    Whatever calls it, a forward pass of a training module inside a backward pass is such a repetition; the
+    first pass has moved the statistics already.
+    """
+    repeated = module.training and torch._C._current_graph_task_id() != -1
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not repeated:
+        norms = []
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
 def check_is_batch_norm(norm: nn.Module) -> None:
-    """TypeError unless :func:`stored_affine` is defined for ``norm``."""
-    if not all(isinstance(getattr(norm, name, None), Tensor) for name in BATCH_NORM_TENSORS):
+    """TypeError unless ``norm`` is one whose arithmetic :func:`batch_affine` and :func:`stored_affine` know."""
+    has_tensors = all(isinstance(getattr(norm, name, None), Tensor) for name in BATCH_NORM_TENSORS)
+    forwards = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward, EvalBatchNorm2d.forward)
+    does_more = isinstance(norm, _BatchNorm) and type(norm).forward not in forwards
+    if not has_tensors or does_more:
         raise TypeError(
             f"the logits need a batch norm with affine parameters and running statistics, got "
             f"{type(norm).__name__}; choose BN, SyncBN, EvalBN or FrozenBN"

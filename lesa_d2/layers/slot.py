@@ -11,6 +11,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from .binary import BINARY_TERMS, BinaryTerm
+from .norm import statistics_once
 from .positions import parse_size
 from .unary import UnaryTerm
 
@@ -26,8 +27,8 @@ class SlotOperator(nn.Module, ABC):
             interpolated tables.
         positions: "decomposed" (detection) or "flattened" (ImageNet).
         deformable: whether the operator's 3×3 is deformable.
-        backend: of :func:`lesa_d2.layers.attention.relative_attention`, which serves decomposed positions
-            when the norm of the logits uses stored statistics; otherwise the plain formula is computed.
+        backend: of :func:`lesa_d2.layers.attention.relative_attention`, which serves decomposed positions;
+            "reference" computes the whole term as its formula stands.
         norm: makes a batch norm for a number of channels.
 
     Raises:
@@ -93,7 +94,8 @@ class SlotOperator(nn.Module, ABC):
         """(N, C, H, W) -> (N, C', H, W): the operator before pooling and trailing norm."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.pool(self.combine(x)))
+        with statistics_once(self):
+            return self.norm(self.pool(self.combine(x)))
 
     def make_unary(self, norm: Callable[[int], nn.Module]) -> UnaryTerm:
         """The unary term for this operator's arguments."""

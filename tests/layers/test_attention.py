@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from lesa_d2.layers.attention import BACKENDS, relative_attention, relative_logits
+from lesa_d2.layers.attention import BACKENDS, relative_attention
+from lesa_d2.layers.attention.reference import relative_logits
 
 SIZES = [(1, 1), (1, 5), (3, 4), (7, 2)]
 

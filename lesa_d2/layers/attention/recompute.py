@@ -1,0 +1,74 @@
+"""From a forward and a recomputing backward to a differentiable operator.
+
+The pair is registered with PyTorch as one opaque operator: ``torch.compile`` and ``torch.export`` pass over
+it without looking inside, and autograd keeps the inputs, the output and one number a query.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Tensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+Forward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensors]
+
+
+def recomputing_attention(name: str, forward: Forward, backward: Backward) -> Callable[..., Tensor]:
+    """An attention function of contiguous (B, n, ·) tensors, B = N·G, made differentiable.
+
+    Args:
+        name: of the operator, ``lesa_d2::{name}_attention``.
+        forward: q, k, v, col_bias, row_bias -> output (B, n, dv) and log-sum-exp of the logits (B, n, 1).
+        backward: output gradient, the five inputs, output and log-sum-exp -> the inputs' five gradients.
+
+    Returns:
+        (N, G, n, ·) inputs -> (N, G, n, dv).  It can be differentiated once, and not in forward mode.
+    """
+
+    @torch.library.custom_op(f"lesa_d2::{name}_attention", mutates_args=())
+    def attention(
+        q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return forward(q, k, v, col_bias, row_bias)
+
+    @attention.register_fake
+    def _(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.empty_like(v), col_bias.new_empty((*col_bias.shape[:2], 1))
+
+    @torch.library.custom_op(f"lesa_d2::{name}_attention_backward", mutates_args=())
+    def gradients(
+        grad: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        col_bias: Tensor,
+        row_bias: Tensor,
+        out: Tensor,
+        logsumexp: Tensor,
+    ) -> Tensors:
+        return backward(grad, q, k, v, col_bias, row_bias, out, logsumexp)
+
+    @gradients.register_fake
+    def _(grad: Tensor, *saved: Tensor) -> Tensors:
+        q, k, v, col_bias, row_bias = (torch.empty_like(t) for t in saved[:5])
+        return q, k, v, col_bias, row_bias
+
+    def save(ctx: Any, inputs: Tensors, output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*inputs, *output)
+        ctx.set_materialize_grads(False)
+
+    def differentiate(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 5
+        return gradients(grad.contiguous(), *ctx.saved_tensors)
+
+    attention.register_autograd(differentiate, setup_context=save)
+
+    def run(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
+        lead = v.shape[:2]
+        flat = (t.flatten(0, 1).contiguous() for t in (q, k, v, col_bias, row_bias))
+        return attention(*flat)[0].unflatten(0, lead)
+
+    return run

@@ -1,0 +1,67 @@
+"""Mean and variance of all pairs' logits in closed form, without computing the pairs.
+
+Each term of the logits is normalised by its mean and variance over images and pairs (i, j), head by head.
+Everything is a sum of squares about a mean, so that nothing cancels; cost O(n·d²) and O(n·(H + W)).
+
+Shapes: N images, G heads, n = H·W positions, d channels a head; results (G,).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Moments(NamedTuple):
+    """Of the logits of one term, or of several: mean and biased variance (C,) over ``count`` values each."""
+
+    mean: Tensor
+    variance: Tensor
+    count: int
+
+    @staticmethod
+    def of_terms(terms: "list[Moments]") -> "Moments":
+        """Terms with the same count, their channels one after the other."""
+        means, variances, counts = zip(*terms, strict=True)
+        return Moments(torch.cat(means), torch.cat(variances), counts[0])
+
+
+def content_moments(q: Tensor, k: Tensor) -> Moments:
+    """Of q_i·k_j; q, k (N, G, n, d).
+
+    With q_i = q̄ + q̃_i and k_j = k̄ + k̃_j an image's logits have the mean q̄·k̄ and the variance
+    k̄ᵀ C_q k̄ + q̄ᵀ C_k q̄ + ⟨C_q, C_k⟩, C the covariance of a map's vectors.
+    """
+    (q_mean, q_cov), (k_mean, k_cov) = _mean_and_covariance(q), _mean_and_covariance(k)
+    image_mean = (q_mean * k_mean).sum(-1)
+    image_variance = _form(q_cov, k_mean) + _form(k_cov, q_mean) + (q_cov * k_cov).sum((-2, -1))
+    return _over_images(image_mean, image_variance, q.shape[2])
+
+
+def relative_moments(col_bias: Tensor, row_bias: Tensor) -> Moments:
+    """Of col_bias_i[x_j] + row_bias_i[y_j]; (N, G, n, W) and (N, G, n, H)."""
+    col_variance, col_mean = torch.var_mean(col_bias, -1, correction=0)
+    row_variance, row_mean = torch.var_mean(row_bias, -1, correction=0)
+    query_variance, image_mean = torch.var_mean(col_mean + row_mean, -1, correction=0)
+    image_variance = query_variance + (col_variance + row_variance).mean(-1)
+    return _over_images(image_mean, image_variance, col_bias.shape[2])
+
+
+def _mean_and_covariance(t: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, G, n, d) -> mean vector (N, G, d) and covariance (N, G, d, d) over the n positions."""
+    mean = t.mean(2, keepdim=True)
+    centred = t - mean
+    return mean.squeeze(2), centred.transpose(2, 3) @ centred / t.shape[2]
+
+
+def _form(matrix: Tensor, vector: Tensor) -> Tensor:
+    """vᵀ M v; (N, G, d, d) and (N, G, d) -> (N, G)."""
+    return torch.einsum("bgc,bgcd,bgd->bg", vector, matrix, vector)
+
+
+def _over_images(mean: Tensor, variance: Tensor, places: int) -> Moments:
+    """(N, G) of every image -> (G,) of all; an empty batch has mean and variance zero."""
+    images = max(mean.shape[0], 1)
+    overall = mean.sum(0) / images
+    spread = (mean - overall).square()
+    return Moments(overall, (spread + variance).sum(0) / images, mean.shape[0] * places**2)
