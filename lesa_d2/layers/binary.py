@@ -22,7 +22,14 @@ from torch import Tensor, nn
 from .attention import check_backend, relative_attention
 from .attention.reference import relative_logits
 from .moments import Moments, content_moments, relative_moments
-from .norm import batch_affine, check_is_batch_norm, stored_affine, uses_batch_statistics
+from .norm import (
+    batch_affine,
+    check_is_batch_norm,
+    conv_affine,
+    conv_norm,
+    stored_affine,
+    uses_batch_statistics,
+)
 from .positions import DecomposedPositions, FlattenedPositions, Size
 from .precision import full_precision
 
@@ -67,17 +74,22 @@ class BinaryTerm(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         size = (x.shape[2], x.shape[3])
-        q, k, v = self.project(x)
-        with full_precision(q, k, v) as (wide_q, wide_k, wide_v):
-            out = self.attend(wide_q, wide_k, wide_v, size)
-        out = self.out_norm(out.to(v.dtype).unflatten(2, size))
-        return out.unflatten(1, (-1, self.outputs_per_channel)).sum(2)
+        q, k, v = self.split_heads(self.project(x))
+        return self.normalise_output(self.attend(q, k, v, size).to(v.dtype).unflatten(2, size))
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, C, H, W) -> q, k (N, G, n, dq) and v (N, G, n, dv)."""
-        heads = self.qkv_norm(self.qkv(x)).flatten(2).unflatten(1, (self.num_heads, -1)).transpose(2, 3)
+    def project(self, x: Tensor) -> Tensor:
+        """BN( W_qkv x ): (N, C, H, W) -> (N, 2C', H, W)."""
+        return conv_norm(self.qkv, self.qkv_norm, x)
+
+    def split_heads(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, 2C', H, W) -> q, k (N, G, n, dq) and v (N, G, n, dv)."""
+        heads = projected.flatten(2).unflatten(1, (self.num_heads, -1)).transpose(2, 3)
         q, k, v = heads.split([self.key_dim, self.key_dim, self.value_dim], dim=-1)
         return q, k, v
+
+    def normalise_output(self, out: Tensor) -> Tensor:
+        """(N, outputs_per_channel · C', H, W) -> (N, C', H, W)."""
+        return self.out_norm(out).unflatten(1, (-1, self.outputs_per_channel)).sum(2)
 
     def normalise_logits(self, terms: list[Tensor]) -> Tensor:
         """Each term (N, G, n, n) through its own channels of the logit norm, then added: (N, G, n, n)."""
@@ -95,27 +107,52 @@ class DecomposedBinaryTerm(BinaryTerm):
     def make_positions(self, feat_size: int | tuple[int, int]) -> nn.Module:
         return DecomposedPositions(self.key_dim, feat_size)
 
+    def project(self, x: Tensor) -> Tensor:
+        """BN( W_qkv x ), in whose values the output's norm is folded where it can be."""
+        if not self._values_carry_output_norm():
+            return super().project(x)
+        scale, shift = (t.view(self.num_heads, -1) for t in stored_affine(self.qkv_norm))
+        out_scale, out_shift = (t.view(self.num_heads, -1) for t in stored_affine(self.out_norm))
+        keys, values = scale.split([2 * self.key_dim, self.value_dim], 1)
+        key_shift, value_shift = shift.split([2 * self.key_dim, self.value_dim], 1)
+        scale = torch.cat([keys, values * out_scale], 1)
+        shift = torch.cat([key_shift, value_shift * out_scale + out_shift], 1)
+        return conv_affine(self.qkv, scale.flatten(), shift.flatten(), x)
+
+    def normalise_output(self, out: Tensor) -> Tensor:
+        return out if self._values_carry_output_norm() else self.out_norm(out)
+
+    def _values_carry_output_norm(self) -> bool:
+        """The weights of a query sum to one, so that an affine map of the output is one of the values."""
+        batch_statistics = uses_batch_statistics(self.qkv_norm) or uses_batch_statistics(self.out_norm)
+        return not batch_statistics and self.backend != "reference"
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
         attend = self._attend_by_definition if self.backend == "reference" else self._attend_folded
         return attend(q, k, v, size).transpose(2, 3).flatten(1, 2)
 
     def _attend_by_definition(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
-        terms = [q @ k.transpose(-2, -1), relative_logits(*self.positions(q, size))]
-        return self.normalise_logits(terms).softmax(-1) @ v
+        with full_precision(q, k, v) as (q, k, v):
+            terms = [q @ k.transpose(-2, -1), relative_logits(*self.positions(q, size))]
+            return self.normalise_logits(terms).softmax(-1) @ v
 
     def _attend_folded(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
         """Attention with the logit norm folded into the queries."""
-        scale, shift = (t.view(self.num_logit_terms, self.num_heads, 1, 1) for t in self._affine(q, k, size))
-        col_bias, row_bias = self.positions(q * scale[1], size)
+        with full_precision(q, k) as (wide_q, wide_k):
+            affine = self._logit_affine(wide_q, wide_k, size)
+            scale, shift = (t.view(self.num_logit_terms, self.num_heads, 1, 1) for t in affine)
+            col_bias, row_bias = self.positions(wide_q * scale[1], size)
+            content = (wide_q * scale[0]).to(q.dtype)
         # The shift cancels in the softmax; it is carried along because data parallel training wants every
         # parameter to take part in the loss.
-        return relative_attention(q * scale[0], k, v, col_bias + shift.sum(0), row_bias, self.backend)
+        return relative_attention(content, k, v, col_bias + shift.sum(0), row_bias, self.backend)
 
-    def _affine(self, q: Tensor, k: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    def _logit_affine(self, q: Tensor, k: Tensor, size: Size) -> tuple[Tensor, Tensor]:
         """Scale and shift (2G,) of the logit norm for these queries and keys."""
         if not uses_batch_statistics(self.logit_norm):
             return stored_affine(self.logit_norm)
-        terms = [content_moments(q, k), relative_moments(*self.positions(q, size))]
+        columns, rows = (table.to(q.dtype) for table in self.positions.embeddings(size))
+        terms = [content_moments(q, k), relative_moments(q, columns, rows)]
         return batch_affine(self.logit_norm, Moments.of_terms(terms))
 
 
@@ -134,12 +171,13 @@ class FlattenedBinaryTerm(BinaryTerm):
         return FlattenedPositions(self.key_dim, self.value_dim, feat_size)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
-        rq, rk, rv = (r.to(q.dtype) for r in self.positions(size))
-        content = q @ k.transpose(-2, -1)
-        from_query = torch.einsum("bgic,cij->bgij", q, rq)
-        from_key = torch.einsum("bgjc,cij->bgij", k, rk)
-        weights = self.normalise_logits([content, from_query, from_key]).softmax(-1)
-        values = torch.stack([weights @ v, torch.einsum("bgij,cij->bgic", weights, rv)], dim=-1)
+        with full_precision(q, k, v) as (q, k, v):
+            rq, rk, rv = (r.to(q.dtype) for r in self.positions(size))
+            content = q @ k.transpose(-2, -1)
+            from_query = torch.einsum("bgic,cij->bgij", q, rq)
+            from_key = torch.einsum("bgjc,cij->bgij", k, rk)
+            weights = self.normalise_logits([content, from_query, from_key]).softmax(-1)
+            values = torch.stack([weights @ v, torch.einsum("bgij,cij->bgic", weights, rv)], dim=-1)
         return values.permute(0, 1, 3, 4, 2).flatten(1, 3)  # channels ordered (head, channel, kind)
 
 

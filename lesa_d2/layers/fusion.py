@@ -8,9 +8,9 @@ The first BN of eq. 7's pre-activation is that of the two branches, so that the 
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .norm import conv_norm
 from .unary import conv1x1
 
 
@@ -25,5 +25,7 @@ class Gate(nn.Module):
         self.norm2 = norm(channels)
 
     def forward(self, unary: Tensor, binary: Tensor) -> Tensor:
-        hidden = F.relu(self.norm1(self.fc1(F.relu(torch.cat([unary, binary], dim=1)))))
-        return torch.sigmoid(self.norm2(self.fc2(hidden)))
+        # In place wherever autograd does not need what is overwritten: maps are large, passes over them slow.
+        branches = torch.cat([unary, binary], dim=1).relu_()
+        hidden = conv_norm(self.fc1, self.norm1, branches).relu_()
+        return conv_norm(self.fc2, self.norm2, hidden).sigmoid_()

@@ -7,6 +7,7 @@ The bottleneck applies its ReLU right after: LESA has no trailing norm, its term
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from .fusion import Gate
@@ -25,4 +26,4 @@ class LESA(SlotOperator):
 
     def combine(self, x: Tensor) -> Tensor:
         unary, binary = self.unary(x), self.binary(x)
-        return unary + self.gate(unary, binary) * binary
+        return torch.addcmul(unary, self.gate(unary, binary), binary)

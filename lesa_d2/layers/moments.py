@@ -1,7 +1,7 @@
 """Mean and variance of all pairs' logits in closed form, without computing the pairs.
 
 Each term of the logits is normalised by its mean and variance over images and pairs (i, j), head by head.
-Everything is a sum of squares about a mean, so that nothing cancels; cost O(n·d²) and O(n·(H + W)).
+Everything is a sum of squares about a mean, so that nothing cancels; the cost is O(n·d²).
 
 Shapes: N images, G heads, n = H·W positions, d channels a head; results (G,).
 """
@@ -38,20 +38,27 @@ def content_moments(q: Tensor, k: Tensor) -> Moments:
     return _over_images(image_mean, image_variance, q.shape[2])
 
 
-def relative_moments(col_bias: Tensor, row_bias: Tensor) -> Moments:
-    """Of col_bias_i[x_j] + row_bias_i[y_j]; (N, G, n, W) and (N, G, n, H)."""
-    col_variance, col_mean = torch.var_mean(col_bias, -1, correction=0)
-    row_variance, row_mean = torch.var_mean(row_bias, -1, correction=0)
-    query_variance, image_mean = torch.var_mean(col_mean + row_mean, -1, correction=0)
-    image_variance = query_variance + (col_variance + row_variance).mean(-1)
-    return _over_images(image_mean, image_variance, col_bias.shape[2])
+def relative_moments(q: Tensor, columns: Tensor, rows: Tensor) -> Moments:
+    """Of q_i·(columns[x_i, x_j] + rows[y_i, y_j]).
+
+    q (N, G, n, d) with n = H·W, columns (W, W, d), rows (H, H, d).  A query's logits have the mean
+    q_i·(c̄[x_i] + r̄[y_i]) over all keys and the variance q_iᵀ (C_c[x_i] + C_r[y_i]) q_i, with mean and
+    covariance of the embeddings that a column, or row, sees.
+    """
+    grid = q.unflatten(2, (rows.shape[0], columns.shape[0]))
+    (col_mean, col_cov), (row_mean, row_cov) = _mean_and_covariance(columns), _mean_and_covariance(rows)
+    query_mean = (grid * (row_mean[:, None] + col_mean[None])).sum(-1).flatten(2)
+    query_variance, image_mean = torch.var_mean(query_mean, -1, correction=0)
+    by_column = torch.einsum("bgyxc,bgyxd,xcd->bg", grid, grid, col_cov)
+    by_row = torch.einsum("bgyxc,bgyxd,ycd->bg", grid, grid, row_cov)
+    return _over_images(image_mean, query_variance + (by_column + by_row) / q.shape[2], q.shape[2])
 
 
 def _mean_and_covariance(t: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, G, n, d) -> mean vector (N, G, d) and covariance (N, G, d, d) over the n positions."""
-    mean = t.mean(2, keepdim=True)
+    """(…, n, d) -> mean (…, d) and covariance (…, d, d) of n vectors."""
+    mean = t.mean(-2, keepdim=True)
     centred = t - mean
-    return mean.squeeze(2), centred.transpose(2, 3) @ centred / t.shape[2]
+    return mean.squeeze(-2), centred.transpose(-2, -1) @ centred / t.shape[-2]
 
 
 def _form(matrix: Tensor, vector: Tensor) -> Tensor:

@@ -40,6 +40,19 @@ def stored_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     return scale, bias - mean * scale
 
 
+def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
+    """norm(conv(x)) for a convolution without bias; a norm with stored statistics costs no pass over the map."""
+    if uses_batch_statistics(norm) or not has_stored_affine(norm):
+        return norm(conv(x))
+    return conv_affine(conv, *stored_affine(norm), x)
+
+
+def conv_affine(conv: nn.Conv2d, scale: Tensor, shift: Tensor, x: Tensor) -> Tensor:
+    """conv(x)·scale + shift with scale and shift (C',) folded into the weights."""
+    weight = conv.weight * scale[:, None, None, None]
+    return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
 def batch_affine(norm: _BatchNorm, moments: Moments) -> tuple[Tensor, Tensor]:
     """Scale and shift (C,) that a batch norm amounts to for a batch of these moments: x·scale + shift.
 
@@ -103,12 +116,16 @@ def statistics_once(module: nn.Module) -> Iterator[None]:
             norm.track_running_stats = True
 
 
+def has_stored_affine(norm: nn.Module) -> bool:
+    """Whether ``norm`` has what :func:`stored_affine` takes."""
+    return all(isinstance(getattr(norm, name, None), Tensor) for name in BATCH_NORM_TENSORS)
+
+
 def check_is_batch_norm(norm: nn.Module) -> None:
     """TypeError unless ``norm`` is one whose arithmetic :func:`batch_affine` and :func:`stored_affine` know."""
-    has_tensors = all(isinstance(getattr(norm, name, None), Tensor) for name in BATCH_NORM_TENSORS)
     forwards = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward, EvalBatchNorm2d.forward)
     does_more = isinstance(norm, _BatchNorm) and type(norm).forward not in forwards
-    if not has_tensors or does_more:
+    if not has_stored_affine(norm) or does_more:
         raise TypeError(
             f"the logits need a batch norm with affine parameters and running statistics, got "
             f"{type(norm).__name__}; choose BN, SyncBN, EvalBN or FrozenBN"

@@ -65,13 +65,18 @@ class DecomposedPositions(nn.Module):
             ``col_bias`` (N, G, n, W) and ``row_bias`` (N, G, n, H): the logit that query i adds for keys in
             column x, and in row y.
         """
-        height, width = size
         q = q.unflatten(2, size)
-        rw = resize_offsets(self.rel_width, width, 0)[offset_index(width, q.device)]
-        rh = resize_offsets(self.rel_height, height, 0)[offset_index(height, q.device)]
-        col_bias = torch.einsum("bgyxc,xkc->bgyxk", q, rw.to(q.dtype))
-        row_bias = torch.einsum("bgyxc,ykc->bgyxk", q, rh.to(q.dtype))
+        columns, rows = (table.to(q.dtype) for table in self.embeddings(size))
+        col_bias = torch.einsum("bgyxc,xkc->bgyxk", q, columns)
+        row_bias = torch.einsum("bgyxc,ykc->bgyxk", q, rows)
         return col_bias.flatten(2, 3), row_bias.flatten(2, 3)
+
+    def embeddings(self, size: Size) -> tuple[Tensor, Tensor]:
+        """(W, W, d) and (H, H, d): entry (i, j) is the embedding of key column, or row, j for query column i."""
+        height, width = size
+        columns = resize_offsets(self.rel_width, width, 0)[offset_index(width, self.rel_width.device)]
+        rows = resize_offsets(self.rel_height, height, 0)[offset_index(height, self.rel_height.device)]
+        return columns, rows
 
 
 class FlattenedPositions(nn.Module):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from .deform import DeformableConv2d
+from .norm import conv_norm
 
 
 def conv3x3(
@@ -47,4 +48,4 @@ class UnaryTerm(nn.Module):
         self.norm = norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.project(self.conv(x)))
+        return conv_norm(self.project, self.norm, self.conv(x))

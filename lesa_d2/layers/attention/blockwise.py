@@ -4,9 +4,9 @@ A block holds all keys of a few queries, so that its softmax is complete; its ro
 cache.  Three things make it fast on a CPU:
 
 - Every pass works in place on one buffer, and the products are batched matrix products of contiguous blocks.
-- The shift that keeps the softmax from overflowing comes from the thin biases: a row's largest logit lies
-  within |q_i|·max|k_j| of max(col_bias_i) + max(row_bias_i).  Only where that bound is too loose for float32
-  is the maximum of the logits themselves taken.
+- The shift that keeps the softmax from overflowing comes from the thin biases: a query's largest logit lies
+  within |q_i|·max|k_j| of max(col_bias_i) + max(row_bias_i).  Only where the logits may span more than an
+  exponential can hold is their own maximum taken.
 - The backward pass recomputes a block of probabilities in one exponential, from the log-sum-exp kept per query.
 
 Shapes: B = N·G maps of all images and heads, n = H·W positions.
@@ -14,60 +14,45 @@ Shapes: B = N·G maps of all images and heads, n = H·W positions.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .recompute import Tensors, recomputing_attention
+from .recompute import Tensors, empty_like_heads, recomputing_attention
 
 BLOCK_LOGITS = 2**19  # per thread: 2 MiB of float32, the second-level cache of current processors
 MIN_BLOCK_ROWS = 64  # below that the matrix products become slow
 CUDA_BLOCK_LOGITS = 2**26  # a GPU wants large launches: 256 MiB of float32
-MAX_LOOSENESS = 60.0  # exp(±60)·n stays far inside float32's range
-
-
-@dataclass(frozen=True)
-class Block:
-    """One step: some maps, some of their queries."""
-
-    maps: slice
-    rows: slice
-
-    def of(self, t: Tensor) -> Tensor:
-        """This block's part of (B, n, …)."""
-        return t[self.maps, self.rows]
 
 
 class Blocks:
     """How B maps of n queries are cut: as many maps at once as there are threads, rows to fill the cache."""
 
     def __init__(self, like: Tensor) -> None:
-        self.count, self.places = like.shape[:2]
+        count, self.places = like.shape[:2]
         on_cpu = like.device.type == "cpu"
-        self.maps = max(1, min(self.count, torch.get_num_threads() if on_cpu else self.count))
+        self.maps = max(1, min(count, torch.get_num_threads() if on_cpu else count))
         logits = BLOCK_LOGITS * torch.get_num_threads() if on_cpu else CUDA_BLOCK_LOGITS
         rows = logits // (self.maps * self.places)
         self.rows = min(self.places, max(MIN_BLOCK_ROWS, rows))
 
-    def map_slices(self) -> Iterator[slice]:
-        """The groups of maps, in order."""
-        return (slice(start, min(start + self.maps, self.count)) for start in range(0, self.count, self.maps))
+    def cut_maps(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """(B, …) tensors, a few maps at a time."""
+        return zip(*(t.split(self.maps) for t in tensors), strict=True)
 
-    def within(self, maps: slice) -> Iterator[Block]:
-        """The blocks of one group of maps, in order."""
-        for start in range(0, self.places, self.rows):
-            yield Block(maps, slice(start, min(start + self.rows, self.places)))
+    def cut_rows(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """(b, n, …) tensors of such maps, a few queries at a time."""
+        return zip(*(t.split(self.rows, 1) for t in tensors), strict=True)
 
     def buffer(self, like: Tensor) -> Tensor:
         """Memory for the largest block of logits; :func:`part` cuts it to a block."""
         return like.new_empty(self.maps * self.rows * self.places)
 
 
-def part(buffer: Tensor, block_of: Tensor, places: int) -> Tensor:
-    """(maps, rows, places) at the start of ``buffer``, for a block's part of (B, n, …)."""
-    shape = (*block_of.shape[:2], places)
-    return buffer[: math.prod(shape)].view(shape)
+def part(buffer: Tensor, queries: Tensor, places: int) -> Tensor:
+    """(b, r, places) at the start of ``buffer``, for a block's queries (b, r, dq)."""
+    maps, rows = queries.shape[:2]
+    return buffer[: maps * rows * places].view(maps, rows, places)
 
 
 def fill_logits(out: Tensor, q: Tensor, keys: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
@@ -77,32 +62,48 @@ def fill_logits(out: Tensor, q: Tensor, keys: Tensor, col_bias: Tensor, row_bias
     return out.baddbmm_(q, keys)
 
 
-def is_bounded(q: Tensor, k: Tensor) -> bool:
-    """Whether |q_i·k_j| is small enough everywhere for the biases alone to give a safe shift."""
-    longest = q.norm(dim=-1).amax(-1) * k.norm(dim=-1).amax(-1)
-    return bool((longest <= MAX_LOOSENESS).all())
+class Range:
+    """The exponents that float arithmetic of a type takes in its stride.
+
+    Exponentials below ``tiny`` are denormal numbers or come near: far from wrong, but very slow.  Logits
+    ``negligible`` below the highest one change nothing, by a wide margin.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        info = torch.finfo(dtype)
+        self.tiny = math.log(info.tiny) + 7
+        self.large = 0.6 * -self.tiny  # leaves room for sums of many, times large values
+        self.negligible = 3 * math.log(info.eps)
+
+
+def content_bound(q: Tensor, k: Tensor) -> Tensor:
+    """(B, n, 1): no |q_i·k_j| is larger."""
+    return q.norm(dim=-1, keepdim=True) * k.norm(dim=-1).amax(-1)[:, None, None]
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> tuple[Tensor, Tensor]:
     """(B, n, ·) inputs -> attention (B, n, dv) and log-sum-exp of the logits (B, n, 1)."""
-    blocks = Blocks(q)
+    out = empty_like_heads(v)
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    blocks, exponents = Blocks(q), Range(q.dtype)
     buffer = blocks.buffer(q)
-    keys = k.transpose(-2, -1)
-    bounded = is_bounded(q, k)
+    bound = content_bound(q, k)
+    # A query's highest logit lies within ±bound of its highest bias.
     shift = col_bias.amax(-1, keepdim=True) + row_bias.amax(-1, keepdim=True)
+    lowest = col_bias.amin(-1, keepdim=True) + row_bias.amin(-1, keepdim=True) - shift - bound
+    is_tame = (bound <= exponents.large) & (lowest >= exponents.tiny)
     shifted = col_bias - shift
-    out, total = torch.empty_like(v), torch.empty_like(shift)
-    for maps in blocks.map_slices():
-        for block in blocks.within(maps):
-            logits = part(buffer, block.of(q), blocks.places)
-            fill_logits(logits, block.of(q), keys[maps], block.of(shifted), block.of(row_bias))
-            if not bounded:
+    total = torch.empty_like(shift)
+    for k_, v_, *by_query in blocks.cut_maps(k.mT, v, q, shifted, row_bias, shift, is_tame, total, out):
+        for q_, col_, row_, shift_, is_tame_, total_, out_ in blocks.cut_rows(*by_query):
+            logits = fill_logits(part(buffer, q_, blocks.places), q_, k_, col_, row_)
+            if not is_tame_.all():
                 highest = logits.amax(-1, keepdim=True)
-                logits -= highest
-                block.of(shift).add_(highest)
+                logits.sub_(highest).clamp_min_(exponents.negligible)
+                shift_ += highest
             sums = logits.exp_().sum(-1, keepdim=True)
-            torch.div(torch.bmm(logits, v[maps]), sums, out=block.of(out))
-            block.of(total).copy_(sums)
+            torch.div(torch.bmm(logits, v_), sums, out=out_)
+            total_.copy_(sums)
     return out, shift + total.log()
 
 
@@ -118,28 +119,34 @@ def _backward(
 ) -> Tensors:
     """Gradients of q, k, v, col_bias, row_bias; with p the probabilities and s the logits,
 
-        ds = p · (grad·v − grad·out)        dq = ds k      dk = dsᵀ q      dv = pᵀ grad
+    ds = p · (grad·v − grad·out)        dq = ds k      dk = dsᵀ q      dv = pᵀ grad
     """
-    blocks = Blocks(q)
+    q, k, grad = q.contiguous(), k.contiguous(), grad.contiguous()
+    blocks, exponents = Blocks(q), Range(q.dtype)
     buffers = blocks.buffer(q), blocks.buffer(q)
-    keys = k.transpose(-2, -1)
     normalised = col_bias - logsumexp
+    lowest = normalised.amin(-1, keepdim=True) + row_bias.amin(-1, keepdim=True) - content_bound(q, k)
+    is_tame = lowest >= exponents.tiny
     # One product gives grad·v − grad·out: a column of ones next to v meets −grad·out next to grad.
-    ones = torch.cat([v, torch.ones_like(v[..., :1])], -1).transpose(-2, -1)
+    ones = torch.cat([v, torch.ones_like(v[..., :1])], -1).mT
     grad_and_mean = torch.cat([grad, -(grad * out).sum(-1, keepdim=True)], -1)
-    dq, dk, dv, dcol, drow = (torch.zeros_like(t) for t in (q, k, v, col_bias, row_bias))
-    grid = row_bias.shape[-1], col_bias.shape[-1]
-    for maps in blocks.map_slices():
-        for block in blocks.within(maps):
-            p, ds = (part(buffer, block.of(q), blocks.places) for buffer in buffers)
-            fill_logits(p, block.of(q), keys[maps], block.of(normalised), block.of(row_bias)).exp_()
-            dv[maps].baddbmm_(p.transpose(-2, -1), block.of(grad))
-            torch.bmm(block.of(grad_and_mean), ones[maps], out=ds).mul_(p)
-            block.of(dq).copy_(torch.bmm(ds, k[maps]))
-            dk[maps].baddbmm_(ds.transpose(-2, -1), block.of(q))
-            per_place = ds.unflatten(-1, grid)
-            block.of(dcol).copy_(per_place.sum(-2))
-            block.of(drow).copy_(per_place.sum(-1))
+    dq, dcol, drow = (t.new_empty(t.shape) for t in (q, col_bias, row_bias))
+    dk, dv = k.new_zeros(k.shape), v.new_zeros(v.shape)
+    by_query = (q, grad, grad_and_mean, normalised, row_bias, is_tame, dq, dcol, drow)
+    for k_, ones_, dk_, dv_, *block in blocks.cut_maps(k, ones, dk, dv, *by_query):
+        for q_, grad_, grad_mean_, col_, row_, is_tame_, dq_, dcol_, drow_ in blocks.cut_rows(*block):
+            p, ds = (part(buffer, q_, blocks.places) for buffer in buffers)
+            fill_logits(p, q_, k_.mT, col_, row_)
+            if not is_tame_.all():
+                p.clamp_min_(exponents.negligible)
+            p.exp_()
+            dv_.baddbmm_(p.mT, grad_)
+            torch.bmm(grad_mean_, ones_, out=ds).mul_(p)
+            dq_.copy_(torch.bmm(ds, k_))
+            dk_.baddbmm_(ds.mT, q_)
+            per_place = ds.unflatten(-1, (row_.shape[-1], col_.shape[-1]))
+            dcol_.copy_(per_place.sum(-2))
+            drow_.copy_(per_place.sum(-1))
     return dq, dk, dv, dcol, drow
 
 

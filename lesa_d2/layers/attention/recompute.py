@@ -15,8 +15,14 @@ Forward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tenso
 Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensors]
 
 
+def empty_like_heads(v: Tensor) -> Tensor:
+    """Uninitialised (B, n, dv), position by position in memory or, if ``v`` is so, channel by channel."""
+    by_channel = v.stride(-2) < v.stride(-1)
+    return torch.empty_like(v.mT, memory_format=torch.contiguous_format).mT if by_channel else torch.empty_like(v, memory_format=torch.contiguous_format)
+
+
 def recomputing_attention(name: str, forward: Forward, backward: Backward) -> Callable[..., Tensor]:
-    """An attention function of contiguous (B, n, ·) tensors, B = N·G, made differentiable.
+    """An attention function of (B, n, ·) tensors of any strides, B = N·G, made differentiable.
 
     Args:
         name: of the operator, ``lesa_d2::{name}_attention``.
@@ -35,7 +41,7 @@ def recomputing_attention(name: str, forward: Forward, backward: Backward) -> Ca
 
     @attention.register_fake
     def _(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.empty_like(v), col_bias.new_empty((*col_bias.shape[:2], 1))
+        return empty_like_heads(v), col_bias.new_empty((*col_bias.shape[:2], 1))
 
     @torch.library.custom_op(f"lesa_d2::{name}_attention_backward", mutates_args=())
     def gradients(
@@ -62,13 +68,13 @@ def recomputing_attention(name: str, forward: Forward, backward: Backward) -> Ca
     def differentiate(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 5
-        return gradients(grad.contiguous(), *ctx.saved_tensors)
+        return gradients(grad, *ctx.saved_tensors)
 
     attention.register_autograd(differentiate, setup_context=save)
 
     def run(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
         lead = v.shape[:2]
-        flat = (t.flatten(0, 1).contiguous() for t in (q, k, v, col_bias, row_bias))
+        flat = (t.flatten(0, 1) for t in (q, k, v, col_bias, row_bias))
         return attention(*flat)[0].unflatten(0, lead)
 
     return run
