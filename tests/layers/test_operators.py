@@ -115,7 +115,7 @@ def test_norms_with_stored_statistics_fold_exactly(operator):
     layer = make(operator).double().eval()
     binary = layer.binary
     x = torch.randn(2, 8, 5, 7, dtype=torch.double)
-    q, k, v = binary.project(x)
+    q, k, v = binary.split_heads(binary.project(x))
     col_bias, row_bias = binary.positions(q, (5, 7))
     relative = (row_bias.unsqueeze(-1) + col_bias.unsqueeze(-2)).flatten(-2)
     terms = binary.logit_norm(torch.cat([q @ k.transpose(2, 3), relative], dim=1))

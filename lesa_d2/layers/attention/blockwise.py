@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .recompute import Tensors, empty_like_heads, recomputing_attention
 
-BLOCK_LOGITS = 2**19  # per thread: 2 MiB of float32, the second-level cache of current processors
+BLOCK_LOGITS = 2**18  # per thread: 1 MiB of float32, half of the second-level cache of current processors
 MIN_BLOCK_ROWS = 64  # below that the matrix products become slow
 CUDA_BLOCK_LOGITS = 2**26  # a GPU wants large launches: 256 MiB of float32
 

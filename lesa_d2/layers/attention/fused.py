@@ -1,0 +1,111 @@
+"""Exact attention in fused Triton kernels, for CUDA devices: no logit reaches the device's memory."""
+
+import importlib.util
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .recompute import Tensors, recomputing_attention
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+MAX_CHANNELS = 128  # a head's; more does not fit beside the tiles in a processor's registers and shared memory
+SEGMENTS = (64, 32, 16)
+MAX_PADDING = 1.25  # of a row of keys cut into segments
+FORWARD_QUERIES, BACKWARD_QUERIES = 128, 64
+MIN_CAPABILITY = (8, 0)  # bfloat16 tensor cores
+
+
+def fused_obstacle(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> str | None:
+    """Why the kernels cannot run on these tensors, or None."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (it comes with PyTorch for CUDA on Linux)"
+    if not interpreted():
+        if not (q.is_cuda and torch.version.cuda):
+            return f"it needs CUDA tensors, got {q.device.type}"
+        capability = torch.cuda.get_device_capability(q.device)
+        if capability < MIN_CAPABILITY:
+            return f"it needs compute capability {MIN_CAPABILITY} or higher, this device has {capability}"
+    if not q.dtype == k.dtype == v.dtype or q.dtype not in DTYPES:
+        return f"q, k, v must share one of {DTYPES}, got {q.dtype}, {k.dtype}, {v.dtype}"
+    if max(q.shape[-1], v.shape[-1]) > MAX_CHANNELS:
+        return f"a head may have {MAX_CHANNELS} channels, got {q.shape[-1]} and {v.shape[-1]}"
+    return None
+
+
+def interpreted() -> bool:
+    """Whether Triton runs kernels in its interpreter, on the CPU: slow, for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def segment_for(width: int) -> int:
+    """The longest segment that cuts a row of ``width`` keys without much padding."""
+    fits = (s for s in SEGMENTS if -(-width // s) * s <= MAX_PADDING * width)
+    return next(fits, SEGMENTS[-1])
+
+
+def _options(q: Tensor, v: Tensor, width: int, queries: int) -> dict[str, Any]:
+    """The kernels' compile-time arguments."""
+    d, dv = q.shape[-1], v.shape[-1]
+    exact = torch.get_float32_matmul_precision() == "highest"
+    return {
+        "D": d,
+        "DP": max(16, 1 << (d - 1).bit_length()),
+        "DV": dv,
+        "DVP": max(16, 1 << (dv - 1).bit_length()),
+        "QUERIES": queries,
+        "SEGMENT": segment_for(width),
+        "PRECISION": "ieee" if exact else "tf32",
+        "num_warps": 4,
+    }
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> tuple[Tensor, Tensor]:
+    from . import triton_kernels as kernels
+
+    q, k, v, col_bias, row_bias = (t.contiguous() for t in (q, k, v, col_bias, row_bias))
+    maps, places, width, height = *q.shape[:2], col_bias.shape[-1], row_bias.shape[-1]
+    out = torch.empty_like(v)
+    lse = q.new_empty((maps, places, 1), dtype=torch.float32)
+    options = _options(q, v, width, FORWARD_QUERIES)
+    if maps:
+        grid = (-(-places // FORWARD_QUERIES), maps)
+        kernels.attention_forward[grid](
+            q, k, v, col_bias, row_bias, out, lse, places, height, width, **options
+        )
+    return out, lse
+
+
+def _backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    col_bias: Tensor,
+    row_bias: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+) -> Tensors:
+    from . import triton_kernels as kernels
+
+    mean = (grad.float() * out.float()).sum(-1)
+    q, k, v, col, row, grad = (t.contiguous() for t in (q, k, v, col_bias, row_bias, grad.to(v.dtype)))
+    maps, places, width, height = *q.shape[:2], col.shape[-1], row.shape[-1]
+    dq, dk, dv = (torch.empty_like(t) for t in (q, k, v))
+    dcol = torch.empty_like(col, dtype=torch.float32)
+    drow = torch.zeros_like(row, dtype=torch.float32)
+    options = _options(q, v, width, BACKWARD_QUERIES)
+    if maps:
+        inputs = (q, k, v, col, row, grad, logsumexp, mean)
+        sizes = (places, height, width)
+        kernels.attention_backward_queries[(-(-places // BACKWARD_QUERIES), maps)](
+            *inputs, dq, dcol, drow, *sizes, **options
+        )
+        kernels.attention_backward_keys[(height * -(-width // options["SEGMENT"]), maps)](
+            *inputs, dk, dv, *sizes, **options
+        )
+    return dq, dk, dv, dcol.to(col_bias.dtype), drow.to(row_bias.dtype)
+
+
+fused_attention = recomputing_attention("fused", _forward, _backward)
