@@ -72,7 +72,8 @@ class AttentionAugmentation(SlotOperator):
             t.flatten(2).unflatten(1, (self.num_heads, -1)).transpose(2, 3)
             for t in self.qkv(x).split(dims, dim=1)
         )
-        with full_precision(q * q.shape[-1] ** -0.5, k, v) as (q, k, v):
-            col_bias, row_bias = self.positions(q, size)
-            out = relative_attention(q, k, v, col_bias, row_bias, self.backend)
+        q = q * q.shape[-1] ** -0.5
+        with full_precision(q) as (wide_q,):
+            col_bias, row_bias = self.positions(wide_q, size)
+        out = relative_attention(q, k, v, col_bias, row_bias, self.backend)
         return out.to(x.dtype).transpose(2, 3).flatten(1, 2).unflatten(2, size)

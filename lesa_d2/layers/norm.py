@@ -103,10 +103,9 @@ def statistics_once(module: nn.Module) -> Iterator[None]:
     Whatever calls it, a forward pass of a training module inside a backward pass is such a repetition; the
     first pass has moved the statistics already.
     """
-    repeated = module.training and torch._C._current_graph_task_id() != -1
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    if not repeated:
-        norms = []
+    norms: list[_BatchNorm] = []
+    if module.training and torch._C._current_graph_task_id() != -1:
+        norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
     try:

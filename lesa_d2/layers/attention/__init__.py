@@ -4,15 +4,17 @@ Shapes: N images, G heads, n = H·W row-major positions, dq query/key and dv val
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from ..precision import full_precision
 from .blockwise import blockwise_attention
+from .fused import fused_attention, fused_obstacle
 from .reference import reference_attention
 from .sdpa import sdpa_attention
 
-SMALL_MAP = 64  # positions up to which the definition is the fastest: its maps fit in the cache
+SMALL_LOGITS = 2**20  # in all maps; up to here they fit in the cache, and the definition is the fastest
 
 
 def relative_attention(
@@ -35,24 +37,53 @@ def relative_attention(
         ValueError: unknown backend, shapes that do not fit together, or a backend that cannot run on these
             tensors; the message says why.
     """
+    check_backend(backend)
     inputs = (q, k, v, col_bias, row_bias)
     _check_shapes(*inputs)
-    check_backend(backend)
-    name = fastest_backend(q) if backend == "auto" else backend
+    chosen = fastest_backend(*inputs) if backend == "auto" else BACKENDS[backend]
+    obstacle = chosen.obstacle(*inputs)
+    if obstacle is not None:
+        raise ValueError(f"attention backend {backend!r} cannot run here: {obstacle}; 'auto' takes one that can")
+    if chosen.takes_half_precision:
+        return chosen.run(*inputs)
     with full_precision(*inputs) as wide:
-        return BACKENDS[name](*wide).to(v.dtype)
+        return chosen.run(*wide).to(v.dtype)
 
 
-BACKENDS: dict[str, Callable[..., Tensor]] = {
-    "reference": reference_attention,
-    "blockwise": blockwise_attention,
-    "sdpa": sdpa_attention,
+def _no_obstacle(*inputs: Tensor) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to compute the attention.
+
+    Attributes:
+        run: five tensors as in :func:`relative_attention` -> the output.
+        obstacle: the same tensors -> why ``run`` cannot take them, or None.
+        takes_half_precision: whether ``run`` widens where it must by itself; others get float32 or wider.
+    """
+
+    run: Callable[..., Tensor]
+    obstacle: Callable[..., str | None] = _no_obstacle
+    takes_half_precision: bool = False
+
+
+BACKENDS = {
+    "reference": Backend(reference_attention),
+    "blockwise": Backend(blockwise_attention),
+    "sdpa": Backend(sdpa_attention),
+    "fused": Backend(fused_attention, fused_obstacle, takes_half_precision=True),
 }
 
 
-def fastest_backend(q: Tensor) -> str:
-    """What "auto" stands for, by the size of the map."""
-    return "reference" if q.shape[2] <= SMALL_MAP else "blockwise"
+def fastest_backend(*inputs: Tensor) -> Backend:
+    """What "auto" stands for, by device, dtype and size."""
+    if inputs[0].is_cuda and fused_obstacle(*inputs) is None:
+        return BACKENDS["fused"]
+    images, heads, places, _ = inputs[0].shape
+    is_small = images * heads * places**2 <= SMALL_LOGITS
+    return BACKENDS["reference" if is_small else "blockwise"]
 
 
 def check_backend(name: str) -> None:

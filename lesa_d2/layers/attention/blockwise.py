@@ -26,15 +26,15 @@ CUDA_BLOCK_LOGITS = 2**26  # a GPU wants large launches: 256 MiB of float32
 
 
 class Blocks:
-    """How B maps of n queries are cut: as many maps at once as there are threads, rows to fill the cache."""
+    """How B maps of n queries are cut: whole maps if they are small, else a map a thread and a few of its rows."""
 
     def __init__(self, like: Tensor) -> None:
         count, self.places = like.shape[:2]
         on_cpu = like.device.type == "cpu"
-        self.maps = max(1, min(count, torch.get_num_threads() if on_cpu else count))
-        logits = BLOCK_LOGITS * torch.get_num_threads() if on_cpu else CUDA_BLOCK_LOGITS
-        rows = logits // (self.maps * self.places)
-        self.rows = min(self.places, max(MIN_BLOCK_ROWS, rows))
+        threads = torch.get_num_threads() if on_cpu else count
+        logits = BLOCK_LOGITS * threads if on_cpu else CUDA_BLOCK_LOGITS
+        self.maps = max(1, min(count, max(threads, logits // self.places**2)))
+        self.rows = min(self.places, max(MIN_BLOCK_ROWS, logits // (self.maps * self.places)))
 
     def cut_maps(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """(B, …) tensors, a few maps at a time."""

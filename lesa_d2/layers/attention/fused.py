@@ -2,24 +2,26 @@
 
 import importlib.util
 import os
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .recompute import Tensors, recomputing_attention
+from .recompute import Tensors, empty_like_heads, recomputing_attention
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-MAX_CHANNELS = 128  # a head's; more does not fit beside the tiles in a processor's registers and shared memory
-SEGMENTS = (64, 32, 16)
+# What stays in registers when compiled for compute capability 8.0 and 9.0, by dtype.
+MAX_CHANNELS = {torch.float16: 128, torch.bfloat16: 128, torch.float32: 64}
+FORWARD_QUERIES = {torch.float16: 128, torch.bfloat16: 128, torch.float32: 64}
+BACKWARD_QUERIES = {torch.float16: 64, torch.bfloat16: 64, torch.float32: 32}
+SEGMENTS = (32, 16)
 MAX_PADDING = 1.25  # of a row of keys cut into segments
-FORWARD_QUERIES, BACKWARD_QUERIES = 128, 64
 MIN_CAPABILITY = (8, 0)  # bfloat16 tensor cores
 
 
 def fused_obstacle(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> str | None:
     """Why the kernels cannot run on these tensors, or None."""
-    if importlib.util.find_spec("triton") is None:
+    if not has_triton():
         return "Triton is not installed (it comes with PyTorch for CUDA on Linux)"
     if not interpreted():
         if not (q.is_cuda and torch.version.cuda):
@@ -27,11 +29,20 @@ def fused_obstacle(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: 
         capability = torch.cuda.get_device_capability(q.device)
         if capability < MIN_CAPABILITY:
             return f"it needs compute capability {MIN_CAPABILITY} or higher, this device has {capability}"
-    if not q.dtype == k.dtype == v.dtype or q.dtype not in DTYPES:
-        return f"q, k, v must share one of {DTYPES}, got {q.dtype}, {k.dtype}, {v.dtype}"
-    if max(q.shape[-1], v.shape[-1]) > MAX_CHANNELS:
-        return f"a head may have {MAX_CHANNELS} channels, got {q.shape[-1]} and {v.shape[-1]}"
+    if not q.dtype == k.dtype == v.dtype or q.dtype not in MAX_CHANNELS:
+        return f"q, k, v must share one of {[*MAX_CHANNELS]}, got {q.dtype}, {k.dtype}, {v.dtype}"
+    if max(q.shape[-1], v.shape[-1]) > MAX_CHANNELS[q.dtype]:
+        return (
+            f"a head may have {MAX_CHANNELS[q.dtype]} channels in {q.dtype}, "
+            f"got {q.shape[-1]} for keys and {v.shape[-1]} for values"
+        )
     return None
+
+
+@cache
+def has_triton() -> bool:
+    """Whether Triton can be imported."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def interpreted() -> bool:
@@ -57,24 +68,25 @@ def _options(q: Tensor, v: Tensor, width: int, queries: int) -> dict[str, Any]:
         "QUERIES": queries,
         "SEGMENT": segment_for(width),
         "PRECISION": "ieee" if exact else "tf32",
-        "num_warps": 4,
+        "num_warps": 8,
     }
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> tuple[Tensor, Tensor]:
     from . import triton_kernels as kernels
 
+    result = empty_like_heads(v)
     q, k, v, col_bias, row_bias = (t.contiguous() for t in (q, k, v, col_bias, row_bias))
     maps, places, width, height = *q.shape[:2], col_bias.shape[-1], row_bias.shape[-1]
     out = torch.empty_like(v)
     lse = q.new_empty((maps, places, 1), dtype=torch.float32)
-    options = _options(q, v, width, FORWARD_QUERIES)
+    options = _options(q, v, width, FORWARD_QUERIES[q.dtype])
     if maps:
-        grid = (-(-places // FORWARD_QUERIES), maps)
+        grid = (-(-places // options["QUERIES"]), maps)
         kernels.attention_forward[grid](
             q, k, v, col_bias, row_bias, out, lse, places, height, width, **options
         )
-    return out, lse
+    return result.copy_(out), lse
 
 
 def _backward(
@@ -95,11 +107,11 @@ def _backward(
     dq, dk, dv = (torch.empty_like(t) for t in (q, k, v))
     dcol = torch.empty_like(col, dtype=torch.float32)
     drow = torch.zeros_like(row, dtype=torch.float32)
-    options = _options(q, v, width, BACKWARD_QUERIES)
+    options = _options(q, v, width, BACKWARD_QUERIES[q.dtype])
     if maps:
         inputs = (q, k, v, col, row, grad, logsumexp, mean)
         sizes = (places, height, width)
-        kernels.attention_backward_queries[(-(-places // BACKWARD_QUERIES), maps)](
+        kernels.attention_backward_queries[(-(-places // options["QUERIES"]), maps)](
             *inputs, dq, dcol, drow, *sizes, **options
         )
         kernels.attention_backward_keys[(height * -(-width // options["SEGMENT"]), maps)](

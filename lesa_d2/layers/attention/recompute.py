@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Tensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 Forward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -16,9 +17,9 @@ Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Ten
 
 
 def empty_like_heads(v: Tensor) -> Tensor:
-    """Uninitialised (B, n, dv), position by position in memory or, if ``v`` is so, channel by channel."""
-    by_channel = v.stride(-2) < v.stride(-1)
-    return torch.empty_like(v.mT, memory_format=torch.contiguous_format).mT if by_channel else torch.empty_like(v, memory_format=torch.contiguous_format)
+    """Uninitialised (B, n, dv), in memory position by position or, where ``v`` is so, channel by channel."""
+    by_channel = min(v.shape[1:]) > 1 and v.stride(1) < v.stride(2)
+    return v.new_empty((v.shape[0], v.shape[2], v.shape[1])).mT if by_channel else v.new_empty(v.shape)
 
 
 def recomputing_attention(name: str, forward: Forward, backward: Backward) -> Callable[..., Tensor]:
@@ -58,23 +59,32 @@ def recomputing_attention(name: str, forward: Forward, backward: Backward) -> Ca
 
     @gradients.register_fake
     def _(grad: Tensor, *saved: Tensor) -> Tensors:
-        q, k, v, col_bias, row_bias = (torch.empty_like(t) for t in saved[:5])
+        q, k, v, col_bias, row_bias = (t.new_empty(t.shape) for t in saved[:5])
         return q, k, v, col_bias, row_bias
 
-    def save(ctx: Any, inputs: Tensors, output: tuple[Tensor, Tensor]) -> None:
-        ctx.save_for_backward(*inputs, *output)
-        ctx.set_materialize_grads(False)
+    forward_op = getattr(torch.ops.lesa_d2, f"{name}_attention").default
+    backward_op = getattr(torch.ops.lesa_d2, f"{name}_attention_backward").default
 
-    def differentiate(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        if grad is None:
-            return (None,) * 5
-        return gradients(grad, *ctx.saved_tensors)
+    class Attention(torch.autograd.Function):
+        """Its own class rather than an autograd formula of the operator: that would ignore forward mode."""
 
-    attention.register_autograd(differentiate, setup_context=save)
+        @staticmethod
+        def forward(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+            return forward_op(*inputs)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Tensors, output: tuple[Tensor, Tensor]) -> None:
+            ctx.save_for_backward(*inputs, *output)
+            ctx.mark_non_differentiable(output[1])
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx: Any, grad: Tensor, _: Tensor) -> Tensors:
+            return backward_op(grad, *ctx.saved_tensors)
 
     def run(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
         lead = v.shape[:2]
         flat = (t.flatten(0, 1) for t in (q, k, v, col_bias, row_bias))
-        return attention(*flat)[0].unflatten(0, lead)
+        return Attention.apply(*flat)[0].unflatten(0, lead)
 
     return run
