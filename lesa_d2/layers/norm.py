@@ -90,6 +90,8 @@ def _over_processes(moments: Moments, group: dist.ProcessGroup | None) -> Moment
 
 @torch.no_grad()
 def _move_running_statistics(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
+    if norm.num_batches_tracked is None:  # within statistics_once
+        return
     norm.num_batches_tracked.add_(1)
     momentum = 1.0 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum
     norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
@@ -106,13 +108,14 @@ def statistics_once(module: nn.Module) -> Iterator[None]:
     norms: list[_BatchNorm] = []
     if module.training and torch._C._current_graph_task_id() != -1:
         norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def has_stored_affine(norm: nn.Module) -> bool:

@@ -46,7 +46,7 @@ def test_reference_is_the_formula(size):
             torch.testing.assert_close(out[image, head], by_loops(*(t[image, head] for t in tensors)))
 
 
-@pytest.mark.parametrize("backend", ["auto", *BACKENDS])
+@pytest.mark.parametrize("backend", ["auto", *(name for name in BACKENDS if name != "fused")])
 @pytest.mark.parametrize("size", SIZES)
 def test_backends_equal_the_formula_with_all_gradients(backend, size):
     tensors = inputs(size)

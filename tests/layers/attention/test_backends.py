@@ -1,0 +1,157 @@
+"""Every backend is the definition: outputs and all gradients, any shape, dtype, size of logits, memory order."""
+
+import pytest
+import torch
+from exactness import assert_equals_definition, by_channel, make_inputs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lesa_d2.layers.attention import BACKENDS, Backend, blockwise, relative_attention
+from lesa_d2.layers.attention.fused import fused_obstacle
+
+ON_CPU = [name for name in BACKENDS if name != "fused"]
+shapes = st.tuples(*(st.integers(1, top) for top in (3, 8, 9, 9, 6, 6)))
+dtypes = st.sampled_from([torch.double, torch.float, torch.float16, torch.bfloat16])
+
+
+@pytest.fixture(params=["whole", "cut"])
+def blocks(request, monkeypatch):
+    """Blockwise with all in one block, and cut into small blocks with a rest."""
+    if request.param == "cut":
+        monkeypatch.setattr(blockwise, "BLOCK_LOGITS", 60)
+        monkeypatch.setattr(blockwise, "MIN_BLOCK_ROWS", 5)
+
+
+@pytest.mark.usefixtures("blocks")
+@pytest.mark.parametrize("backend", ON_CPU)
+@settings(max_examples=40, deadline=None)
+@given(shape=shapes, dtype=dtypes, transposed=st.booleans(), seed=st.integers(0, 999))
+def test_any_shape_dtype_and_memory_order(backend, shape, dtype, transposed, seed):
+    torch.manual_seed(seed)
+    inputs = make_inputs(*shape, dtype)
+    assert_equals_definition([by_channel(t) for t in inputs] if transposed else inputs, backend)
+
+
+@pytest.mark.usefixtures("blocks")
+@pytest.mark.parametrize("backend", ON_CPU)
+@pytest.mark.parametrize("dtype", [torch.float, torch.double])
+@pytest.mark.parametrize("scale", [5.0, 30.0, 100.0])
+def test_large_logits(backend, dtype, scale):
+    """Logits up to several times ±1e4, for which exp overflows even in float64."""
+    torch.manual_seed(0)
+    assert_equals_definition(make_inputs(2, 2, 5, 7, 4, 3, dtype, scale), backend)
+
+
+@pytest.mark.usefixtures("blocks")
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_one_query_far_out_among_tame_ones(backend):
+    """A block in which the cheap shift would do for all queries but one."""
+    inputs = make_inputs(1, 2, 6, 6, 4, 3, torch.float)
+    with torch.no_grad():
+        inputs[0][0, 1, 17] *= 1e4
+    assert_equals_definition(inputs, backend)
+
+
+def test_large_values_times_large_exponentials():
+    """exp(75) alone is far from overflow."""
+    q = torch.full((1, 1, 36, 3), 5.0)
+    v = 1e7 * torch.randn(1, 1, 36, 2)
+    out = relative_attention(q, q, v, torch.zeros(1, 1, 36, 6), torch.zeros(1, 1, 36, 6), "blockwise")
+    torch.testing.assert_close(out, v.mean(2, keepdim=True).expand_as(v), rtol=1e-5, atol=10)
+
+
+@pytest.mark.usefixtures("blocks")
+@pytest.mark.parametrize("backend", ["reference", "blockwise"])
+def test_excluded_keys(backend):
+    """A bias of −inf takes a column or row of keys out."""
+    q, k, v, col_bias, row_bias = make_inputs(1, 2, 4, 5, 3, 3, torch.float)
+    col_bias, row_bias = col_bias.detach().clone(), row_bias.detach().clone()
+    col_bias[..., 2] = row_bias[..., 0] = float("-inf")
+    kept = torch.tensor([x != 2 and y != 0 for y in range(4) for x in range(5)])
+    logits = q @ k.mT + (row_bias.unsqueeze(-1) + col_bias.unsqueeze(-2)).flatten(-2)
+    expected = logits[..., kept].softmax(-1) @ v[:, :, kept]
+    torch.testing.assert_close(relative_attention(q, k, v, col_bias, row_bias, backend), expected)
+
+
+@pytest.mark.usefixtures("blocks")
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_visible(value):
+    inputs = [t.detach() for t in make_inputs(1, 1, 4, 5, 3, 3, torch.float)]
+    inputs[0][0, 0, 3] = value
+    out = relative_attention(*inputs, backend="blockwise")
+    assert out[0, 0, 3].isnan().all()
+    assert out[0, 0, :3].isfinite().all()
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_empty_batch(backend):
+    out = relative_attention(*make_inputs(0, 2, 3, 4, 2, 3, torch.float), backend=backend)
+    assert out.shape == (0, 2, 12, 3)
+    out.sum().backward()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_change_blocks_not_results(threads):
+    inputs = make_inputs(3, 3, 6, 7, 4, 3, torch.double)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert_equals_definition(inputs, "blockwise")
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_auto_avoids_maps_of_all_pairs_where_they_are_large():
+    def chosen(side, images=1):
+        q = torch.empty(images, 8, side**2, 16, device="meta")
+        return fastest(q)
+
+    def fastest(q):
+        from lesa_d2.layers.attention import fastest_backend
+
+        return fastest_backend(q, q, q, q, q)
+
+    assert chosen(10) is BACKENDS["reference"]
+    assert chosen(64) is BACKENDS["blockwise"]
+    assert chosen(14, images=128) is BACKENDS["blockwise"]
+
+
+def test_a_backend_that_cannot_run_says_why(monkeypatch):
+    inputs = make_inputs(1, 1, 2, 2, 2, 2, torch.float)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match=r"'fused' cannot run here: .*(Triton is not installed|CUDA).*auto"):
+        relative_attention(*inputs, backend="fused")
+    monkeypatch.setitem(BACKENDS, "never", Backend(lambda *_: None, lambda *_: "it is a test"))
+    with pytest.raises(ValueError, match="'never' cannot run here: it is a test"):
+        relative_attention(*inputs, backend="never")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "channels", "message"),
+    [(torch.double, 8, "q, k, v must share"), (torch.float, 96, "64 channels"), (torch.half, 160, "128 channels")],
+)
+def test_obstacles_of_the_fused_kernels(monkeypatch, dtype, channels, message):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    pytest.importorskip("triton", reason="Triton comes with PyTorch for CUDA on Linux")
+    assert message in fused_obstacle(*make_inputs(1, 1, 2, 2, channels, 4, dtype))
+    assert fused_obstacle(*make_inputs(1, 1, 2, 2, 64, 64, torch.float)) is None
+
+
+def test_once_differentiable_and_clear_about_it():
+    inputs = make_inputs(1, 1, 3, 3, 2, 2, torch.double)
+    (gradient,) = torch.autograd.grad(
+        relative_attention(*inputs, backend="blockwise").sum(), inputs[2], create_graph=True
+    )
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        gradient.sum().backward()
+    plain = [t.detach() for t in inputs]
+    with pytest.raises(NotImplementedError, match="forward mode AD"):
+        torch.func.jvp(lambda *t: relative_attention(*t, backend="blockwise"), (*plain,), (*plain,))
+    with pytest.raises(RuntimeError, match="vmap"):
+        torch.func.vmap(lambda *t: relative_attention(*t, backend="blockwise"))(*(t[None] for t in plain))
+
+
+def test_the_operator_keeps_its_contract_with_pytorch():
+    inputs = [t[0].detach() for t in make_inputs(1, 2, 5, 4, 3, 2, torch.double)]
+    torch.library.opcheck(torch.ops.lesa_d2.blockwise_attention.default, (*inputs,))
+    torch.library.opcheck(torch.ops.lesa_d2.blockwise_attention.default, (*(t.mT.contiguous().mT for t in inputs),))

@@ -1,0 +1,142 @@
+"""Batch norms folded into scales, and running statistics that move once."""
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from lesa_d2.layers import LESA, EvalBatchNorm2d
+from lesa_d2.layers.moments import Moments
+from lesa_d2.layers.norm import batch_affine, check_is_batch_norm, conv_norm, statistics_once
+
+
+def busy_norm(norm):
+    nn.init.uniform_(norm.weight, 0.5, 1.5)
+    nn.init.normal_(norm.bias)
+    nn.init.normal_(norm.running_mean)
+    nn.init.uniform_(norm.running_var, 0.5, 1.5)
+    return norm
+
+
+def moments_of(x):
+    variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+    return Moments(mean, variance, x.numel() // x.shape[1])
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.7, None])
+def test_batch_affine_is_the_norm_for_several_steps(momentum):
+    norm = busy_norm(nn.BatchNorm2d(3, momentum=momentum).double()).train()
+    ours = copy.deepcopy(norm)
+    for _ in range(3):
+        x = torch.randn(2, 3, 4, 5, dtype=torch.double)
+        scale, shift = batch_affine(ours, moments_of(x))
+        torch.testing.assert_close(x * scale[:, None, None] + shift[:, None, None], norm(x))
+    assert norm.num_batches_tracked == 3
+    torch.testing.assert_close(dict(ours.named_buffers()), dict(norm.named_buffers()))
+
+
+def test_a_single_value_is_an_error():
+    with pytest.raises(ValueError, match="more than one value"):
+        batch_affine(nn.BatchNorm2d(3), Moments(torch.zeros(3), torch.zeros(3), 1))
+
+
+def test_an_empty_batch_moves_nothing():
+    norm = busy_norm(nn.BatchNorm2d(3))
+    before = copy.deepcopy(norm.state_dict())
+    scale, shift = batch_affine(norm, Moments(torch.zeros(3), torch.zeros(3), 0))
+    torch.testing.assert_close(norm.state_dict(), before)
+    assert scale.isfinite().all()
+    assert shift.isfinite().all()
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("make", [nn.BatchNorm2d, EvalBatchNorm2d])
+def test_folded_convolution(make, groups):
+    conv = nn.Conv2d(4, 6, 3, padding=1, groups=groups, bias=False).double()
+    norm = busy_norm(make(6).double()).train(make is EvalBatchNorm2d)
+    x = torch.randn(2, 4, 5, 6, dtype=torch.double, requires_grad=True)
+    leaves = [x, conv.weight, norm.weight, norm.bias]
+    folded, plain = conv_norm(conv, norm, x), norm(conv(x))
+    torch.testing.assert_close(folded, plain)
+    weight = torch.randn_like(plain)
+    torch.testing.assert_close(
+        torch.autograd.grad((folded * weight).sum(), leaves), torch.autograd.grad((plain * weight).sum(), leaves)
+    )
+
+
+def test_norms_that_do_not_fold_are_called():
+    conv, norm, x = nn.Conv2d(4, 6, 1, bias=False), nn.GroupNorm(2, 6), torch.randn(1, 4, 3, 3)
+    torch.testing.assert_close(conv_norm(conv, norm, x), norm(conv(x)))
+
+
+def test_a_batch_norm_with_arithmetic_of_its_own_is_refused():
+    class Clever(nn.BatchNorm2d):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    with pytest.raises(TypeError, match="got Clever"):
+        check_is_batch_norm(Clever(3))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing_changes_nothing(reentrant):
+    """PyTorch's own checkpointing around the operator: same gradients, statistics moved once."""
+    torch.manual_seed(0)
+    plain = LESA(8, 8, num_heads=2, feat_size=4).double().train()
+    other = copy.deepcopy(plain)
+    for _ in range(2):  # two steps of accumulation
+        x = torch.randn(2, 8, 4, 5, dtype=torch.double)
+        plain(x).square().sum().backward()
+        checkpoint(other, x.requires_grad_(), use_reentrant=reentrant).square().sum().backward()
+    torch.testing.assert_close(dict(other.named_buffers()), dict(plain.named_buffers()))
+    assert other.binary.logit_norm.num_batches_tracked == 2
+    for (name, a), b in zip(plain.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(b.grad, a.grad, msg=lambda m, name=name: f"{name}: {m}")
+    assert {m.momentum for m in other.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
+
+
+def test_statistics_move_in_an_ordinary_forward_pass():
+    norm = nn.BatchNorm2d(2)
+    with statistics_once(norm):
+        norm(torch.randn(4, 2, 3, 3))
+    assert norm.num_batches_tracked == 1
+
+
+def _synchronised(rank, store, results):
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    values = torch.randn(7, 3, 1, 1, dtype=torch.double) + 2.0
+    norm = nn.SyncBatchNorm(3).double()
+    share = values[:5] if rank == 0 else values[5:]
+    share = share.clone().requires_grad_()
+    scale, shift = batch_affine(norm, moments_of(share))
+    weights = torch.arange(7.0, dtype=torch.double)
+    weights = weights[:5] if rank == 0 else weights[5:]
+    out = share * scale[:, None, None] + shift[:, None, None]
+    (out * weights[:, None, None, None]).sum().backward()
+    results[rank] = [t.numpy() for t in (out.detach(), share.grad, norm.running_mean, norm.running_var)]
+    dist.destroy_process_group()
+
+
+def test_synchronised_moments_are_those_of_all_processes(tmp_path):
+    """Two processes with 5 and 2 values a channel equal one with 7, gradients and running statistics too."""
+    with mp.Manager() as manager:
+        results = manager.dict()
+        mp.spawn(_synchronised, (str(tmp_path / "store"), results), nprocs=2)
+        first, second = results[0], results[1]
+    torch.manual_seed(0)
+    values = (torch.randn(7, 3, 1, 1, dtype=torch.double) + 2.0).requires_grad_()
+    norm = nn.BatchNorm2d(3).double()
+    out = norm(values)
+    (out * torch.arange(7.0, dtype=torch.double)[:, None, None, None]).sum().backward()
+    expected = [t.detach() for t in (out, values.grad)]
+    for i, wanted in enumerate(expected):
+        got = torch.cat([torch.tensor(part[i]) for part in (first, second)])
+        torch.testing.assert_close(got, wanted)
+    for part in (first, second):
+        torch.testing.assert_close(torch.tensor(part[2]), norm.running_mean)
+        torch.testing.assert_close(torch.tensor(part[3]), norm.running_var)
