@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .attention import check_backend, relative_attention
 from .attention.reference import relative_logits
-from .moments import Moments, content_moments, relative_moments
+from .moments import Moments, content_moments, pair_moments, relative_moments
 from .norm import (
     batch_affine,
     check_is_batch_norm,
@@ -91,6 +91,19 @@ class BinaryTerm(nn.Module, ABC):
         """(N, outputs_per_channel · C', H, W) -> (N, C', H, W)."""
         return self.out_norm(out).unflatten(1, (-1, self.outputs_per_channel)).sum(2)
 
+    def logit_affine(self, q: Tensor, k: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+        """Scale and shift of the logit norm for these queries and keys: (terms, G, 1, 1) each."""
+        if uses_batch_statistics(self.logit_norm):
+            scale, shift = batch_affine(self.logit_norm, Moments.of_terms(self.logit_moments(q, k, size)))
+        else:
+            scale, shift = stored_affine(self.logit_norm)
+        shape = (self.num_logit_terms, self.num_heads, 1, 1)
+        return scale.view(shape), shift.view(shape)
+
+    @abstractmethod
+    def logit_moments(self, q: Tensor, k: Tensor, size: Size) -> list[Moments]:
+        """Mean and variance of each term's logits over images and pairs, in closed form."""
+
     def normalise_logits(self, terms: list[Tensor]) -> Tensor:
         """Each term (N, G, n, n) through its own channels of the logit norm, then added: (N, G, n, n)."""
         maps = torch.cat(terms, dim=1)
@@ -139,21 +152,17 @@ class DecomposedBinaryTerm(BinaryTerm):
     def _attend_folded(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
         """Attention with the logit norm folded into the queries."""
         with full_precision(q, k) as (wide_q, wide_k):
-            affine = self._logit_affine(wide_q, wide_k, size)
-            scale, shift = (t.view(self.num_logit_terms, self.num_heads, 1, 1) for t in affine)
+            scale, shift = self.logit_affine(wide_q, wide_k, size)
             col_bias, row_bias = self.positions(wide_q * scale[1], size)
             content = (wide_q * scale[0]).to(q.dtype)
-        # The shift cancels in the softmax; it is carried along because data parallel training wants every
-        # parameter to take part in the loss.
-        return relative_attention(content, k, v, col_bias + shift.sum(0), row_bias, self.backend)
+            # The shift cancels in the softmax; it is carried along because data parallel training wants
+            # every parameter to take part in the loss.
+            col_bias = col_bias + shift.sum(0)
+        return relative_attention(content, k, v, col_bias, row_bias, self.backend)
 
-    def _logit_affine(self, q: Tensor, k: Tensor, size: Size) -> tuple[Tensor, Tensor]:
-        """Scale and shift (2G,) of the logit norm for these queries and keys."""
-        if not uses_batch_statistics(self.logit_norm):
-            return stored_affine(self.logit_norm)
+    def logit_moments(self, q: Tensor, k: Tensor, size: Size) -> list[Moments]:
         columns, rows = (table.to(q.dtype) for table in self.positions.embeddings(size))
-        terms = [content_moments(q, k), relative_moments(q, columns, rows)]
-        return batch_affine(self.logit_norm, Moments.of_terms(terms))
+        return [content_moments(q, k), relative_moments(q, columns, rows)]
 
 
 class FlattenedBinaryTerm(BinaryTerm):
@@ -173,12 +182,29 @@ class FlattenedBinaryTerm(BinaryTerm):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
         with full_precision(q, k, v) as (q, k, v):
             rq, rk, rv = (r.to(q.dtype) for r in self.positions(size))
-            content = q @ k.transpose(-2, -1)
-            from_query = torch.einsum("bgic,cij->bgij", q, rq)
-            from_key = torch.einsum("bgjc,cij->bgij", k, rk)
-            weights = self.normalise_logits([content, from_query, from_key]).softmax(-1)
+            logits = self._logits_by_definition if self.backend == "reference" else self._logits_folded
+            weights = logits(q, k, rq, rk, size).softmax(-1)
             values = torch.stack([weights @ v, torch.einsum("bgij,cij->bgic", weights, rv)], dim=-1)
         return values.permute(0, 1, 3, 4, 2).flatten(1, 3)  # channels ordered (head, channel, kind)
+
+    def _logits_by_definition(self, q: Tensor, k: Tensor, rq: Tensor, rk: Tensor, size: Size) -> Tensor:
+        from_query = torch.einsum("bgic,cij->bgij", q, rq)
+        from_key = torch.einsum("bgjc,cij->bgij", k, rk)
+        return self.normalise_logits([q @ k.transpose(-2, -1), from_query, from_key])
+
+    def _logits_folded(self, q: Tensor, k: Tensor, rq: Tensor, rk: Tensor, size: Size) -> Tensor:
+        """One map of all pairs rather than three: maps are small here, and so are their blocks."""
+        scale, shift = self.logit_affine(q, k, size)
+        logits = (q * scale[0]) @ k.transpose(-2, -1)
+        logits += torch.einsum("bgic,cij->bgij", q * scale[1], rq)
+        logits += torch.einsum("bgjc,cij->bgij", k * scale[2], rk)
+        logits += shift.sum(0)
+        return logits
+
+    def logit_moments(self, q: Tensor, k: Tensor, size: Size) -> list[Moments]:
+        rq, rk, _ = (r.to(q.dtype) for r in self.positions(size))
+        by_query, by_key = rq.permute(1, 2, 0), rk.permute(2, 1, 0)
+        return [content_moments(q, k), pair_moments(q, by_query), pair_moments(k, by_key)]
 
 
 BINARY_TERMS: dict[str, type[BinaryTerm]] = {

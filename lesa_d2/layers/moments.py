@@ -48,10 +48,16 @@ def relative_moments(q: Tensor, columns: Tensor, rows: Tensor) -> Moments:
     grid = q.unflatten(2, (rows.shape[0], columns.shape[0]))
     (col_mean, col_cov), (row_mean, row_cov) = _mean_and_covariance(columns), _mean_and_covariance(rows)
     query_mean = (grid * (row_mean[:, None] + col_mean[None])).sum(-1).flatten(2)
-    query_variance, image_mean = torch.var_mean(query_mean, -1, correction=0)
-    by_column = torch.einsum("bgyxc,bgyxd,xcd->bg", grid, grid, col_cov)
-    by_row = torch.einsum("bgyxc,bgyxd,ycd->bg", grid, grid, row_cov)
-    return _over_images(image_mean, query_variance + (by_column + by_row) / q.shape[2], q.shape[2])
+    by_column = (grid * torch.einsum("bgyxc,xcd->bgyxd", grid, col_cov)).sum(-1)
+    by_row = (grid * torch.einsum("bgyxc,ycd->bgyxd", grid, row_cov)).sum(-1)
+    return _over_queries(query_mean, (by_column + by_row).flatten(2))
+
+
+def pair_moments(q: Tensor, embeddings: Tensor) -> Moments:
+    """Of q_i·embeddings[i, j]; q (N, G, n, d), embeddings (n, n, d)."""
+    mean, covariance = _mean_and_covariance(embeddings)
+    variance = (q * torch.einsum("bgic,icd->bgid", q, covariance)).sum(-1)
+    return _over_queries((q * mean).sum(-1), variance)
 
 
 def _mean_and_covariance(t: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,6 +70,12 @@ def _mean_and_covariance(t: Tensor) -> tuple[Tensor, Tensor]:
 def _form(matrix: Tensor, vector: Tensor) -> Tensor:
     """vᵀ M v; (N, G, d, d) and (N, G, d) -> (N, G)."""
     return torch.einsum("bgc,bgcd,bgd->bg", vector, matrix, vector)
+
+
+def _over_queries(mean: Tensor, variance: Tensor) -> Moments:
+    """(N, G, n) of every query's logits -> (G,) of all."""
+    spread, image_mean = torch.var_mean(mean, -1, correction=0)
+    return _over_images(image_mean, spread + variance.mean(-1), mean.shape[-1])
 
 
 def _over_images(mean: Tensor, variance: Tensor, places: int) -> Moments:

@@ -13,9 +13,10 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import FPN, BasicStem, ResNet
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.resnet import BottleneckBlock
-from torch import nn
+from torch import Tensor, nn
 
 from ..layers import OPERATORS, EvalBatchNorm2d
+from ..layers.norm import statistics_once
 from ..layers.positions import Size, parse_size
 from ..layers.unary import conv3x3
 from .norm import make_norm
@@ -47,6 +48,10 @@ class SlotBottleneck(BottleneckBlock):
         )
         if slot is not None:
             self.conv2 = slot(bottleneck_channels, bottleneck_channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with statistics_once(self):
+            return super().forward(x)
 
 
 @dataclass(frozen=True)

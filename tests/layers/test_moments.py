@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lesa_d2.layers.attention.reference import relative_logits
-from lesa_d2.layers.moments import Moments, content_moments, relative_moments
+from lesa_d2.layers.moments import Moments, content_moments, pair_moments, relative_moments
 from lesa_d2.layers.positions import DecomposedPositions
 
 SIZES = [(1, 1), (1, 5), (4, 3), (6, 6)]
@@ -45,6 +45,15 @@ def test_relative(images, size):
     plain = of_map(relative_logits(*positions(q, size)))
     used = [q] if size == (1, 1) else [q, positions.rel_width]
     assert_same(closed, plain, used)
+
+
+@pytest.mark.parametrize("places", [1, 6])
+@pytest.mark.parametrize("images", [1, 3])
+def test_pairs(images, places):
+    q = torch.randn(images, 2, places, 4, dtype=torch.double, requires_grad=True)
+    embeddings = torch.randn(places, places, 4, dtype=torch.double, requires_grad=True)
+    plain = of_map(torch.einsum("bgic,ijc->bgij", q, embeddings))
+    assert_same(pair_moments(q, embeddings), plain, [q, embeddings])
 
 
 def test_nothing_cancels_in_float32():

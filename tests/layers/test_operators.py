@@ -109,28 +109,39 @@ def test_one_head(operator):
     assert make(operator, num_heads=1).eval()(torch.randn(1, 8, 3, 3)).shape == (1, 16, 3, 3)
 
 
-@pytest.mark.parametrize("operator", [LESA, StaticLESA, SelfAttention])
-def test_norms_with_stored_statistics_fold_exactly(operator):
-    """The folded attention of eval mode against the plain definition: logit maps, normalised and added."""
-    layer = make(operator).double().eval()
-    binary = layer.binary
-    x = torch.randn(2, 8, 5, 7, dtype=torch.double)
-    q, k, v = binary.split_heads(binary.project(x))
-    col_bias, row_bias = binary.positions(q, (5, 7))
-    relative = (row_bias.unsqueeze(-1) + col_bias.unsqueeze(-2)).flatten(-2)
-    terms = binary.logit_norm(torch.cat([q @ k.transpose(2, 3), relative], dim=1))
-    logits = terms[:, :2] + terms[:, 2:]
-    plain = (logits.softmax(-1) @ v).transpose(2, 3).flatten(1, 2)
-    folded = binary.attend(q, k, v, (5, 7))
-    torch.testing.assert_close(folded, plain, rtol=1e-9, atol=1e-9)
-    parameters = list(binary.parameters())
-    weight = torch.randn_like(plain)
-    expected = torch.autograd.grad((plain * weight).sum(), parameters, retain_graph=True, allow_unused=True)
-    got = torch.autograd.grad((folded * weight).sum(), parameters, allow_unused=True)
-    for a, b in zip(got, expected, strict=True):
-        assert (a is None) == (b is None)
-        if a is not None:
-            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+def run(layer, x, weight):
+    """Output, all gradients by name, and buffers after one step."""
+    x = x.clone().requires_grad_()
+    out = layer(x)
+    (out * weight).sum().backward()
+    gradients = {"input": x.grad, **{name: p.grad for name, p in layer.named_parameters()}}
+    return out.detach(), gradients, dict(layer.named_buffers())
+
+
+@pytest.mark.parametrize(("operator", "positions", "deformable"), VARIANTS)
+@pytest.mark.parametrize("mode", ["train", "eval", "stored"])
+@pytest.mark.parametrize("size", [(5, 7), (6, 6), (1, 3)], ids=str)
+def test_fast_paths_are_the_definition(operator, positions, deformable, mode, size):
+    """Closed-form moments, folded norms and blockwise attention against logit maps, normalised one by one."""
+    norm = EvalBatchNorm2d if mode == "stored" else nn.BatchNorm2d
+    options = dict(positions=positions, deformable=deformable, norm=norm, stride=2)
+    fast = make(operator, backend="blockwise", **options).double().train(mode != "eval")
+    plain = make(operator, backend="reference", **options).double().train(mode != "eval")
+    plain.load_state_dict(fast.state_dict())
+    x = torch.randn(3, 8, *size, dtype=torch.double)
+    weight = torch.randn_like(plain(x))
+    plain.load_state_dict(fast.state_dict())
+    torch.testing.assert_close(run(fast, x, weight), run(plain, x, weight), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize(("operator", "positions", "deformable"), VARIANTS)
+def test_compiles_in_one_graph(operator, positions, deformable):
+    layer = make(operator, positions, deformable, num_heads=1, backend="blockwise").eval()
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    x = torch.randn(1, 8, 5, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), layer(x), rtol=1e-4, atol=1e-5)
 
 
 def test_running_statistics_move_once_a_step():
