@@ -1,5 +1,5 @@
 # Everything runs in a virtual environment of its own, made on first use.
-#   make quickstart [OPERATOR=lesa|conv|self_attention]    make test    make lint    make doctor
+#   make quickstart [OPERATOR=lesa|conv|self_attention]    make test    make lint    make bench    make doctor
 PYTHON ?= python3
 VENV ?= .venv
 OPERATOR ?= lesa
@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 # A detectron2 that is already installed is used as it is.
 SITE = $(shell $(PYTHON) tools/install_detectron2.py --is-installed && echo --system-site-packages)
 
-.PHONY: setup quickstart test lint format doctor clean
+.PHONY: setup quickstart test bench lint format doctor clean
 
 setup: $(READY)
 
@@ -28,6 +28,12 @@ quickstart: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# One process a table; about half an hour on 2 cores.
+bench: $(READY)
+	for table in attention operator backbone detector; do \
+		$(BIN)/python projects/LESA/benchmark.py $$table --report projects/LESA/BENCHMARKS.md || exit 1; \
+	done
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -6,9 +6,9 @@ Shapes: N images, C channels, G heads, n = H·W positions, dq = C/(2G) query/key
 head.  The channels of the projection are head-major: head g holds [q (dq), k (dq), v (dv)].
 
 Where the released code does more than the paper says, it is followed: there is no 1/sqrt(d); instead every
-head's logit terms pass a batch norm of their own and are then added.  Such a norm is a·s + b with b the same for
-all keys, so that it drops out of the softmax and only the factor a remains.  It folds into the queries: a comes
-from the stored statistics, or in training from moments in closed form, and no logit is ever normalised.
+head's logit terms pass a batch norm of their own and are then added.  Such a norm is a·s + b with b the same
+for all keys, so that it drops out of the softmax and only the factor a remains.  It folds into the queries: a
+comes from the stored statistics, or in training from moments in closed form, and no logit is normalised.
 
 ``backend="reference"`` computes the formula as it stands instead, each map of logits through its norm.
 """

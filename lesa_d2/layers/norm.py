@@ -41,7 +41,7 @@ def stored_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
-    """norm(conv(x)) for a convolution without bias; a norm with stored statistics costs no pass over the map."""
+    """norm(conv(x)), conv without bias; a norm with stored statistics costs no pass over the map."""
     if uses_batch_statistics(norm) or not has_stored_affine(norm):
         return norm(conv(x))
     return conv_affine(conv, *stored_affine(norm), x)
@@ -68,8 +68,8 @@ def batch_affine(norm: _BatchNorm, moments: Moments) -> tuple[Tensor, Tensor]:
         mean, variance, count = moments
     if count == 1:
         raise ValueError(
-            "batch statistics need more than one value a channel; got one image with a map of 1×1: use a larger "
-            "batch or image, or norms with stored statistics (EvalBN, eval())"
+            "batch statistics need more than one value a channel; got one image with a map of 1×1: use a "
+            "larger batch or image, or norms with stored statistics (EvalBN, eval())"
         )
     if norm.track_running_stats and count:
         _move_running_statistics(norm, mean.detach(), variance.detach() * count / (count - 1))

@@ -64,7 +64,8 @@ def test_folded_convolution(make, groups):
     torch.testing.assert_close(folded, plain)
     weight = torch.randn_like(plain)
     torch.testing.assert_close(
-        torch.autograd.grad((folded * weight).sum(), leaves), torch.autograd.grad((plain * weight).sum(), leaves)
+        torch.autograd.grad((folded * weight).sum(), leaves),
+        torch.autograd.grad((plain * weight).sum(), leaves),
     )
 
 

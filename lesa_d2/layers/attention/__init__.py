@@ -43,7 +43,9 @@ def relative_attention(
     chosen = fastest_backend(*inputs) if backend == "auto" else BACKENDS[backend]
     obstacle = chosen.obstacle(*inputs)
     if obstacle is not None:
-        raise ValueError(f"attention backend {backend!r} cannot run here: {obstacle}; 'auto' takes one that can")
+        raise ValueError(
+            f"attention backend {backend!r} cannot run here: {obstacle}; 'auto' takes one that can"
+        )
     if chosen.takes_half_precision:
         return chosen.run(*inputs)
     with full_precision(*inputs) as wide:

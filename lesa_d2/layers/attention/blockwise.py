@@ -3,11 +3,11 @@
 A block holds all keys of a few queries, so that its softmax is complete; its rows are chosen to stay in the
 cache.  Three things make it fast on a CPU:
 
-- Every pass works in place on one buffer, and the products are batched matrix products of contiguous blocks.
-- The shift that keeps the softmax from overflowing comes from the thin biases: a query's largest logit lies
-  within |q_i|·max|k_j| of max(col_bias_i) + max(row_bias_i).  Only where the logits may span more than an
-  exponential can hold is their own maximum taken.
-- The backward pass recomputes a block of probabilities in one exponential, from the log-sum-exp kept per query.
+- Every pass works in place on one buffer, and products are batched products of contiguous blocks.
+- The shift that keeps the softmax from overflowing comes from the thin biases: a query's largest logit
+  lies within |q_i|·max|k_j| of max(col_bias_i) + max(row_bias_i).  Only where the logits may span more
+  than an exponential can hold is their own maximum taken.
+- The backward pass recomputes a block of probabilities in one exponential, from the log-sum-exp kept a query.
 
 Shapes: B = N·G maps of all images and heads, n = H·W positions.
 """
@@ -20,13 +20,13 @@ from torch import Tensor
 
 from .recompute import Tensors, empty_like_heads, recomputing_attention
 
-BLOCK_LOGITS = 2**18  # per thread: 1 MiB of float32, half of the second-level cache of current processors
+BLOCK_LOGITS = 2**18  # per thread: 1 MiB of float32, for a second-level cache of 2 MiB
 MIN_BLOCK_ROWS = 64  # below that the matrix products become slow
 CUDA_BLOCK_LOGITS = 2**26  # a GPU wants large launches: 256 MiB of float32
 
 
 class Blocks:
-    """How B maps of n queries are cut: whole maps if they are small, else a map a thread and a few of its rows."""
+    """How B maps are cut: whole maps if they are small, else a map a thread and a few of its rows."""
 
     def __init__(self, like: Tensor) -> None:
         count, self.places = like.shape[:2]
@@ -56,7 +56,7 @@ def part(buffer: Tensor, queries: Tensor, places: int) -> Tensor:
 
 
 def fill_logits(out: Tensor, q: Tensor, keys: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
-    """Logits of a block's queries: q (b, r, dq), keys (b, dq, n), biases (b, r, W), (b, r, H) -> (b, r, n)."""
+    """Logits of a block: q (b, r, dq), keys (b, dq, n), biases (b, r, W) and (b, r, H) -> (b, r, n)."""
     grid = out.unflatten(-1, (row_bias.shape[-1], col_bias.shape[-1]))
     torch.add(row_bias.unsqueeze(-1), col_bias.unsqueeze(-2), out=grid)
     return out.baddbmm_(q, keys)

@@ -2,8 +2,8 @@
 
     q' = [q, col_bias, row_bias]        k' = [k, onehot(x), onehot(y)]        q'_i·k'_j = the logit of i and j
 
-Vectors grow by H + W entries, so this is slower than the dedicated backends; but it is made of stock operators
-only, needs linear memory wherever PyTorch has a fused kernel, and can be exported.
+Vectors grow by H + W entries, so this is slower than the dedicated backends; but it is made of stock
+operators only, and needs linear memory wherever PyTorch has a fused kernel.
 """
 
 import torch

@@ -1,14 +1,14 @@
 """Triton kernels of exact attention with decomposed relative logits, in the manner of FlashAttention-2.
 
-A program owns a block of queries (or, for the gradients of keys and values, one row segment of the key map) and
-walks over the other side tile by tile; a tile of keys is a segment of one image row.  So a tile needs one number
-a query from row_bias, and its col_bias stays in registers while the walk goes down the rows: the biases cost
-almost nothing, and their gradients are sums over a walk.
+A program owns a block of queries (or, for the gradients of keys and values, a segment of one image row) and
+walks over the other side tile by tile; a tile of keys is a segment of one image row.  So a tile needs one
+number a query from row_bias, and its col_bias stays in registers while the walk goes down the rows: the
+biases cost little, and their gradients are sums over a walk.
 
 Logits live in base 2 (``LOG2E``), in float32; the products of vectors run in the vectors' own dtype.
 
-Shapes: B = N·G maps, n = H·W positions, contiguous (B, n, ·); D and DV are padded to powers of two for the tensor
-cores.  Importing this module needs Triton.
+Shapes: B = N·G maps, n = H·W positions, contiguous (B, n, ·); D and DV are padded to powers of two for the
+tensor cores.  Importing this module needs Triton.
 """
 
 # mypy: ignore-errors
@@ -66,7 +66,7 @@ def attention_forward(
     for x0 in range(0, width, SEGMENT):
         x = x0 + tl.arange(0, SEGMENT)
         col_bias = load_col_bias(col, i, inside, x, width)
-        for y in range(0, height):
+        for y in range(height):
             j = y * width + x
             k = load_rows(k_map, j, x < width, D, DP)
             v = load_rows(v_map, j, x < width, DV, DVP)
@@ -106,7 +106,7 @@ def attention_backward_queries(
         x = x0 + tl.arange(0, SEGMENT)
         col_bias = load_col_bias(col, i, inside, x, width)
         dcol = tl.zeros([QUERIES, SEGMENT], tl.float32)
-        for y in range(0, height):
+        for y in range(height):
             j = y * width + x
             k = load_rows(k_map, j, x < width, D, DP)
             v = load_rows(v_map, j, x < width, DV, DVP)

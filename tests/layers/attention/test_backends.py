@@ -128,7 +128,11 @@ def test_a_backend_that_cannot_run_says_why(monkeypatch):
 
 @pytest.mark.parametrize(
     ("dtype", "channels", "message"),
-    [(torch.double, 8, "q, k, v must share"), (torch.float, 96, "64 channels"), (torch.half, 160, "128 channels")],
+    [
+        (torch.double, 8, "q, k, v must share"),
+        (torch.float, 96, "64 channels"),
+        (torch.half, 160, "128 channels"),
+    ],
 )
 def test_obstacles_of_the_fused_kernels(monkeypatch, dtype, channels, message):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
@@ -154,4 +158,6 @@ def test_once_differentiable_and_clear_about_it():
 def test_the_operator_keeps_its_contract_with_pytorch():
     inputs = [t[0].detach() for t in make_inputs(1, 2, 5, 4, 3, 2, torch.double)]
     torch.library.opcheck(torch.ops.lesa_d2.blockwise_attention.default, (*inputs,))
-    torch.library.opcheck(torch.ops.lesa_d2.blockwise_attention.default, (*(t.mT.contiguous().mT for t in inputs),))
+    torch.library.opcheck(
+        torch.ops.lesa_d2.blockwise_attention.default, (*(t.mT.contiguous().mT for t in inputs),)
+    )

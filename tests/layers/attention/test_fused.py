@@ -12,13 +12,25 @@ HERE = Path(__file__).parent
 
 
 def test_kernels_in_the_interpreter():
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "interpreted_fused.py")]
-    result = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        str(HERE / "interpreted_fused.py"),
+    ]
+    result = subprocess.run(
+        command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("kernel", ["attention_forward", "attention_backward_queries", "attention_backward_keys"])
+@pytest.mark.parametrize(
+    "kernel", ["attention_forward", "attention_backward_queries", "attention_backward_keys"]
+)
 def test_kernels_compile(kernel, capability):
     """The whole way to machine code for bfloat16 vectors and float32 biases."""
     command = [sys.executable, str(HERE / "compile_kernel.py"), kernel, str(capability)]

@@ -1,0 +1,179 @@
+#!/usr/bin/env python
+"""What LESA costs on this machine: every variant beside the plain definition, as ratios."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from lesa_d2.benchmark import cases
+from lesa_d2.benchmark.cases import Place
+from lesa_d2.benchmark.measure import Measurement, Variant, measure
+from lesa_d2.benchmark.report import Growth, Report, environment, save_json, write_section
+
+ROOT = Path(__file__).resolve().parents[2]
+PLAIN = "plain formula"
+YARDSTICK = "no bias, d=32"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+GROWTH_SIDES = (32, 48, 64, 96, 128)  # res4 maps of images of 512 … 2048 px
+
+
+def attention(args: argparse.Namespace, place: Place) -> list[Report]:
+    """One head group of a 1024 px image, then growth with the side of the image."""
+    run = measurer(args)
+    main = Report(
+        "Attention alone, 8 heads of 16 key and 32 value channels, 64×64 map",
+        run(cases.variants_of_attention(64, place)),
+        plain="reference",
+        yardstick=YARDSTICK,
+    )
+    return [main, growth(args, place)]
+
+
+def growth(args: argparse.Namespace, place: Place) -> Report:
+    """The fastest backend on maps of growing side."""
+    variants = [
+        Variant(f"{16 * side} px", partial(cases.relative, backend="auto", side=side, place=place))
+        for side in GROWTH_SIDES
+    ]
+    return Growth(
+        'Attention, backend "auto", by image side',
+        measurer(args)(variants),
+        plain=variants[0].name,
+        sides=GROWTH_SIDES,
+    )
+
+
+def operator(args: argparse.Namespace, place: Place) -> list[Report]:
+    """The binary term and whole operators of res4 at 1024 px, and of ImageNet's 14×14 maps."""
+    run = measurer(args)
+
+    def variant(name: str, **options: object) -> Variant:
+        return Variant(name, partial(cases.operator, side=64, place=place, **options))
+
+    binary = dict(operator="lesa", part="binary")
+    yardstick = Variant(YARDSTICK, partial(cases.unbiased, side=64, place=place))
+    reports = []
+    for statistics in ("stored", "batch"):
+        variants = [
+            variant(PLAIN, backend="reference", statistics=statistics, **binary),
+            variant("binary term", statistics=statistics, **binary),
+            yardstick,
+        ]
+        title = f"Binary term, C=256, 64×64 map, norms with {statistics} statistics"
+        reports.append(Report(title, run(variants), PLAIN, YARDSTICK))
+    variants = [
+        variant(PLAIN, operator="lesa", backend="reference"),
+        *(variant(name, operator=name) for name in ("lesa", "static_lesa", "self_attention", "conv")),
+    ]
+    reports.append(Report("Operators, C=256, 64×64 map", run(variants), PLAIN, "conv"))
+    small = dict(side=14, images=16, positions="flattened", statistics="batch", place=place, **binary)
+    variants = [
+        Variant(PLAIN, partial(cases.operator, backend="reference", **small)),
+        Variant("binary term", partial(cases.operator, **small)),
+    ]
+    title = "Flattened positions, C=256, 16 images of 14×14, batch statistics"
+    reports.append(Report(title, run(variants), PLAIN))
+    return reports
+
+
+def backbone(args: argparse.Namespace, place: Place) -> list[Report]:
+    """R50 with its convolutions, self-attention, LESA, and LESA by the plain formula."""
+
+    def variant(name: str, size: int, **options: str) -> Variant:
+        return Variant(name, partial(cases.backbone, image_size=size, place=place, **options))
+
+    reports = []
+    for size in args.image_sizes or (512, 1024):
+        variants = [
+            variant(PLAIN, size, operator="lesa", backend="reference"),
+            *(variant(name, size, operator=name) for name in ("lesa", "self_attention", "conv")),
+        ]
+        title = f"R50 backbone, one image of {size}×{size}, stored statistics"
+        reports.append(Report(title, measurer(args)(variants), PLAIN, "conv"))
+    return reports
+
+
+def detector(args: argparse.Namespace, place: Place) -> list[Report]:
+    """Mask R-CNN, R50."""
+    reports = []
+    for size in args.image_sizes or (1024,):
+        variants = [
+            Variant(
+                name,
+                partial(
+                    cases.detector,
+                    config_file=str(ROOT / f"configs/mask_rcnn_{name}_r50.py"),
+                    image_size=size,
+                    place=place,
+                ),
+            )
+            for name in ("conv", "sa", "lesa")
+        ]
+        title = f"Mask R-CNN R50, one image of {size}×{size}, stem and res2 frozen"
+        reports.append(Report(title, measurer(args)(variants), "conv"))
+    return reports
+
+
+TABLES: dict[str, Callable[[argparse.Namespace, Place], list[Report]]] = {
+    "attention": attention,
+    "operator": operator,
+    "backbone": backbone,
+    "detector": detector,
+}
+
+
+def measurer(args: argparse.Namespace) -> Callable[[list[Variant]], list[Measurement]]:
+    """:func:`measure` with the command line's settings."""
+    return partial(measure, device=args.device, rounds=args.rounds, budget=args.budget)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tables", nargs="+", choices=[*TABLES], help="what to measure")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=[*DTYPES], default="float32")
+    parser.add_argument("--rounds", type=int, default=7, help="timed runs of each variant")
+    parser.add_argument(
+        "--budget", type=float, default=60, help="seconds after which a variant is not repeated"
+    )
+    parser.add_argument(
+        "--image-sizes", type=int, nargs="+", help="sides in pixels, for backbone and detector"
+    )
+    parser.add_argument("--json", type=Path, help="file for every single run")
+    parser.add_argument("--report", type=Path, help="Markdown file whose sections to replace")
+    args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error(
+            "--device cuda: PyTorch finds no CUDA device here; leave the option out to measure on the CPU"
+        )
+    if args.rounds < 1 or args.budget <= 0 or any(size < 32 for size in args.image_sizes or ()):
+        parser.error("--rounds must be at least 1, --budget positive, --image-sizes at least 32")
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    place = Place(args.device, DTYPES[args.dtype])
+    where = environment(args.device, args.dtype)
+    command = "python projects/LESA/" + shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    heading = ", ".join(f"{key} {value}" for key, value in where.items())
+    collected = []
+    for name in args.tables:
+        reports = TABLES[name](args, place)
+        collected += reports
+        text = "\n\n".join(report.text() for report in reports)
+        print(f"\n{text}\n")
+        if args.json:
+            save_json(args.json, command, where, collected)
+        if args.report:
+            section = f"{name}, {args.device}, {args.dtype}"
+            write_section(args.report, section, f"## {section}\n\n`{command}`\n\n{heading}\n\n{text}")
+
+
+if __name__ == "__main__":
+    main()
