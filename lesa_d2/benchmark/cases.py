@@ -61,13 +61,16 @@ def relative(mode: str, *, backend: str, side: int, place: Place, key_dim: int =
     half = [place.random(1, HEADS, places, d) for d in (key_dim, key_dim, 2 * key_dim)]
     biases = [place.random(1, HEADS, places, side, dtype=torch.float32) for _ in range(2)]
     inputs = [t.requires_grad_(mode == "training") for t in (*half, *biases)]
-    return make_step(mode, lambda: relative_attention(*inputs, backend=backend), place, inputs)
+    q, k, v, col_bias, row_bias = inputs
+    run = partial(relative_attention, q, k, v, col_bias, row_bias, backend)
+    return make_step(mode, run, place, inputs)
 
 
 def unbiased(mode: str, *, side: int, place: Place, dim: int = 32) -> Step:
     """PyTorch's own attention without any bias, keys as long as values: a practical limit."""
-    inputs = [place.random(1, HEADS, side * side, dim).requires_grad_(mode == "training") for _ in range(3)]
-    return make_step(mode, lambda: F.scaled_dot_product_attention(*inputs), place, inputs)
+    shape = (1, HEADS, side * side, dim)
+    q, k, v = (place.random(*shape).requires_grad_(mode == "training") for _ in range(3))
+    return make_step(mode, partial(F.scaled_dot_product_attention, q, k, v), place, [q, k, v])
 
 
 def settled(build: Callable[[type[nn.Module]], nn.Module], x: Tensor) -> nn.Module:

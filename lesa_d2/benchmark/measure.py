@@ -1,8 +1,8 @@
 """Timing and peak memory of variants of one computation, side by side.
 
 Times are taken in rounds, each variant once a round, so that a busy neighbour slows all of them; the
-median counts.  Memory is what a process's high-water mark rises by during one step, in a fresh process for every figure
-(on CUDA: what the allocator's peak rises by).
+median counts.  Memory is what a process's high-water mark rises by during one step, in a fresh process for
+every figure (on CUDA: what the allocator's peak rises by).
 """
 
 import ctypes
@@ -133,7 +133,7 @@ def _send_extra_memory(build, mode, sender) -> None:  # type: ignore[no-untyped-
 
 
 def _forget_high_water_mark() -> None:
-    """Start anew from what is in use, so that what building took does not hide what a step takes; Linux only."""
+    """Start anew from what is in use, lest building hide what a step takes; Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)  # else freed memory, which a step would take again, still counts
         Path("/proc/self/clear_refs").write_text("5")

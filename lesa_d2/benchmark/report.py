@@ -14,9 +14,9 @@ from .measure import Measurement, megabytes
 
 INTRODUCTION = """# What LESA costs here
 
-Written by `projects/LESA/benchmark.py`; each section says by which command. Figures of one table come from one
-run: compare within a table, and trust ratios more than milliseconds. Memory is what a step adds to the peak,
-above inputs and weights. On a CUDA device nothing has been measured yet; sections say what they ran on.
+Written by `projects/LESA/benchmark.py`; each section says by which command. Figures of one table come from
+one run: compare within a table, and trust ratios more than milliseconds. Memory is what a step adds to the
+peak, above inputs and weights. A device or dtype without a section here (CUDA, so far): not measured.
 """
 
 

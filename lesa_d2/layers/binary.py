@@ -107,7 +107,8 @@ class BinaryTerm(nn.Module, ABC):
     def normalise_logits(self, terms: list[Tensor]) -> Tensor:
         """Each term (N, G, n, n) through its own channels of the logit norm, then added: (N, G, n, n)."""
         maps = torch.cat(terms, dim=1)
-        normalised = self.logit_norm(maps.to(self.logit_norm.weight.dtype)).to(maps.dtype)
+        dtype = stored_affine(self.logit_norm)[0].dtype
+        normalised = self.logit_norm(maps.to(dtype)).to(maps.dtype)
         return normalised.unflatten(1, (len(terms), -1)).sum(1)
 
 
@@ -116,6 +117,7 @@ class DecomposedBinaryTerm(BinaryTerm):
 
     num_logit_terms = 2
     outputs_per_channel = 1
+    positions: DecomposedPositions
 
     def make_positions(self, feat_size: int | tuple[int, int]) -> nn.Module:
         return DecomposedPositions(self.key_dim, feat_size)

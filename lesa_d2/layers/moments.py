@@ -17,7 +17,7 @@ class Moments(NamedTuple):
 
     mean: Tensor
     variance: Tensor
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
 
     @staticmethod
     def of_terms(terms: "list[Moments]") -> "Moments":

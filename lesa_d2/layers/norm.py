@@ -53,7 +53,7 @@ def conv_affine(conv: nn.Conv2d, scale: Tensor, shift: Tensor, x: Tensor) -> Ten
     return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
-def batch_affine(norm: _BatchNorm, moments: Moments) -> tuple[Tensor, Tensor]:
+def batch_affine(norm: nn.Module, moments: Moments) -> tuple[Tensor, Tensor]:
     """Scale and shift (C,) that a batch norm amounts to for a batch of these moments: x·scale + shift.
 
     Moves the running statistics as a call of ``norm`` with that batch would, over all processes where it is
@@ -62,6 +62,7 @@ def batch_affine(norm: _BatchNorm, moments: Moments) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: a single value a channel, whose variance means nothing.
     """
+    assert isinstance(norm, _BatchNorm)
     if isinstance(norm, nn.SyncBatchNorm) and dist.is_initialized():
         mean, variance, count = _over_processes(moments, norm.process_group)
     else:
@@ -92,6 +93,8 @@ def _over_processes(moments: Moments, group: dist.ProcessGroup | None) -> Moment
 def _move_running_statistics(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
     if norm.num_batches_tracked is None:  # within statistics_once
         return
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     norm.num_batches_tracked.add_(1)
     momentum = 1.0 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum
     norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
@@ -124,7 +127,7 @@ def has_stored_affine(norm: nn.Module) -> bool:
 
 
 def check_is_batch_norm(norm: nn.Module) -> None:
-    """TypeError unless ``norm`` is one whose arithmetic :func:`batch_affine` and :func:`stored_affine` know."""
+    """TypeError unless :func:`batch_affine` and :func:`stored_affine` know the arithmetic of ``norm``."""
     forwards = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward, EvalBatchNorm2d.forward)
     does_more = isinstance(norm, _BatchNorm) and type(norm).forward not in forwards
     if not has_stored_affine(norm) or does_more:

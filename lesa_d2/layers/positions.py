@@ -72,7 +72,7 @@ class DecomposedPositions(nn.Module):
         return col_bias.flatten(2, 3), row_bias.flatten(2, 3)
 
     def embeddings(self, size: Size) -> tuple[Tensor, Tensor]:
-        """(W, W, d) and (H, H, d): entry (i, j) is the embedding of key column, or row, j for query column i."""
+        """(W, W, d) and (H, H, d): entry (i, j) is the embedding of key column (row) j for query column i."""
         height, width = size
         columns = resize_offsets(self.rel_width, width, 0)[offset_index(width, self.rel_width.device)]
         rows = resize_offsets(self.rel_height, height, 0)[offset_index(height, self.rel_height.device)]

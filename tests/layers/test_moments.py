@@ -57,7 +57,7 @@ def test_pairs(images, places):
 
 
 def test_nothing_cancels_in_float32():
-    """Logits near 10⁴ that vary by a few: the difference of mean square and squared mean has no correct digit."""
+    """Logits near 10⁴ that vary by a few: mean square minus squared mean has no correct digit."""
     q, k = (torch.randn(1, 1, 400, 4) * 0.01 + 50 for _ in range(2))
     variance = content_moments(q, k).variance
     exact = of_map(q.double() @ k.double().mT).variance

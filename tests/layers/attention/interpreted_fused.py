@@ -1,4 +1,4 @@
-"""The fused kernels in Triton's interpreter; run by test_fused.py, because Triton decides on it when imported.
+"""The fused kernels in Triton's interpreter; run by test_fused.py: Triton decides on it when imported.
 
 bfloat16 is left out: the interpreter multiplies its bit patterns as integers.
 """

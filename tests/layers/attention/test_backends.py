@@ -1,4 +1,4 @@
-"""Every backend is the definition: outputs and all gradients, any shape, dtype, size of logits, memory order."""
+"""Every backend is the definition: output and gradients, any shape, dtype, size of logits, memory order."""
 
 import pytest
 import torch

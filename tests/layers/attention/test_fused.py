@@ -1,4 +1,4 @@
-"""The fused kernels: their logic in Triton's interpreter, their code compiled for real devices, without one."""
+"""The fused kernels: their logic in Triton's interpreter, their code compiled for devices, without one."""
 
 import os
 import subprocess
