@@ -134,11 +134,20 @@ def make_backbone(norm: type[nn.Module], *, operator: str, image_size: int, back
     return build_lesa_resnet(operator, image_size=image_size, backend=backend, norm=name)
 
 
-def backbone(mode: str, *, operator: str, image_size: int, place: Place, backend: str = "auto") -> Step:
+def backbone(
+    mode: str,
+    *,
+    operator: str,
+    image_size: int,
+    place: Place,
+    backend: str = "auto",
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Step:
     """R50 on one image, norms with stored statistics, everything trained."""
     x = place.random(1, 3, image_size, image_size, dtype=torch.float32)
     build = partial(make_backbone, operator=operator, image_size=image_size, backend=backend)
-    module = settled(build, x)
+    module = settled(build, x).to(memory_format=memory_format)
+    x = x.to(memory_format=memory_format)
     return make_step(mode, lambda: module(x), place, list(module.parameters()))
 
 

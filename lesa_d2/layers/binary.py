@@ -144,7 +144,10 @@ class DecomposedBinaryTerm(BinaryTerm):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
         attend = self._attend_by_definition if self.backend == "reference" else self._attend_folded
-        return attend(q, k, v, size).transpose(2, 3).flatten(1, 2)
+        out = attend(q, k, v, size)
+        if v.stride(3) == 1:  # the map is channels_last, and stays so
+            return out.transpose(1, 2).flatten(2).transpose(1, 2)
+        return out.transpose(2, 3).flatten(1, 2)
 
     def _attend_by_definition(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
         with full_precision(q, k, v) as (q, k, v):

@@ -7,7 +7,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .moments import Moments
@@ -63,7 +62,7 @@ def batch_affine(norm: nn.Module, moments: Moments) -> tuple[Tensor, Tensor]:
         ValueError: a single value a channel, whose variance means nothing.
     """
     assert isinstance(norm, _BatchNorm)
-    if isinstance(norm, nn.SyncBatchNorm) and dist.is_initialized():
+    if isinstance(norm, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized():
         mean, variance, count = _over_processes(moments, norm.process_group)
     else:
         mean, variance, count = moments
@@ -78,8 +77,10 @@ def batch_affine(norm: nn.Module, moments: Moments) -> tuple[Tensor, Tensor]:
     return scale, norm.bias - mean * scale
 
 
-def _over_processes(moments: Moments, group: dist.ProcessGroup | None) -> Moments:
+def _over_processes(moments: Moments, group: "dist.ProcessGroup | None") -> Moments:
     """Moments of all processes' values together; differentiable."""
+    from torch.distributed.nn.functional import all_reduce  # not in every build of PyTorch
+
     group = dist.group.WORLD if group is None else group
     count = moments.mean.new_tensor([moments.count], dtype=torch.double)
     dist.all_reduce(count, group=group)

@@ -84,14 +84,20 @@ def operator(args: argparse.Namespace, place: Place) -> list[Report]:
 def backbone(args: argparse.Namespace, place: Place) -> list[Report]:
     """R50 with its convolutions, self-attention, LESA, and LESA by the plain formula."""
 
-    def variant(name: str, size: int, **options: str) -> Variant:
+    def variant(name: str, size: int, **options: object) -> Variant:
         return Variant(name, partial(cases.backbone, image_size=size, place=place, **options))
+
+    last = torch.channels_last
 
     reports = []
     for size in args.image_sizes or (512, 1024):
         variants = [
             variant(PLAIN, size, operator="lesa", backend="reference"),
             *(variant(name, size, operator=name) for name in ("lesa", "self_attention", "conv")),
+            *(
+                variant(f"{name}, channels_last", size, operator=name, memory_format=last)
+                for name in ("lesa", "conv")
+            ),
         ]
         title = f"R50 backbone, one image of {size}×{size}, stored statistics"
         reports.append(Report(title, measurer(args)(variants), PLAIN, "conv"))
@@ -101,7 +107,7 @@ def backbone(args: argparse.Namespace, place: Place) -> list[Report]:
 def detector(args: argparse.Namespace, place: Place) -> list[Report]:
     """Mask R-CNN, R50."""
     reports = []
-    for size in args.image_sizes or (1024,):
+    for size in args.image_sizes or (1024, 1280):
         variants = [
             Variant(
                 name,

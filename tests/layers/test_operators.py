@@ -134,6 +134,17 @@ def test_fast_paths_are_the_definition(operator, positions, deformable, mode, si
     torch.testing.assert_close(run(fast, x, weight), run(plain, x, weight), rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("backend", ["reference", "blockwise"])
+@pytest.mark.parametrize("operator", [LESA, StaticLESA, SelfAttention])
+def test_channels_last_stays_so_and_changes_nothing(operator, backend):
+    layer = make(operator, backend=backend).double().eval()
+    x = torch.randn(2, 8, 5, 6, dtype=torch.double)
+    expected = layer(x)
+    out = layer.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(out, expected)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize(("operator", "positions", "deformable"), VARIANTS)
 def test_compiles_in_one_graph(operator, positions, deformable):
     layer = make(operator, positions, deformable, num_heads=1, backend="blockwise").eval()

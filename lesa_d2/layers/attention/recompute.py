@@ -42,7 +42,8 @@ def recomputing_attention(name: str, forward: Forward, backward: Backward) -> Ca
 
     @attention.register_fake
     def _(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> tuple[Tensor, Tensor]:
-        return empty_like_heads(v), col_bias.new_empty((*col_bias.shape[:2], 1))
+        wide = torch.promote_types(col_bias.dtype, torch.float32)
+        return empty_like_heads(v), col_bias.new_empty((*col_bias.shape[:2], 1), dtype=wide)
 
     @torch.library.custom_op(f"lesa_d2::{name}_attention_backward", mutates_args=())
     def gradients(
