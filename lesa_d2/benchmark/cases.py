@@ -157,6 +157,7 @@ def detector(
     """A config's detector on one random image: a training step's losses and gradients, or predictions."""
     from detectron2.config import LazyConfig, instantiate
     from detectron2.structures import BitMasks, Boxes, Instances
+    from detectron2.utils.events import EventStorage
 
     cfg = LazyConfig.load(config_file).model
     cfg.backbone.bottom_up.update(image_size=image_size, backend=backend)
@@ -174,7 +175,11 @@ def detector(
     inputs = [{"image": image, "instances": target, "height": image_size, "width": image_size}]
     model.train(mode == "training")
 
-    return make_step(mode, lambda: model(inputs), place, list(model.parameters()))
+    def run() -> Any:
+        with EventStorage():  # detectron2's heads write to it
+            return model(inputs)
+
+    return make_step(mode, run, place, list(model.parameters()))
 
 
 def variants_of_attention(side: int, place: Place) -> list[Variant]:
