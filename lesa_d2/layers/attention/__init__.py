@@ -27,8 +27,8 @@ def relative_attention(
         v: (N, G, n, dv).
         col_bias: (N, G, n, W), what query i adds for keys in column x.
         row_bias: (N, G, n, H), what query i adds for keys in row y; n = H·W.
-        backend: one of ``BACKENDS``, or "auto" for the fastest that can run.  "reference" is the definition;
-            the others compute the same without a map of all pairs.
+        backend: one of ``BACKENDS``, or "auto", which chooses by device, dtype and size.  "reference" is the
+            definition; the others compute the same without a map of all pairs.
 
     Returns:
         (N, G, n, dv) in v's dtype.  Logits and softmax are computed in float32 or wider.
