@@ -162,7 +162,7 @@ class DecomposedBinaryTerm(BinaryTerm):
             content = (wide_q * scale[0]).to(q.dtype)
             # The shift cancels in the softmax; it is carried along because data parallel training wants
             # every parameter to take part in the loss.
-            col_bias = col_bias + shift.sum(0)
+            col_bias += shift.sum(0)
         return relative_attention(content, k, v, col_bias, row_bias, self.backend)
 
     def logit_moments(self, q: Tensor, k: Tensor, size: Size) -> list[Moments]:

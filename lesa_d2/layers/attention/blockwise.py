@@ -89,8 +89,9 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor
     buffer = blocks.buffer(q)
     bound = content_bound(q, k)
     # A query's highest logit lies within ±bound of its highest bias.
-    shift = col_bias.amax(-1, keepdim=True) + row_bias.amax(-1, keepdim=True)
-    lowest = col_bias.amin(-1, keepdim=True) + row_bias.amin(-1, keepdim=True) - shift - bound
+    (col_min, col_max), (row_min, row_max) = (b.aminmax(dim=-1, keepdim=True) for b in (col_bias, row_bias))
+    shift = col_max + row_max
+    lowest = col_min + row_min - shift - bound
     is_tame = (bound <= exponents.large) & (lowest >= exponents.tiny)
     shifted = col_bias - shift
     total = torch.empty_like(shift)
