@@ -64,19 +64,19 @@ def measure(
     Args:
         device: "cpu" or "cuda".
         rounds: timed runs of each; one more comes before them.
-        budget: seconds after which a slow variant is not run again; each runs at least once, and the run
-            before the timed ones is left out where it alone would take so long.
+        budget: seconds of timed runs after which a variant is not run again; each runs at least once, and
+            one that takes longer is timed at its very first run.
     """
     results = []
     for mode in modes:
         steps = [(Measurement(v.name, mode), v.build(mode)) for v in variants]
         first = {m.variant: _seconds(step, device) for m, step in steps}
         for m, _ in steps:
-            if first[m.variant] > budget / 2:
+            if first[m.variant] > budget:
                 m.runs.append(first[m.variant])
         for number in range(rounds):
             for m, step in steps:
-                if first[m.variant] + sum(m.runs) < budget / 2 or not m.runs:
+                if sum(m.runs) < budget or not m.runs:
                     m.runs.append(_seconds(step, device))
             progress(f"{mode}: round {number + 1} of {rounds}")
         results += [m for m, _ in steps]
@@ -118,8 +118,11 @@ def extra_memory(build: Callable[[str], Step], mode: str, device: str) -> int | 
     sender.close()
     try:
         return receiver.recv()
-    except EOFError:  # killed, out of memory most likely
-        return None
+    except EOFError:
+        process.join()
+        if process.exitcode is not None and process.exitcode < 0:  # killed, out of memory most likely
+            return None
+        raise RuntimeError("a step failed in its own process; what it said stands above") from None
     finally:
         process.join()
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +17,9 @@ INTRODUCTION = """# What LESA costs here
 
 Written by `projects/LESA/benchmark.py`; each section says by which command. Figures of one table come from
 one run: compare within a table, and trust ratios more than milliseconds. Memory is what a step adds to the
-peak, above inputs and weights. A device or dtype without a section here (CUDA, so far): not measured.
+peak, above inputs and weights. Variants too slow to be repeated are timed once. "No bias, d=32" is PyTorch's
+attention without relative logits, a practical limit; the "plain formula" computes maps of all pairs. A device
+or dtype without a section here (CUDA, so far): not measured.
 """
 
 
@@ -97,6 +100,7 @@ def environment(device: str, dtype: str) -> dict[str, str]:
         "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
         "threads": str(torch.get_num_threads()),
         "dtype": dtype,
+        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "not set"),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

@@ -136,7 +136,10 @@ class Trainer(SimpleTrainer):
 
 @contextlib.contextmanager
 def first_non_finite(model: nn.Module) -> Iterator[list[str]]:
-    """While open, collects the names of leaf modules in the order in which their outputs turn non-finite."""
+    """While open, collects the names of modules in the order in which their outputs turn non-finite.
+
+    A module that folds a norm into a convolution does not call the two, but its own name comes next.
+    """
     found: list[str] = []
 
     def watch(name: str) -> Any:
@@ -146,8 +149,7 @@ def first_non_finite(model: nn.Module) -> Iterator[list[str]]:
 
         return hook
 
-    leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
-    handles = [module.register_forward_hook(watch(name)) for name, module in leaves]
+    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules()]
     try:
         yield found
     finally:

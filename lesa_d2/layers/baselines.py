@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .attention import check_backend, relative_attention
 from .positions import DecomposedPositions
-from .precision import full_precision
+from .precision import at_least_float32, no_autocast
 from .slot import SlotOperator
 from .unary import conv1x1, conv3x3
 
@@ -72,8 +72,8 @@ class AttentionAugmentation(SlotOperator):
             t.flatten(2).unflatten(1, (self.num_heads, -1)).transpose(2, 3)
             for t in self.qkv(x).split(dims, dim=1)
         )
-        q = q * q.shape[-1] ** -0.5
-        with full_precision(q) as (wide_q,):
-            col_bias, row_bias = self.positions(wide_q, size)
+        with no_autocast(q):
+            q = at_least_float32(q) * q.shape[-1] ** -0.5
+            col_bias, row_bias = self.positions(q, size)
         out = relative_attention(q, k, v, col_bias, row_bias, self.backend)
         return out.to(x.dtype).transpose(2, 3).flatten(1, 2).unflatten(2, size)

@@ -31,7 +31,7 @@ from .norm import (
     uses_batch_statistics,
 )
 from .positions import DecomposedPositions, FlattenedPositions, Size
-from .precision import full_precision
+from .precision import at_least_float32, no_autocast
 
 
 class BinaryTerm(nn.Module, ABC):
@@ -150,20 +150,21 @@ class DecomposedBinaryTerm(BinaryTerm):
         return out.transpose(2, 3).flatten(1, 2)
 
     def _attend_by_definition(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
-        with full_precision(q, k, v) as (q, k, v):
+        with no_autocast(q):
+            q, k, v = map(at_least_float32, (q, k, v))
             terms = [q @ k.transpose(-2, -1), relative_logits(*self.positions(q, size))]
             return self.normalise_logits(terms).softmax(-1) @ v
 
     def _attend_folded(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
         """Attention with the logit norm folded into the queries."""
-        with full_precision(q, k) as (wide_q, wide_k):
-            scale, shift = self.logit_affine(wide_q, wide_k, size)
-            col_bias, row_bias = self.positions(wide_q * scale[1], size)
-            content = (wide_q * scale[0]).to(q.dtype)
+        with no_autocast(q):
+            q = at_least_float32(q)
+            scale, shift = self.logit_affine(q, at_least_float32(k), size)
+            col_bias, row_bias = self.positions(q * scale[1], size)
             # The shift cancels in the softmax; it is carried along because data parallel training wants
             # every parameter to take part in the loss.
             col_bias += shift.sum(0)
-        return relative_attention(content, k, v, col_bias, row_bias, self.backend)
+        return relative_attention(q * scale[0], k, v, col_bias, row_bias, self.backend)
 
     def logit_moments(self, q: Tensor, k: Tensor, size: Size) -> list[Moments]:
         columns, rows = (table.to(q.dtype) for table in self.positions.embeddings(size))
@@ -185,7 +186,8 @@ class FlattenedBinaryTerm(BinaryTerm):
         return FlattenedPositions(self.key_dim, self.value_dim, feat_size)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
-        with full_precision(q, k, v) as (q, k, v):
+        with no_autocast(q):
+            q, k, v = map(at_least_float32, (q, k, v))
             rq, rk, rv = (r.to(q.dtype) for r in self.positions(size))
             logits = self._logits_by_definition if self.backend == "reference" else self._logits_folded
             weights = logits(q, k, rq, rk, size).softmax(-1)

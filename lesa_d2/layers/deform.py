@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from .precision import full_precision
+from .precision import at_least_float32, no_autocast
 
 
 class DeformableConv2d(nn.Conv2d):
@@ -40,7 +40,8 @@ class DeformableConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         offset = self.offset(input)
         # The operator wants one dtype for all its arguments, and knows no half precision on the CPU.
-        with full_precision(input, offset, self.weight) as (wide_input, wide_offset, wide_weight):
+        with no_autocast(input):
+            wide_input, wide_offset, wide_weight = map(at_least_float32, (input, offset, self.weight))
             bias = None if self.bias is None else self.bias.to(wide_weight.dtype)
             output = deform_conv2d(
                 wide_input, wide_offset, wide_weight, bias, stride=self.stride, padding=self.padding

@@ -48,7 +48,8 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
 
 def conv_affine(conv: nn.Conv2d, scale: Tensor, shift: Tensor, x: Tensor) -> Tensor:
     """conv(x)·scale + shift with scale and shift (C',) folded into the weights."""
-    weight = conv.weight * scale[:, None, None, None]
+    dtype = conv.weight.dtype  # norms may be wider than convolutions
+    weight, shift = (conv.weight * scale[:, None, None, None]).to(dtype), shift.to(dtype)
     return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 

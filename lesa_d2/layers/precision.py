@@ -1,17 +1,12 @@
 """Where half precision is not enough: logits, norms of logits, softmax, sampling positions."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 
 
-@contextmanager
-def full_precision(*tensors: Tensor) -> Iterator[list[Tensor]]:
-    """Half-precision tensors widened to float32, with autocast off."""
-    with torch.autocast(tensors[0].device.type, enabled=False):
-        yield [at_least_float32(t) for t in tensors]
+def no_autocast(like: Tensor) -> torch.autocast:
+    """A context in which the device of ``like`` computes in the dtypes it is given."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def at_least_float32(t: Tensor) -> Tensor:

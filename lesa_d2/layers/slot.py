@@ -94,6 +94,8 @@ class SlotOperator(nn.Module, ABC):
         """(N, C, H, W) -> (N, C', H, W): the operator before pooling and trailing norm."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return self.norm(self.pool(self.combine(x)))
         with statistics_once(self):
             return self.norm(self.pool(self.combine(x)))
 

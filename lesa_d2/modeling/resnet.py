@@ -50,6 +50,8 @@ class SlotBottleneck(BottleneckBlock):
             self.conv2 = slot(bottleneck_channels, bottleneck_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
         with statistics_once(self):
             return super().forward(x)
 

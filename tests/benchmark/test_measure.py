@@ -1,3 +1,5 @@
+import os
+import signal
 import time
 from functools import partial
 
@@ -23,6 +25,10 @@ def remembering(mode):
     return partial(torch.ones, 2**23)
 
 
+def killed(mode):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def failing(mode):
     raise SystemExit(1)
 
@@ -38,7 +44,7 @@ def test_medians_of_every_variant_and_mode():
     ]
     for m, wanted in zip(found, (0.01, 0.03, 0.02, 0.06), strict=True):
         assert len(m.runs) == 3
-        assert wanted <= m.seconds < wanted + 0.02
+        assert wanted <= m.seconds < wanted + 0.2
 
 
 def test_slow_variants_run_once():
@@ -49,13 +55,18 @@ def test_slow_variants_run_once():
 @pytest.mark.parametrize("size", [32, 128])
 def test_memory_is_what_a_step_adds(size):
     extra = extra_memory(partial(allocating, megabytes=size), "forward", "cpu")
-    assert size <= extra / 2**20 < size + 6
+    assert size - 2 <= extra / 2**20 < size + 6
 
 
 def test_memory_of_building_hides_nothing():
-    assert 32 <= extra_memory(remembering, "forward", "cpu") / 2**20 < 38
+    assert 30 <= extra_memory(remembering, "forward", "cpu") / 2**20 < 38
 
 
-def test_a_step_that_dies_is_not_measured():
-    assert extra_memory(failing, "forward", "cpu") is None
+def test_a_step_that_is_killed_is_not_measured():
+    assert extra_memory(killed, "forward", "cpu") is None
     assert megabytes(None) == "not measured"
+
+
+def test_a_step_that_fails_is_an_error():
+    with pytest.raises(RuntimeError, match="failed in its own process"):
+        extra_memory(failing, "forward", "cpu")

@@ -38,17 +38,17 @@ def test_growth_says_its_exponents():
 
 def test_sections_replace_themselves_and_keep_others(tmp_path):
     file = tmp_path / "B.md"
-    write_section(file, "a", "first")
-    write_section(file, "b", "second")
-    write_section(file, "a", "third")
+    write_section(file, "a", "AAA")
+    write_section(file, "b", "BBB")
+    write_section(file, "a", "CCC")
     text = file.read_text()
     assert text.startswith("# What LESA costs here")
-    assert "first" not in text
-    assert text.index("third") < text.index("second")
+    assert "AAA" not in text
+    assert text.index("CCC") < text.index("BBB")
     assert text.count("<!-- begin") == 2
     assert text.count("## ") == 0
     before = text
-    write_section(file, "b", "second")
+    write_section(file, "b", "BBB")
     assert file.read_text() == before
 
 

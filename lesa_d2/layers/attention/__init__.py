@@ -5,15 +5,18 @@ Shapes: N images, G heads, n = H·W row-major positions, dq query/key and dv val
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
+import torch
 from torch import Tensor
 
-from ..precision import full_precision
+from ..precision import no_autocast
 from .blockwise import blockwise_attention
-from .fused import fused_attention, fused_obstacle
+from .fused import fused_attention, fused_obstacle, machine_obstacle
 from .reference import reference_attention
 from .sdpa import sdpa_attention
 
+_CANNOT = "attention backend '{}' cannot run here: {}; 'auto' takes one that can"
 SMALL_LOGITS = 2**20  # in all maps; up to here they fit in the cache, and the definition is the fastest
 
 
@@ -31,15 +34,16 @@ def relative_attention(
             definition; the others compute the same without a map of all pairs.
 
     Returns:
-        (N, G, n, dv) in v's dtype.  Logits and softmax are computed in float32 or wider.
+        (N, G, n, dv) in v's dtype.  Logits and softmax are computed in float32 or wider; only "fused"
+        multiplies vectors in half precision, where k and v have it.
 
     Raises:
-        ValueError: unknown backend, shapes that do not fit together, or a backend that cannot run on these
-            tensors; the message says why.
+        ValueError: unknown backend, tensors that do not fit together, or a backend that cannot run on these;
+            the message says why.
     """
     check_backend(backend)
     inputs = (q, k, v, col_bias, row_bias)
-    _check_shapes(*inputs)
+    _check_inputs(*inputs)
     chosen = fastest_backend(*inputs) if backend == "auto" else BACKENDS[backend]
     obstacle = chosen.obstacle(*inputs)
     if obstacle is not None:
@@ -48,8 +52,13 @@ def relative_attention(
         )
     if chosen.takes_half_precision:
         return chosen.run(*inputs)
-    with full_precision(*inputs) as wide:
-        return chosen.run(*wide).to(v.dtype)
+    with no_autocast(q):
+        return chosen.run(*(t.to(common_dtype(*inputs)) for t in inputs)).to(v.dtype)
+
+
+def common_dtype(*tensors: Tensor) -> torch.dtype:
+    """float32, or the widest of the tensors' types if that is wider."""
+    return reduce(torch.promote_types, (t.dtype for t in tensors), torch.float32)
 
 
 def _no_obstacle(*inputs: Tensor) -> str | None:
@@ -89,19 +98,24 @@ def fastest_backend(*inputs: Tensor) -> Backend:
 
 
 def check_backend(name: str) -> None:
-    """ValueError, with the names there are, unless ``name`` is "auto" or a backend."""
+    """ValueError unless ``name`` is "auto" or a backend that this machine can run."""
     if name != "auto" and name not in BACKENDS:
         raise ValueError(f"unknown attention backend {name!r}; choose 'auto' or one of {sorted(BACKENDS)}")
+    obstacle = machine_obstacle() if name == "fused" else None
+    if obstacle is not None:
+        raise ValueError(_CANNOT.format(name, obstacle))
 
 
-def _check_shapes(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> None:
-    lead = q.shape[:-1]
-    places = col_bias.shape[-1] * row_bias.shape[-1]
-    fits = k.shape == q.shape and all(t.shape[:-1] == lead for t in (v, col_bias, row_bias))
-    if q.dim() != 4 or not fits or q.shape[-2] != places:
-        named = {"q": q, "k": k, "v": v, "col_bias": col_bias, "row_bias": row_bias}
-        shapes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in named.items())
+def _check_inputs(*inputs: Tensor) -> None:
+    q, k, _, col_bias, row_bias = inputs
+    one_kind = all(t.dim() == 4 and t.is_floating_point() and t.device == q.device for t in inputs)
+    fits = one_kind and k.shape == q.shape and all(t.shape[:3] == q.shape[:3] for t in inputs)
+    if not fits or q.shape[2] != col_bias.shape[3] * row_bias.shape[3] or q.shape[2] == 0:
+        names = ("q", "k", "v", "col_bias", "row_bias")
+        received = ", ".join(
+            f"{name} {tuple(t.shape)} {t.dtype} on {t.device}" for name, t in zip(names, inputs, strict=True)
+        )
         raise ValueError(
-            "relative_attention expects q, k (N, G, n, dq), v (N, G, n, dv), col_bias (N, G, n, W), "
-            f"row_bias (N, G, n, H) with n = H*W; got {shapes}"
+            "relative_attention expects q, k (N, G, n, dq), v (N, G, n, dv), col_bias (N, G, n, W), row_bias "
+            f"(N, G, n, H) with n = H*W, floating point numbers on one device; got {received}"
         )

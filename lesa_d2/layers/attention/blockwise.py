@@ -72,8 +72,17 @@ class Range:
     def __init__(self, dtype: torch.dtype) -> None:
         info = torch.finfo(dtype)
         self.tiny = math.log(info.tiny) + 7
-        self.large = 0.6 * -self.tiny  # leaves room for sums of many, times large values
+        self.large = 0.6 * -self.tiny  # sums of exponentials keep their precision on either side
+        self.overflow = math.log(info.max) - 1
         self.negligible = 3 * math.log(info.eps)
+
+
+def raise_to(logits: Tensor, floor: float, has_excluded: bool) -> None:
+    """Lift logits to the floor, in place, except those of −inf: a bias may exclude keys altogether."""
+    excluded = logits.isneginf() if has_excluded else None
+    logits.clamp_min_(floor)
+    if excluded is not None:
+        logits.masked_fill_(excluded, -math.inf)
 
 
 def content_bound(q: Tensor, k: Tensor) -> Tensor:
@@ -92,7 +101,10 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor
     (col_min, col_max), (row_min, row_max) = (b.aminmax(dim=-1, keepdim=True) for b in (col_bias, row_bias))
     shift = col_max + row_max
     lowest = col_min + row_min - shift - bound
-    is_tame = (bound <= exponents.large) & (lowest >= exponents.tiny)
+    # Sums of n exponentials times values must not overflow before they are divided by the sums.
+    room = exponents.overflow - math.log(blocks.places) - v.abs().amax((1, 2)).log()[:, None, None]
+    is_tame = (bound <= exponents.large) & (bound <= room) & (lowest >= exponents.tiny)
+    has_excluded = bool(lowest.isneginf().any())
     shifted = col_bias - shift
     total = torch.empty_like(shift)
     for k_, v_, *by_query in blocks.cut_maps(k.mT, v, q, shifted, row_bias, shift, is_tame, total, out):
@@ -100,7 +112,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor
             logits = fill_logits(part(buffer, q_, blocks.places), q_, k_, col_, row_)
             if not is_tame_.all():
                 highest = logits.amax(-1, keepdim=True)
-                logits.sub_(highest).clamp_min_(exponents.negligible)
+                raise_to(logits.sub_(highest), exponents.negligible, has_excluded)
                 shift_ += highest
             sums = logits.exp_().sum(-1, keepdim=True)
             torch.div(torch.bmm(logits, v_), sums, out=out_)
@@ -128,6 +140,7 @@ def _backward(
     normalised = col_bias - logsumexp
     lowest = normalised.amin(-1, keepdim=True) + row_bias.amin(-1, keepdim=True) - content_bound(q, k)
     is_tame = lowest >= exponents.tiny
+    has_excluded = bool(lowest.isneginf().any())
     # One product gives grad·v − grad·out: a column of ones next to v meets −grad·out next to grad.
     ones = torch.cat([v, torch.ones_like(v[..., :1])], -1).mT
     grad_and_mean = torch.cat([grad, -(grad * out).sum(-1, keepdim=True)], -1)
@@ -139,7 +152,7 @@ def _backward(
             p, ds = (part(buffer, q_, blocks.places) for buffer in buffers)
             fill_logits(p, q_, k_.mT, col_, row_)
             if not is_tame_.all():
-                p.clamp_min_(exponents.negligible)
+                raise_to(p, exponents.negligible, has_excluded)
             p.exp_()
             dv_.baddbmm_(p.mT, grad_)
             torch.bmm(grad_mean_, ones_, out=ds).mul_(p)

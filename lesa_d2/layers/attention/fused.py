@@ -19,21 +19,32 @@ MAX_PADDING = 1.25  # of a row of keys cut into segments
 MIN_CAPABILITY = (8, 0)  # bfloat16 tensor cores
 
 
-def fused_obstacle(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> str | None:
-    """Why the kernels cannot run on these tensors, or None."""
+def machine_obstacle() -> str | None:
+    """Why the kernels cannot run on any tensor here, or None."""
     if not has_triton():
         return "Triton is not installed (it comes with PyTorch for CUDA on Linux)"
+    if not interpreted() and not (torch.cuda.is_available() and torch.version.cuda):
+        return "PyTorch finds no CUDA device"
+    return None
+
+
+def fused_obstacle(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> str | None:
+    """Why the kernels cannot run on these tensors, or None."""
+    obstacle = machine_obstacle()
+    if obstacle is not None:
+        return obstacle
     if not interpreted():
-        if not (q.is_cuda and torch.version.cuda):
+        if not q.is_cuda:
             return f"it needs CUDA tensors, got {q.device.type}"
         capability = torch.cuda.get_device_capability(q.device)
         if capability < MIN_CAPABILITY:
             return f"it needs compute capability {MIN_CAPABILITY} or higher, this device has {capability}"
-    if not q.dtype == k.dtype == v.dtype or q.dtype not in MAX_CHANNELS:
-        return f"q, k, v must share one of {[*MAX_CHANNELS]}, got {q.dtype}, {k.dtype}, {v.dtype}"
-    if max(q.shape[-1], v.shape[-1]) > MAX_CHANNELS[q.dtype]:
+    wide = [t for t in (q, col_bias, row_bias) if t.dtype == torch.float64]
+    if k.dtype != v.dtype or k.dtype not in MAX_CHANNELS or wide:
+        return f"k and v must share one of {[*MAX_CHANNELS]} and nothing be float64, got {k.dtype}, {v.dtype}"
+    if max(q.shape[-1], v.shape[-1]) > MAX_CHANNELS[k.dtype]:
         return (
-            f"a head may have {MAX_CHANNELS[q.dtype]} channels in {q.dtype}, "
+            f"a head may have {MAX_CHANNELS[k.dtype]} channels in {k.dtype}, "
             f"got {q.shape[-1]} for keys and {v.shape[-1]} for values"
         )
     return None
@@ -86,7 +97,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor
         kernels.attention_forward[grid](
             q, k, v, col_bias, row_bias, out, lse, places, height, width, **options
         )
-    return result.copy_(out), lse
+    return out if result.is_contiguous() else result.copy_(out), lse
 
 
 def _backward(
@@ -120,4 +131,9 @@ def _backward(
     return dq, dk, dv, dcol.to(col_bias.dtype), drow.to(row_bias.dtype)
 
 
-fused_attention = recomputing_attention("fused", _forward, _backward)
+_fused = recomputing_attention("fused", _forward, _backward)
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
+    """(N, G, n, ·) inputs -> (N, G, n, dv); products of vectors in the dtype of k and v."""
+    return _fused(q.to(k.dtype), k, v, col_bias, row_bias)

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from ..precision import no_autocast
 
 Tensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 Forward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -20,6 +21,25 @@ def empty_like_heads(v: Tensor) -> Tensor:
     """Uninitialised (B, n, dv), in memory position by position or, where ``v`` is so, channel by channel."""
     by_channel = min(v.shape[1:]) > 1 and v.stride(1) < v.stride(2)
     return v.new_empty((v.shape[0], v.shape[2], v.shape[1])).mT if by_channel else v.new_empty(v.shape)
+
+
+class NotTwice(torch.autograd.Function):
+    """Passes five gradients on, last of the arguments; an error if they are differentiated."""
+
+    @staticmethod
+    def forward(*tensors: Tensor) -> Tensors:
+        q, k, v, col_bias, row_bias = (t.clone() for t in tensors[-5:])
+        return q, k, v, col_bias, row_bias
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensors) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise NotImplementedError(
+            "this attention can be differentiated once; for second derivatives use backend='reference'"
+        )
 
 
 def recomputing_attention(name: str, forward: Forward, backward: Backward) -> Callable[..., Tensor]:
@@ -56,7 +76,8 @@ def recomputing_attention(name: str, forward: Forward, backward: Backward) -> Ca
         out: Tensor,
         logsumexp: Tensor,
     ) -> Tensors:
-        return backward(grad, q, k, v, col_bias, row_bias, out, logsumexp)
+        with no_autocast(q):  # whoever calls backward() within autocast
+            return backward(grad, q, k, v, col_bias, row_bias, out, logsumexp)
 
     @gradients.register_fake
     def _(grad: Tensor, *saved: Tensor) -> Tensors:
@@ -70,8 +91,10 @@ def recomputing_attention(name: str, forward: Forward, backward: Backward) -> Ca
         """Its own class rather than an autograd formula of the operator: that would ignore forward mode."""
 
         @staticmethod
-        def forward(*inputs: Tensor) -> tuple[Tensor, Tensor]:
-            return forward_op(*inputs)
+        def forward(
+            q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            return forward_op(q, k, v, col_bias, row_bias)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: Tensors, output: tuple[Tensor, Tensor]) -> None:
@@ -79,9 +102,12 @@ def recomputing_attention(name: str, forward: Forward, backward: Backward) -> Ca
             ctx.mark_non_differentiable(output[1])
 
         @staticmethod
-        @once_differentiable
         def backward(ctx: Any, grad: Tensor, _: Tensor) -> Tensors:
-            return backward_op(grad, *ctx.saved_tensors)
+            saved = ctx.saved_tensors
+            with torch.no_grad():
+                found = backward_op(grad, *saved)
+            # Ordinary backward passes run without gradients, unless they are to be differentiated themselves.
+            return NotTwice.apply(grad, *saved[:5], *found) if torch.is_grad_enabled() else found
 
     def run(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
         lead = v.shape[:2]

@@ -14,6 +14,8 @@ from torch import Tensor
 def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
     """(N, G, n, ·) inputs -> (N, G, n, dv)."""
     width, height = col_bias.shape[-1], row_bias.shape[-1]
+    lowest = torch.finfo(q.dtype).min / 4  # in a product with zeros, −inf would make NaN
+    col_bias, row_bias = col_bias.clamp_min(lowest), row_bias.clamp_min(lowest)
     columns = torch.eye(width, dtype=q.dtype, device=q.device).repeat(height, 1)
     rows = torch.eye(height, dtype=q.dtype, device=q.device).repeat_interleave(width, 0)
     where = torch.cat([columns, rows], -1).expand(*k.shape[:2], -1, -1)

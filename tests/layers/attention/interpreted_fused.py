@@ -5,7 +5,13 @@ bfloat16 is left out: the interpreter multiplies its bit patterns as integers.
 
 import pytest
 import torch
-from exactness import assert_equals_definition, by_channel, make_inputs
+from exactness import (
+    assert_equals_definition,
+    by_channel,
+    make_far_inputs,
+    make_inputs,
+    rounding_of_logits,
+)
 
 from lesa_d2.layers import LESA, EvalBatchNorm2d
 from lesa_d2.layers.attention import fastest_backend, fused, relative_attention
@@ -38,7 +44,14 @@ def test_biases_may_be_wider_than_the_vectors():
 @pytest.mark.parametrize("scale", [5.0, 100.0])
 def test_large_logits(scale):
     torch.manual_seed(0)
-    assert_equals_definition(make_inputs(1, 2, 5, 7, 4, 3, torch.float, scale), "fused")
+    inputs = make_inputs(1, 2, 5, 7, 4, 3, torch.float, scale)
+    assert_equals_definition(inputs, "fused", tolerance=rounding_of_logits(inputs))
+
+
+def test_logits_far_from_zero():
+    torch.manual_seed(0)
+    inputs = make_far_inputs(torch.float)
+    assert_equals_definition(inputs, "fused", tolerance=rounding_of_logits(inputs))
 
 
 def test_memory_order_and_empty_batch():
