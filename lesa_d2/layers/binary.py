@@ -91,18 +91,18 @@ class BinaryTerm(nn.Module, ABC):
         """(N, outputs_per_channel · C', H, W) -> (N, C', H, W)."""
         return self.out_norm(out).unflatten(1, (-1, self.outputs_per_channel)).sum(2)
 
-    def logit_affine(self, q: Tensor, k: Tensor, size: Size) -> tuple[Tensor, Tensor]:
-        """Scale and shift of the logit norm for these queries and keys: (terms, G, 1, 1) each."""
+    def logit_affine(self, moments: Callable[[], list[Moments]]) -> tuple[Tensor, Tensor]:
+        """Scale and shift of the logit norm, (terms, G, 1, 1) each.
+
+        Args:
+            moments: computes those of every term over images and pairs; called where batch statistics count.
+        """
         if uses_batch_statistics(self.logit_norm):
-            scale, shift = batch_affine(self.logit_norm, Moments.of_terms(self.logit_moments(q, k, size)))
+            scale, shift = batch_affine(self.logit_norm, Moments.of_terms(moments()))
         else:
             scale, shift = stored_affine(self.logit_norm)
         shape = (self.num_logit_terms, self.num_heads, 1, 1)
         return scale.view(shape), shift.view(shape)
-
-    @abstractmethod
-    def logit_moments(self, q: Tensor, k: Tensor, size: Size) -> list[Moments]:
-        """Mean and variance of each term's logits over images and pairs, in closed form."""
 
     def normalise_logits(self, terms: list[Tensor]) -> Tensor:
         """Each term (N, G, n, n) through its own channels of the logit norm, then added: (N, G, n, n)."""
@@ -159,14 +159,14 @@ class DecomposedBinaryTerm(BinaryTerm):
         """Attention with the logit norm folded into the queries."""
         with no_autocast(q):
             q = at_least_float32(q)
-            scale, shift = self.logit_affine(q, at_least_float32(k), size)
+            scale, shift = self.logit_affine(lambda: self._moments(q, at_least_float32(k), size))
             col_bias, row_bias = self.positions(q * scale[1], size)
             # The shift cancels in the softmax; it is carried along because data parallel training wants
             # every parameter to take part in the loss.
             col_bias += shift.sum(0)
         return relative_attention(q * scale[0], k, v, col_bias, row_bias, self.backend)
 
-    def logit_moments(self, q: Tensor, k: Tensor, size: Size) -> list[Moments]:
+    def _moments(self, q: Tensor, k: Tensor, size: Size) -> list[Moments]:
         columns, rows = (table.to(q.dtype) for table in self.positions.embeddings(size))
         return [content_moments(q, k), relative_moments(q, columns, rows)]
 
@@ -190,28 +190,28 @@ class FlattenedBinaryTerm(BinaryTerm):
             q, k, v = map(at_least_float32, (q, k, v))
             rq, rk, rv = (r.to(q.dtype) for r in self.positions(size))
             logits = self._logits_by_definition if self.backend == "reference" else self._logits_folded
-            weights = logits(q, k, rq, rk, size).softmax(-1)
+            weights = logits(q, k, rq, rk).softmax(-1)
             values = torch.stack([weights @ v, torch.einsum("bgij,cij->bgic", weights, rv)], dim=-1)
         return values.permute(0, 1, 3, 4, 2).flatten(1, 3)  # channels ordered (head, channel, kind)
 
-    def _logits_by_definition(self, q: Tensor, k: Tensor, rq: Tensor, rk: Tensor, size: Size) -> Tensor:
+    def _logits_by_definition(self, q: Tensor, k: Tensor, rq: Tensor, rk: Tensor) -> Tensor:
         from_query = torch.einsum("bgic,cij->bgij", q, rq)
         from_key = torch.einsum("bgjc,cij->bgij", k, rk)
         return self.normalise_logits([q @ k.transpose(-2, -1), from_query, from_key])
 
-    def _logits_folded(self, q: Tensor, k: Tensor, rq: Tensor, rk: Tensor, size: Size) -> Tensor:
+    def _logits_folded(self, q: Tensor, k: Tensor, rq: Tensor, rk: Tensor) -> Tensor:
         """One map of all pairs rather than three: maps are small here, and so are their blocks."""
-        scale, shift = self.logit_affine(q, k, size)
+
+        def moments() -> list[Moments]:
+            by_query, by_key = rq.permute(1, 2, 0), rk.permute(2, 1, 0)
+            return [content_moments(q, k), pair_moments(q, by_query), pair_moments(k, by_key)]
+
+        scale, shift = self.logit_affine(moments)
         logits = (q * scale[0]) @ k.transpose(-2, -1)
         logits += torch.einsum("bgic,cij->bgij", q * scale[1], rq)
         logits += torch.einsum("bgjc,cij->bgij", k * scale[2], rk)
         logits += shift.sum(0)
         return logits
-
-    def logit_moments(self, q: Tensor, k: Tensor, size: Size) -> list[Moments]:
-        rq, rk, _ = (r.to(q.dtype) for r in self.positions(size))
-        by_query, by_key = rq.permute(1, 2, 0), rk.permute(2, 1, 0)
-        return [content_moments(q, k), pair_moments(q, by_query), pair_moments(k, by_key)]
 
 
 BINARY_TERMS: dict[str, type[BinaryTerm]] = {

@@ -47,9 +47,7 @@ def relative_attention(
     chosen = fastest_backend(*inputs) if backend == "auto" else BACKENDS[backend]
     obstacle = chosen.obstacle(*inputs)
     if obstacle is not None:
-        raise ValueError(
-            f"attention backend {backend!r} cannot run here: {obstacle}; 'auto' takes one that can"
-        )
+        raise ValueError(_CANNOT.format(backend, obstacle))
     if chosen.takes_half_precision:
         return chosen.run(*inputs)
     with no_autocast(q):

@@ -120,20 +120,12 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor
     return out, shift + total.log()
 
 
-def _backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    col_bias: Tensor,
-    row_bias: Tensor,
-    out: Tensor,
-    logsumexp: Tensor,
-) -> Tensors:
+def _backward(grad: Tensor, inputs: Tensors, out: Tensor, logsumexp: Tensor) -> Tensors:
     """Gradients of q, k, v, col_bias, row_bias; with p the probabilities and s the logits,
 
     ds = p · (grad·v − grad·out)        dq = ds k      dk = dsᵀ q      dv = pᵀ grad
     """
+    q, k, v, col_bias, row_bias = inputs
     q, k, grad = q.contiguous(), k.contiguous(), grad.contiguous()
     blocks, exponents = Blocks(q), Range(q.dtype)
     buffers = blocks.buffer(q), blocks.buffer(q)

@@ -100,33 +100,25 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor
     return out if result.is_contiguous() else result.copy_(out), lse
 
 
-def _backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    col_bias: Tensor,
-    row_bias: Tensor,
-    out: Tensor,
-    logsumexp: Tensor,
-) -> Tensors:
+def _backward(grad: Tensor, inputs: Tensors, out: Tensor, logsumexp: Tensor) -> Tensors:
     from . import triton_kernels as kernels
 
+    *_, v, col_bias, row_bias = inputs
     mean = (grad.float() * out.float()).sum(-1)
-    q, k, v, col, row, grad = (t.contiguous() for t in (q, k, v, col_bias, row_bias, grad.to(v.dtype)))
+    q, k, v, col, row, grad = (t.contiguous() for t in (*inputs, grad.to(v.dtype)))
     maps, places, width, height = *q.shape[:2], col.shape[-1], row.shape[-1]
     dq, dk, dv = (torch.empty_like(t) for t in (q, k, v))
     dcol = torch.empty_like(col, dtype=torch.float32)
     drow = torch.zeros_like(row, dtype=torch.float32)
     options = _options(q, v, width, BACKWARD_QUERIES[q.dtype])
     if maps:
-        inputs = (q, k, v, col, row, grad, logsumexp, mean)
+        tensors = (q, k, v, col, row, grad, logsumexp, mean)
         sizes = (places, height, width)
         kernels.attention_backward_queries[(-(-places // options["QUERIES"]), maps)](
-            *inputs, dq, dcol, drow, *sizes, **options
+            *tensors, dq, dcol, drow, *sizes, **options
         )
         kernels.attention_backward_keys[(height * -(-width // options["SEGMENT"]), maps)](
-            *inputs, dk, dv, *sizes, **options
+            *tensors, dk, dv, *sizes, **options
         )
     return dq, dk, dv, dcol.to(col_bias.dtype), drow.to(row_bias.dtype)
 

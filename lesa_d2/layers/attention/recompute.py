@@ -14,7 +14,7 @@ from ..precision import no_autocast
 
 Tensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 Forward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensors]
+Backward = Callable[[Tensor, Tensors, Tensor, Tensor], Tensors]
 
 
 def empty_like_heads(v: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def recomputing_attention(name: str, forward: Forward, backward: Backward) -> Ca
         logsumexp: Tensor,
     ) -> Tensors:
         with no_autocast(q):  # whoever calls backward() within autocast
-            return backward(grad, q, k, v, col_bias, row_bias, out, logsumexp)
+            return backward(grad, (q, k, v, col_bias, row_bias), out, logsumexp)
 
     @gradients.register_fake
     def _(grad: Tensor, *saved: Tensor) -> Tensors:

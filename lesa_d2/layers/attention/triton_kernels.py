@@ -29,6 +29,7 @@ def load_rows(base, rows, rows_inside, DIM: tl.constexpr, DIM_PADDED: tl.constex
 
 @triton.jit
 def store_rows(base, rows, rows_inside, values, DIM: tl.constexpr, DIM_PADDED: tl.constexpr):
+    """The counterpart of :func:`load_rows`, in the matrix's dtype."""
     d = tl.arange(0, DIM_PADDED)
     mask = rows_inside[:, None] & (d < DIM)[None, :]
     tl.store(base + rows[:, None] * DIM + d[None, :], values.to(base.dtype.element_ty), mask=mask)
@@ -44,7 +45,15 @@ def load_col_bias(col, i, i_inside, x, width):
 
 @triton.jit
 def load_row_bias(row, i, i_inside, y, height):
+    """(queries,) for the keys of image row y, in base 2."""
     return tl.load(row + i * height + y, mask=i_inside, other=0.0).to(tl.float32) * LOG2E
+
+
+@triton.jit
+def tile_logits(q, k, col_bias, row_bias, PRECISION: tl.constexpr):
+    """(queries, keys) in base 2, for queries and keys (·, DP); row_bias may carry a shift."""
+    content = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+    return content * LOG2E + (col_bias + row_bias[:, None])
 
 
 @triton.jit
@@ -71,8 +80,7 @@ def attention_forward(
             k = load_rows(k_map, j, x < width, D, DP)
             v = load_rows(v_map, j, x < width, DV, DVP)
             row_bias = load_row_bias(row, i, inside, y, height)
-            content = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-            logits = content * LOG2E + (col_bias + row_bias[:, None])
+            logits = tile_logits(q, k, col_bias, row_bias, PRECISION)
             now_highest = tl.maximum(highest, tl.max(logits, 1))
             shift = tl.where(now_highest == float("-inf"), 0.0, now_highest)  # all keys so far excluded
             p = tl.exp2(logits - shift[:, None])
@@ -111,8 +119,7 @@ def attention_backward_queries(
             k = load_rows(k_map, j, x < width, D, DP)
             v = load_rows(v_map, j, x < width, DV, DVP)
             row_bias = load_row_bias(row, i, inside, y, height)
-            content = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-            p = tl.exp2(content * LOG2E + (col_bias + (row_bias - lse)[:, None]))
+            p = tl.exp2(tile_logits(q, k, col_bias, row_bias - lse, PRECISION))
             dp = tl.dot(grad, tl.trans(v), input_precision=PRECISION)
             ds = p * (dp - mean[:, None])
             dq += tl.dot(ds.to(k.dtype), k, input_precision=PRECISION)
@@ -152,8 +159,7 @@ def attention_backward_keys(
         mean = tl.load(mean_ptr + first + i, mask=inside, other=0.0)
         col_bias = load_col_bias(col, i, inside, x, width)
         row_bias = load_row_bias(row, i, inside, y, height)
-        content = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-        p = tl.exp2(content * LOG2E + (col_bias + (row_bias - lse)[:, None]))
+        p = tl.exp2(tile_logits(q, k, col_bias, row_bias - lse, PRECISION))
         dv += tl.dot(tl.trans(p.to(grad.dtype)), grad, input_precision=PRECISION)
         dp = tl.dot(grad, tl.trans(v), input_precision=PRECISION)
         ds = p * (dp - mean[:, None])
