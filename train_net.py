@@ -3,7 +3,7 @@
 
 import sys
 
-from lesa_d2.engine import argument_parser, launch, main
+from lesa_d2.engine import Detection, run_command_line
 
 if __name__ == "__main__":
-    sys.exit(launch(main, argument_parser().parse_args()))
+    sys.exit(run_command_line(Detection()))

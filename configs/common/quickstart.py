@@ -13,16 +13,13 @@ from lesa_d2.data import SHAPE_CLASSES, shapes_split
 from lesa_d2.data.loader import build_train_loader
 
 from .mask_rcnn import model
+from .small import small_backbone
 from .train import train
 
 IMAGE_SIZE = 160
 CHANNELS = 64
 
-# A quarter of ResNet-50's width and few blocks, trained from scratch: norms use batch statistics and nothing
-# is frozen.
-model.backbone.bottom_up.update(
-    image_size=IMAGE_SIZE, base_channels=24, stem_channels=32, blocks=[2, 2, 3, 2], norm="BN", freeze_at=0
-)
+model.backbone.bottom_up.update(image_size=IMAGE_SIZE, **small_backbone)
 model.backbone.out_channels = CHANNELS
 model.backbone.norm = "BN"
 model.proposal_generator.head.in_channels = CHANNELS

@@ -10,6 +10,8 @@ train = dict(
     clip_grad_norm=None,  # the gradient's 2-norm is limited to this
     reference_batch=8,  # the batch that optimizer.lr was chosen for
     scale_lr=False,  # scale optimizer.lr linearly with the batch
+    channels_last=False,  # memory layout of weights and maps
+    compile=False,  # the backbone, by torch.compile
     amp=dict(enabled=False, dtype="bfloat16"),
     ema=dict(enabled=False, decay=0.9998),
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False),

@@ -1,49 +1,97 @@
 """Loading weights with a report of what was loaded, and an error where the rest would pass silently."""
 
+import math
 import os
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.checkpoint import Checkpointer, DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
+from tabulate import tabulate
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from .start import DetectorStart, classifier_to_detector, is_classifier
 
-BACKBONE = "backbone.bottom_up."
-CLASS_COUNT = "roi_heads.box_predictor.cls_score.weight"
+BACKBONES = ("backbone.bottom_up.", "backbone.")  # of a detector with FPN, of a classifier
+CLASS_COUNTS = {  # the weight with a row a class -> the config's key, rows beside the classes
+    "roi_heads.box_predictor.cls_score.weight": ("model.roi_heads.num_classes", 1),
+    "backbone.linear.weight": ("model.backbone.num_classes", 0),
+}
+# What a detector has and a classifier cannot give: position tables of its layout, deformable layers' offsets.
+FRESH = re.compile(r".*\.(positions\.rel_(height|width)|offset\.(weight|bias))")
 SHOWN = 6  # names listed in a message before "and N more"
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class LoadReport:
     """What a checkpoint gave a model.
 
-    ``loaded`` and ``missing`` (in the model only) map names to numbers of elements, ``unexpected`` are names
-    in the file only, ``mismatched`` maps names to (shape in the file, shape in the model).
+    ``loaded`` and ``missing`` (in the model only) map names to shapes, ``unexpected`` are names in the file
+    only, ``mismatched`` maps names to (shape in the file, shape in the model).  Where a detector starts from
+    a classifier, ``converted`` says what was done to tensors and ``dropped`` why tensors of the file are not
+    used, and ``fresh`` are those missing ones that start at their initial value on purpose.
+    ``backbone`` is the prefix of the backbone's names.
     """
 
     path: str
-    loaded: dict[str, int] = field(default_factory=dict)
-    missing: dict[str, int] = field(default_factory=dict)
+    loaded: dict[str, Shape] = field(default_factory=dict)
+    missing: dict[str, Shape] = field(default_factory=dict)
     unexpected: list[str] = field(default_factory=list)
-    mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    mismatched: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
+    converted: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    fresh: frozenset[str] = frozenset()
+    backbone: str = BACKBONES[0]
 
     def share(self, prefix: str = "") -> float:
         """Share of the model's elements under ``prefix`` that were loaded; 1 where there are none."""
-        loaded = sum(size for name, size in self.loaded.items() if name.startswith(prefix))
-        total = loaded + sum(size for name, size in self.missing.items() if name.startswith(prefix))
-        return loaded / total if total else 1.0
+        loaded, missing = (_elements(shapes, prefix) for shapes in (self.loaded, self.missing))
+        return loaded / (loaded + missing) if loaded + missing else 1.0
+
+    def convolutions(self) -> tuple[int, int]:
+        """How many of the backbone's convolutions were loaded, and how many it has."""
+        loaded, missing = (
+            sum(name.startswith(self.backbone) and len(shape) == 4 for name, shape in shapes.items())
+            for shapes in (self.loaded, self.missing)
+        )
+        return loaded, loaded + missing
 
     def summary(self) -> str:
         if not self.path:
             return "none: from scratch"
+        loaded, total = self.convolutions()
         return (
-            f"{self.share():.1%} of the model ({self.share(BACKBONE):.1%} of the backbone) from {self.path}; "
-            f"{len(self.missing)} tensors at their initial value, {len(self.unexpected)} unused in the file"
+            f"{self.share():.1%} of the model ({self.share(self.backbone):.1%} of the backbone, {loaded} of "
+            f"its {total} convolutions) from {self.path}; {len(self.converted)} tensors converted, "
+            f"{len(self.missing)} at their initial value, {len(self.unexpected)} unused in the file"
         )
+
+    def table(self) -> str:
+        """Every tensor of model and file: loaded, converted, at its initial value, or not used."""
+        rows: list[tuple[str, Shape | str, str]] = [
+            (name, shape, f"converted: {self.converted[name]}" if name in self.converted else "loaded")
+            for name, shape in self.loaded.items()
+        ]
+        rows += [(name, shape, self._why_missing(name)) for name, shape in self.missing.items()]
+        rows += [(name, "", f"not used: {why}") for name, why in self.dropped.items()]
+        rows += [(name, "", "not used: unknown to the model") for name in self.unexpected]
+        return tabulate(rows, headers=("tensor", "shape", "state"), tablefmt="plain", disable_numparse=True)
+
+    def _why_missing(self, name: str) -> str:
+        if name in self.mismatched:
+            return f"initial value: {self.mismatched[name][0]} in the file"
+        return "initial value"
+
+    def save(self, file: str | Path) -> None:
+        """Write summary and table."""
+        Path(file).write_text(f"{self.summary()}\n\n{self.table()}\n", encoding="utf-8")
 
     def check_complete(self) -> None:
         """CheckpointError unless file and model agree name by name and shape by shape."""
@@ -51,15 +99,16 @@ class LoadReport:
             raise CheckpointError(self._explain("is not a checkpoint of this model"))
 
     def check_start(self) -> None:
-        """CheckpointError unless the file fills the whole backbone and nothing has another shape."""
-        self._check_start(least=1.0, allow_mismatch=False)
+        """CheckpointError unless the file fills the backbone, as far as it can, shape by shape."""
+        absent = [name for name in self.missing if name.startswith(self.backbone) and name not in self.fresh]
+        self._check_start(not absent and not self.mismatched)
 
     def check_partial_start(self) -> None:
         """CheckpointError unless the file fills half of the backbone; the rest keeps its initial value."""
-        self._check_start(least=0.5, allow_mismatch=True)
+        self._check_start(self.share(self.backbone) >= 0.5)
 
-    def _check_start(self, least: float, allow_mismatch: bool) -> None:
-        if self.share(BACKBONE) < least or (self.mismatched and not allow_mismatch):
+    def _check_start(self, is_good: bool) -> None:
+        if not is_good:
             raise CheckpointError(
                 self._explain("cannot start this model")
                 + "\nUse the weights of this architecture, or accept a partial start with "
@@ -67,12 +116,13 @@ class LoadReport:
             )
 
     def _explain(self, verdict: str) -> str:
-        lines = [f"{self.path} {verdict}: {self.share(BACKBONE):.0%} of the backbone fits."]
-        if CLASS_COUNT in self.mismatched:
-            theirs, ours = (shape[0] - 1 for shape in self.mismatched[CLASS_COUNT])
-            lines.append(f"  number of classes: the file has {theirs}, model.roi_heads.num_classes is {ours}")
+        lines = [f"{self.path} {verdict}: {self.share(self.backbone):.0%} of the backbone fits."]
+        for name, (key, others) in CLASS_COUNTS.items():
+            if name in self.mismatched:
+                theirs, ours = (shape[0] - others for shape in self.mismatched[name])
+                lines.append(f"  number of classes: the file has {theirs}, {key} is {ours}")
         if any(name.startswith("stem.") for name in self.unexpected):
-            lines.append(f"  the file holds a bare backbone: its names need the prefix {BACKBONE!r}")
+            lines.append(f"  the file holds a bare backbone: its names need the prefix {self.backbone!r}")
         shapes = [f"{name} {a} in the file, {b} expected" for name, (a, b) in self.mismatched.items()]
         missing = [name for name in self.missing if name not in self.mismatched]
         for title, names in (
@@ -81,9 +131,16 @@ class LoadReport:
             ("unknown to the model", self.unexpected),
         ):
             if names:
-                more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-                lines.append(f"  {title}: " + ", ".join(names[:SHOWN]) + more)
+                lines.append(f"  {title}: " + ", ".join(names[:SHOWN]) + _more(names))
         return "\n".join(lines)
+
+
+def _elements(shapes: dict[str, Shape], prefix: str) -> int:
+    return sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(prefix))
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
 
 
 class ReportingCheckpointer(DetectionCheckpointer):
@@ -102,8 +159,25 @@ class ReportingCheckpointer(DetectionCheckpointer):
         Raises:
             CheckpointError: no such file, not readable, or ``check`` refused it.
         """
+        return self._load(path, checkpointables, check, starting=False)
+
+    def start_from(self, path: str, check: Callable[[LoadReport], None] = LoadReport.check_start) -> None:
+        """Load the model alone, to train it further; a detector also starts from the weights of a classifier.
+
+        Raises:
+            CheckpointError: as :meth:`load`.
+        """
+        self._load(path, [], check, starting=True)
+
+    def _load(
+        self,
+        path: str,
+        checkpointables: list[str] | None,
+        check: Callable[[LoadReport], None],
+        starting: bool,
+    ) -> dict[str, Any]:
         _fetch(path)
-        self._path, self._check = path, check
+        self._path, self._check, self._starting = path, check, starting
         return super().load(path, checkpointables)
 
     def _torch_load(self, f: str) -> dict[str, Any]:
@@ -116,10 +190,25 @@ class ReportingCheckpointer(DetectionCheckpointer):
             ) from error
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        start = self._detector_start(checkpoint["model"]) if self._starting else None
+        if start is not None:
+            checkpoint["model"] = start.weights
         incompatible = super()._load_model(checkpoint)
         self.report = _report(self._path, self.model, incompatible)
+        if start is not None:
+            self.report = replace(
+                self.report,
+                converted={name: how for name, how in start.converted.items() if name in self.report.loaded},
+                dropped=start.dropped,
+                fresh=frozenset(name for name in self.report.missing if FRESH.fullmatch(name)),
+            )
         self._check(self.report)
         return incompatible
+
+    def _detector_start(self, weights: dict[str, Any]) -> DetectorStart | None:
+        """What the weights of a classifier give the detector; None where the two are not such a pair."""
+        is_detector = any(name.startswith(BACKBONES[0]) for name in _unwrap(self.model).state_dict())
+        return classifier_to_detector(weights) if is_detector and is_classifier(weights) else None
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         """The report says it, in fewer lines."""
@@ -144,16 +233,20 @@ class WeightsWriter(Checkpointer):
         """``last_checkpoint`` keeps naming the last complete state."""
 
 
+def _unwrap(model: nn.Module) -> nn.Module:
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
 def _report(path: str, model: nn.Module, incompatible: Any) -> LoadReport:
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        model = model.module
-    sizes = {name: value.numel() for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    state = _unwrap(model).state_dict()
+    shapes = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
     mismatched = {name: (tuple(theirs), tuple(ours)) for name, theirs, ours in incompatible.incorrect_shapes}
     absent = set(incompatible.missing_keys) | set(mismatched)
     return LoadReport(
         path=path,
-        loaded={name: size for name, size in sizes.items() if name not in absent},
-        missing={name: size for name, size in sizes.items() if name in absent},
+        loaded={name: shape for name, shape in shapes.items() if name not in absent},
+        missing={name: shape for name, shape in shapes.items() if name in absent},
         unexpected=list(incompatible.unexpected_keys),
         mismatched=mismatched,
+        backbone=next((p for p in BACKBONES if any(name.startswith(p) for name in shapes)), BACKBONES[0]),
     )

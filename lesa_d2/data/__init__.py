@@ -1,16 +1,21 @@
-"""Data sets: the generated shapes, and COCO-format folders of the user's own with their checks."""
+"""Data sets: generated shapes, COCO-format folders with their checks, folders of pictures to classify."""
 
 from .checks import check_coco_folder, check_coco_json
 from .coco_folder import coco_folder_classes, coco_folder_has_masks, coco_folder_split
 from .coco_layout import find_layout
+from .image_folder import ImageMapper, ImageRecords, image_folder
 from .problems import DatasetProblemsError, Problem
+from .shape_images import IMAGE_CLASSES, generate_shape_images, shape_images
 from .shapes import SEM_SEG_CLASSES, SHAPE_CLASSES, STUFF_CLASSES, generate_shapes, shapes_split
 
 __all__ = [
+    "IMAGE_CLASSES",
     "SEM_SEG_CLASSES",
     "SHAPE_CLASSES",
     "STUFF_CLASSES",
     "DatasetProblemsError",
+    "ImageMapper",
+    "ImageRecords",
     "Problem",
     "check_coco_folder",
     "check_coco_json",
@@ -18,6 +23,9 @@ __all__ = [
     "coco_folder_has_masks",
     "coco_folder_split",
     "find_layout",
+    "generate_shape_images",
     "generate_shapes",
+    "image_folder",
+    "shape_images",
     "shapes_split",
 ]

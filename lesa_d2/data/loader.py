@@ -15,7 +15,7 @@ import torch
 from detectron2.data import DatasetFromList, MapDataset
 from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, default_collate
 
 from ..errors import ConfigError
 
@@ -59,7 +59,8 @@ class PositionBatchSampler(Sampler[list[Key]]):
 
 
 class SeededMapDataset(MapDataset):
-    """detectron2's MapDataset, whose mapper finds numpy's and Python's generators seeded by the position."""
+    """detectron2's MapDataset, whose mapper finds the generators of Python, numpy and torch seeded by the
+    position."""
 
     def __init__(self, dataset: Any, map_func: Callable[[dict], dict | None], seed: int) -> None:
         super().__init__(dataset, map_func)
@@ -73,6 +74,7 @@ class SeededMapDataset(MapDataset):
         seed = mix_seed(self._seed, position)
         random.seed(seed)
         np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)  # the CPU's alone: workers must not wake a GPU
         return super().__getitem__(index)
 
 
@@ -90,23 +92,25 @@ def build_train_loader(
     seed: int = 0,
     accumulate: int = 1,
     first_iter: int = 0,
+    stacked: bool = False,
 ) -> DataLoader:
-    """Endless loader of micro-batches, each a list of mapped dicts.
+    """Endless loader of micro-batches, each a list of mapped dicts, or one dict of stacked tensors.
 
     Args:
-        dataset: detectron2 dataset dicts.
+        dataset: records, as detectron2's dataset dicts.
         mapper: dict -> model input.
         total_batch_size: images an optimizer step, over all processes and micro-batches.
         num_workers: loading processes.
         seed: of order and augmentation.
         accumulate: micro-batches an optimizer step.
         first_iter: optimizer steps already done.
+        stacked: stack what the mapper gives; needs images of one size.
 
     Raises:
         ConfigError: an empty data set, or a batch that cannot be split evenly.
     """
     if not len(dataset):
-        raise ConfigError("the training data set has no image with objects; check its annotations")
+        raise ConfigError("the training data set has no image to learn from; check its annotations")
     parts = comm.get_world_size() * accumulate
     if total_batch_size < 1 or total_batch_size % parts:
         raise ConfigError(
@@ -119,7 +123,7 @@ def build_train_loader(
         SeededMapDataset(images, mapper, seed),
         batch_sampler=sampler,
         num_workers=num_workers,
-        collate_fn=trivial_batch_collator,
+        collate_fn=default_collate if stacked else trivial_batch_collator,
         worker_init_fn=_one_thread,
         persistent_workers=num_workers > 0,
     )

@@ -12,8 +12,6 @@ are drawn, masks are (S, S) bool.
 import colorsys
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +25,8 @@ from PIL import Image
 from pycocotools import mask as mask_util
 from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 
-from ..errors import ConfigError, DatasetError
+from ..errors import ConfigError
+from .generated import Info, generate_once
 from .registration import register_dataset
 
 SHAPE_CLASSES = ["circle", "triangle", "square", "star"]
@@ -56,8 +55,7 @@ def generate_shapes(directory: str | Path, *, num_images: int, image_size: int, 
     """Write a shapes data set and return its folder; an existing, equal set is kept.
 
     The folder holds ``images/000000.jpg``, ``annotations.json`` (COCO; category ids 1..4) and
-    ``stuff/000000.png`` (uint8, values index :data:`SEM_SEG_CLASSES`). It appears in one step when all
-    of it is written, so an interrupted or concurrent run never leaves half a set behind.
+    ``stuff/000000.png`` (uint8, values index :data:`SEM_SEG_CLASSES`).
 
     Args:
         directory: the folder to make.
@@ -69,19 +67,11 @@ def generate_shapes(directory: str | Path, *, num_images: int, image_size: int, 
         ConfigError: arguments out of range.
         DatasetError: the folder holds something else.
     """
-    _check_arguments(num_images, image_size, seed)
-    directory = Path(directory)
-    info = _info(num_images, image_size, seed)
-    if _holds(directory, info):
-        return directory
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    draft = directory.parent / f".{directory.name}.{uuid.uuid4().hex}"
-    try:
-        _write(draft, info, num_images, image_size, seed)
-        _publish(draft, directory, info)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return directory
+    check_arguments(num_images, image_size, seed)
+    info = make_info("LESA-D2 generated shapes", num_images, image_size, seed)
+    return generate_once(
+        directory, info, lambda draft: _write(draft, info, num_images, image_size, seed), _read_info
+    )
 
 
 def shapes_split(split: str, num_images: int, image_size: int, seed: int) -> str:
@@ -123,7 +113,7 @@ def _load(directory: Path, name: str) -> list[dict]:
 # ---------------------------------------------------------------------------------------------- files
 
 
-def _check_arguments(num_images: int, image_size: int, seed: int) -> None:
+def check_arguments(num_images: int, image_size: int, seed: int) -> None:
     for name, value, least in (
         ("num_images", num_images, 1),
         ("image_size", image_size, MIN_IMAGE_SIZE),
@@ -133,9 +123,10 @@ def _check_arguments(num_images: int, image_size: int, seed: int) -> None:
             raise ConfigError(f"shapes: {name} must be an integer of at least {least}, got {value!r}")
 
 
-def _info(num_images: int, image_size: int, seed: int) -> dict[str, Any]:
+def make_info(description: str, num_images: int, image_size: int, seed: int) -> Info:
+    """What a set of generated pictures is a function of."""
     return {
-        "description": "LESA-D2 generated shapes",
+        "description": description,
         "version": GENERATOR_VERSION,
         "num_images": num_images,
         "image_size": image_size,
@@ -143,24 +134,15 @@ def _info(num_images: int, image_size: int, seed: int) -> dict[str, Any]:
     }
 
 
-def _holds(directory: Path, info: dict[str, Any]) -> bool:
-    """Whether ``directory`` already is the set that ``info`` describes; other content is an error."""
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
-        return False
+def _read_info(directory: Path) -> Any:
     annotations = directory / "annotations.json"
-    found = (
-        json.loads(annotations.read_text()).get("info") if annotations.is_file() else "no annotations.json"
-    )
-    if found != info:
-        raise DatasetError(
-            f"shapes: {directory} holds something else.\n  expected: {info}\n  found: {found}\n"
-            "Remove that folder, or choose another one."
-        )
-    return True
+    if not annotations.is_file():
+        return "no annotations.json"
+    return json.loads(annotations.read_text()).get("info")
 
 
-def _write(directory: Path, info: dict[str, Any], num_images: int, image_size: int, seed: int) -> None:
-    (directory / "images").mkdir(parents=True)
+def _write(directory: Path, info: Info, num_images: int, image_size: int, seed: int) -> None:
+    (directory / "images").mkdir()
     (directory / "stuff").mkdir()
     images: list[dict] = []
     annotations: list[dict] = []
@@ -176,15 +158,6 @@ def _write(directory: Path, info: dict[str, Any], num_images: int, image_size: i
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(SHAPE_CLASSES)]
     coco = {"info": info, "images": images, "annotations": annotations, "categories": categories}
     (directory / "annotations.json").write_text(json.dumps(coco))
-
-
-def _publish(draft: Path, directory: Path, info: dict[str, Any]) -> None:
-    try:
-        draft.rename(directory)
-    except OSError:
-        # Another process was faster. Its set is ours, byte for byte, unless _holds objects.
-        if not _holds(directory, info):
-            raise
 
 
 def _annotations(scene: "Scene", image_id: int, first_id: int) -> list[dict]:
@@ -218,7 +191,8 @@ class Scene:
 
 def draw_scene(rng: np.random.Generator, image_size: int) -> Scene:
     """Draw one image of side ``image_size``: background, then shapes from back to front."""
-    image, sem_seg, colours = _background(rng, image_size)
+    count = int(rng.integers(1, 4))
+    image, sem_seg, colours = _background(rng, image_size, rng.permutation(len(STUFF_CLASSES))[:count])
     owner = np.full((image_size, image_size), -1)  # which object a pixel shows
     labels: list[int] = []
     areas: list[int] = []  # of the whole objects, hidden parts included
@@ -236,9 +210,22 @@ def draw_scene(rng: np.random.Generator, image_size: int) -> Scene:
                 colours.append(colour)
                 image += alpha[..., None] * (fill - image)
                 break
-    image += NOISE_SIGMA * rng.standard_normal(image.shape, dtype=np.float32)
     masks = owner == np.arange(len(labels))[:, None, None]
-    return Scene(image.clip(0, 255).round().astype(np.uint8), sem_seg, masks, labels)
+    return Scene(_photograph(rng, image), sem_seg, masks, labels)
+
+
+def draw_object(rng: np.random.Generator, image_size: int, shape: int, texture: int) -> np.ndarray:
+    """(S, S, 3) uint8 RGB: one shape, a quarter to three quarters as wide, on a background of one texture."""
+    image, _, colours = _background(rng, image_size, np.array([texture]))
+    alpha, _ = _place(rng, shape, rng.uniform(0.25, MAX_SIDE_OF_IMAGE) * image_size, image_size)
+    fill, _ = _fill(rng, image_size, colours)
+    return _photograph(rng, image + alpha[..., None] * (fill - image))
+
+
+def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """A drawing (S, S, 3) as a noisy uint8 picture."""
+    noisy = image + NOISE_SIGMA * rng.standard_normal(image.shape, dtype=np.float32)
+    return noisy.clip(0, 255).round().astype(np.uint8)
 
 
 def _all_recognisable(owner: np.ndarray, areas: list[int]) -> bool:
@@ -294,11 +281,11 @@ def _unit_outline(shape: str) -> np.ndarray:
     return points / np.sqrt(area)
 
 
-def _background(rng: np.random.Generator, image_size: int) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Picture (S, S, 3), stuff map (S, S) and the colours used: Voronoi regions, each with its texture."""
-    count = int(rng.integers(1, 4))
-    textures = rng.permutation(len(STUFF_CLASSES))[:count]
-    seeds = rng.uniform(0, image_size, size=(count, 2))
+def _background(
+    rng: np.random.Generator, image_size: int, textures: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Picture (S, S, 3), stuff map (S, S) and the colours used: a Voronoi region for each texture."""
+    seeds = rng.uniform(0, image_size, size=(len(textures), 2))
     y, x = np.mgrid[:image_size, :image_size].astype(np.float32) + 0.5
     region = np.argmin([(x - sx) ** 2 + (y - sy) ** 2 for sx, sy in seeds], axis=0)
     image = np.zeros((image_size, image_size, 3), dtype=np.float32)

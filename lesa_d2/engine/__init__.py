@@ -1,12 +1,15 @@
 """What the scripts share: configs and overrides, launching, training, evaluation."""
 
-from .dataset import dataset_names
+from .classification import Classification
+from .detection import Detection, dataset_names
 from .launch import argument_parser, launch
 from .overrides import is_given, load_config
-from .run import evaluate, load_trained, main, train
+from .run import evaluate, load_trained, main, run_command_line, train
 from .trainer import Trainer
 
 __all__ = [
+    "Classification",
+    "Detection",
     "Trainer",
     "argument_parser",
     "dataset_names",
@@ -16,5 +19,6 @@ __all__ = [
     "load_config",
     "load_trained",
     "main",
+    "run_command_line",
     "train",
 ]

@@ -12,27 +12,15 @@ from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
 
 from ..errors import LesaError
+from .task import Task
 
 Main = Callable[[argparse.Namespace], object]
 
-EPILOG = """
-examples:
-  python train_net.py --config-file configs/mask_rcnn_lesa_r50.py --num-gpus 8
-  python train_net.py --config-file configs/mask_rcnn_lesa_r50.py --resume
-  python train_net.py --config-file configs/quickstart_lesa.py --dataset DIR
-  torchrun --nproc-per-node 2 train_net.py --config-file configs/quickstart_lesa.py train.max_iter=100
-"""
 
-
-def argument_parser() -> argparse.ArgumentParser:
-    """detectron2's arguments, and the data set of the user."""
-    parser = default_argument_parser(epilog=EPILOG)
-    parser.add_argument(
-        "--dataset", metavar="DIR", help="train and evaluate on this COCO-format folder instead"
-    )
-    parser.add_argument(
-        "--drop-invalid", action="store_true", help="leave out what the check of --dataset finds wrong"
-    )
+def argument_parser(task: Task) -> argparse.ArgumentParser:
+    """detectron2's arguments, and those of the task."""
+    parser = default_argument_parser(epilog=task.examples)
+    task.add_arguments(parser)
     return parser
 
 
@@ -71,9 +59,14 @@ def _run(main: Main, args: argparse.Namespace) -> int:
         main(args)
     except LesaError as error:
         if comm.is_main_process():
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {_message(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _message(error: LesaError) -> str:
+    """What the error says; one of a data loader's worker has its traceback before it."""
+    return str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
 
 
 class _Worker:

@@ -19,14 +19,24 @@ def start_report(cfg: DictConfig, model: nn.Module, load: LoadReport, classes: l
         ("weights", load.summary()),
         ("batch", describe_batch(cfg)),
         ("learning rate", describe_rate(cfg)),
-        ("precision", cfg.train.amp.dtype if cfg.train.amp.enabled else "float32"),
+        ("precision", describe_precision(cfg)),
         ("classes", describe_classes(classes)),
         ("channel order", OmegaConf.select(cfg, "model.input_format", default="not given")),
         ("parameters", f"{total:,} ({trained:,} trained)"),
-        ("iterations", f"{cfg.train.max_iter:,}"),
+        ("iterations", describe_iterations(cfg)),
         ("device", f"{parameters[0].device} x {comm.get_world_size()} process(es)"),
     ]
     return tabulate(rows, tablefmt="plain")
+
+
+def describe_precision(cfg: DictConfig) -> str:
+    extras = [name for name in ("channels_last", "compile") if cfg.train[name]]
+    return ", ".join([cfg.train.amp.dtype if cfg.train.amp.enabled else "float32", *extras])
+
+
+def describe_iterations(cfg: DictConfig) -> str:
+    epochs = cfg.train.get("epochs")
+    return f"{cfg.train.max_iter:,}" + (f" ({epochs:g} epochs)" if epochs else "")
 
 
 def describe_batch(cfg: DictConfig) -> str:

@@ -1,10 +1,13 @@
-"""What ``train_net.py`` does: set up, report, train, evaluate."""
+"""What the training scripts do, whatever the task: set up, report, train, evaluate."""
 
 import argparse
 import copy
 import logging
+import os
+import shutil
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,32 +25,39 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..checkpoint import LoadReport, ReportingCheckpointer
 from ..errors import CheckpointError, ConfigError, DatasetError
-from .dataset import check_datasets, use_dataset_folder
 from .ema import EMAHook, make_ema, unwrap
 from .hooks import BestCheckpointer
+from .launch import argument_parser, launch
 from .overrides import is_given, load_config, parameters
 from .report import start_report
+from .task import Task
 from .trainer import Trainer
 from .values import check_values
 
 logger = logging.getLogger("lesa_d2")
 
 
-def main(args: argparse.Namespace) -> dict[str, Any]:
+def run_command_line(task: Task, arguments: Sequence[str] | None = None) -> int:
+    """Do what the ``arguments`` (default: the program's) ask for; returns the exit status."""
+    return launch(partial(main, task=task), argument_parser(task).parse_args(arguments))
+
+
+def main(args: argparse.Namespace, task: Task) -> dict[str, Any]:
     """Train, or evaluate with ``--eval-only``; returns the last evaluation's results.
+
+    Args:
+        args: of :func:`argument_parser` for this task.
+        task: what is trained, on which kind of data.
 
     Raises:
         LesaError: anything wrong with config, data set or checkpoint, before training starts.
     """
     cfg = load_config(args.config_file, args.opts)
-    check_values(cfg)
-    if args.dataset is not None:
-        use_dataset_folder(cfg, args.dataset, args.drop_invalid, given=args.opts)
-    elif args.drop_invalid:
-        raise ConfigError("--drop-invalid concerns the folder given by --dataset DIR, which is missing")
+    check_values(cfg, task.rules)
+    task.use_data(cfg, args)
     prepare(cfg)
     set_up_logging(cfg.train.output_dir)
-    classes = check_datasets(cfg)
+    classes = task.check_data(cfg)
     if args.eval_only:
         return evaluate_only(cfg, classes, given=args.opts)
     return train(cfg, classes, resume=args.resume)
@@ -84,10 +94,29 @@ def build_model(cfg: DictConfig) -> nn.Module:
         ConfigError: the config's arguments do not make a model.
     """
     torch.manual_seed(cfg.train.seed)
+    layout = torch.channels_last if cfg.train.channels_last else torch.preserve_format
     try:
-        return instantiate(cfg.model).to(cfg.train.device)
+        return instantiate(cfg.model).to(cfg.train.device, memory_format=layout)
     except (ValueError, TypeError, AssertionError, ArithmeticError) as error:
         raise ConfigError(f"the config's model cannot be built: {error}") from error
+
+
+def compile_backbone(model: nn.Module) -> None:
+    """Have torch.compile translate the backbone, in place; the names of weights stay.
+
+    Raises:
+        ConfigError: no backbone, or on the CPU no C++ compiler.
+    """
+    backbone = getattr(model, "backbone", None)
+    if not isinstance(backbone, nn.Module):
+        raise ConfigError("train.compile=True concerns the model's backbone, and this model has none")
+    compiler = os.getenv("CXX", "g++")
+    if next(backbone.parameters()).device.type == "cpu" and shutil.which(compiler) is None:
+        raise ConfigError(
+            f"train.compile=True needs a C++ compiler on the CPU, and there is no {compiler!r}; install one, "
+            "name it in CXX, or leave train.compile=False"
+        )
+    backbone.compile()
 
 
 def train(cfg: DictConfig, classes: list[str], resume: bool = False) -> dict[str, Any]:
@@ -97,6 +126,8 @@ def train(cfg: DictConfig, classes: list[str], resume: bool = False) -> dict[str
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
     ema = make_ema(model, cfg.train.ema.decay) if cfg.train.ema.enabled else None
+    if cfg.train.compile:
+        compile_backbone(model)
     model = create_ddp_model(model, **ddp_options(cfg))
     trainer = Trainer(
         model,
@@ -117,6 +148,8 @@ def train(cfg: DictConfig, classes: list[str], resume: bool = False) -> dict[str
         LazyConfig.save(saved_config, str(Path(cfg.train.output_dir) / "config.yaml"))
         logger.info("Environment\n%s", collect_env_info())
         logger.info("Start\n%s", start_report(cfg, unwrap(model), checkpointer.report, classes))
+        if not resume and cfg.train.init_checkpoint:
+            checkpointer.report.save(Path(cfg.train.output_dir) / "weights.txt")
     trainer.train(first_iter, cfg.train.max_iter)
     return trainer.last_results
 
@@ -133,7 +166,7 @@ def load_start(cfg: DictConfig, checkpointer: ReportingCheckpointer, trainer: Tr
         return trainer.iter + 1
     if cfg.train.init_checkpoint:
         check = LoadReport.check_partial_start if cfg.train.init_partial else LoadReport.check_start
-        checkpointer.load(cfg.train.init_checkpoint, checkpointables=[], check=check)
+        checkpointer.start_from(cfg.train.init_checkpoint, check)
     return 0
 
 

@@ -123,6 +123,14 @@ def statistics_once(module: nn.Module) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 
+def may_be_repeated(module: nn.Module) -> bool:
+    """Whether a forward pass of ``module`` may be activation checkpointing's second one, by way of Python.
+
+    A compiled graph plans its recomputation itself, and moves the statistics once.
+    """
+    return module.training and not torch.compiler.is_compiling()
+
+
 def has_stored_affine(norm: nn.Module) -> bool:
     """Whether ``norm`` has what :func:`stored_affine` takes."""
     return all(isinstance(getattr(norm, name, None), Tensor) for name in BATCH_NORM_TENSORS)

@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from .binary import BINARY_TERMS, BinaryTerm
-from .norm import statistics_once
+from .norm import may_be_repeated, statistics_once
 from .positions import parse_size
 from .unary import UnaryTerm
 
@@ -94,7 +94,7 @@ class SlotOperator(nn.Module, ABC):
         """(N, C, H, W) -> (N, C', H, W): the operator before pooling and trailing norm."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
+        if not may_be_repeated(self):
             return self.norm(self.pool(self.combine(x)))
         with statistics_once(self):
             return self.norm(self.pool(self.combine(x)))

@@ -1,5 +1,6 @@
 """detectron2 parts; importing this registers the backbones with detectron2."""
 
+from .classifier import ImageClassifier
 from .norm import NORMS, make_norm
 from .resnet import (
     SLOT_OPERATORS,
@@ -12,6 +13,7 @@ from .resnet import (
 __all__ = [
     "NORMS",
     "SLOT_OPERATORS",
+    "ImageClassifier",
     "SlotBottleneck",
     "build_lesa_resnet",
     "build_lesa_resnet_backbone",

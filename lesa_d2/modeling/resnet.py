@@ -16,7 +16,7 @@ from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import Tensor, nn
 
 from ..layers import OPERATORS, EvalBatchNorm2d
-from ..layers.norm import statistics_once
+from ..layers.norm import may_be_repeated, statistics_once
 from ..layers.positions import Size, parse_size
 from ..layers.unary import conv3x3
 from .norm import make_norm
@@ -50,7 +50,7 @@ class SlotBottleneck(BottleneckBlock):
             self.conv2 = slot(bottleneck_channels, bottleneck_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
+        if not may_be_repeated(self):
             return super().forward(x)
         with statistics_once(self):
             return super().forward(x)
@@ -117,6 +117,7 @@ def build_lesa_resnet(
     backend: str = "auto",
     out_features: Sequence[str] | None = None,
     in_channels: int = 3,
+    res5_stride: int | None = None,
 ) -> ResNet:
     """ResNet-50 with an operator in the slots of res4 and res5: a detection backbone or a classifier.
 
@@ -138,6 +139,7 @@ def build_lesa_resnet(
         backend: of the attention.
         out_features: None is ``linear`` for a classifier, else res2..res5.
         in_channels: channels of the images.
+        res5_stride: 1 or 2; None is that of the layout.
 
     Returns:
         detectron2's ResNet: (N, in_channels, H, W) -> {name: feature map}, for any H×W.
@@ -161,6 +163,8 @@ def build_lesa_resnet(
             raise ValueError(f"{name} must be a positive int, got {value!r}")
     if freeze_at not in range(6):
         raise ValueError(f"freeze_at must be 0 (nothing) to 5 (everything), got {freeze_at!r}")
+    if res5_stride not in (None, 1, 2):
+        raise ValueError(f"res5_stride must be 1, 2 or None, got {res5_stride!r}")
     known = {"stem", "res2", "res3", "res4", "res5"} | ({"linear"} if num_classes else set())
     if out_features is not None and not (out_features and set(out_features) <= known):
         raise ValueError(f"out_features must be some of {sorted(known)}, got {out_features!r}")
@@ -177,7 +181,7 @@ def build_lesa_resnet(
     stem = BasicStem(in_channels, stem_channels, norm=norm_layer)
     channels, size = stem_channels, _shrink(parse_size(image_size), stem.stride)
     stages = []
-    strides = (1, 2, 2, 1 if is_classifier else 2)
+    strides = (1, 2, 2, res5_stride or (1 if is_classifier else 2))
     for stage, (number, stride) in enumerate(zip(blocks, strides, strict=True), start=2):
         width = base_channels * 2 ** (stage - 2)
         sizes = [size] + [_shrink(size, stride)] * (number - 1)

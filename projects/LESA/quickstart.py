@@ -10,7 +10,15 @@ from detectron2.config import instantiate
 from detectron2.utils import comm
 
 from lesa_d2.analysis import RunResult, draw_predictions, write_table
-from lesa_d2.engine import argument_parser, dataset_names, is_given, launch, load_trained, main
+from lesa_d2.engine import (
+    Detection,
+    argument_parser,
+    dataset_names,
+    is_given,
+    launch,
+    load_trained,
+    main,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = Path("output/quickstart")
@@ -20,7 +28,7 @@ OPERATORS = ("lesa", "conv", "self_attention")
 def run(args: argparse.Namespace) -> None:
     """Train and evaluate; write predictions.png and result.json, and the table of all operators so far."""
     start = time.perf_counter()
-    results = main(args)
+    results = main(args, Detection())
     seconds = time.perf_counter() - start
     if not comm.is_main_process():
         return
@@ -48,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argument_parser()
+    parser = argument_parser(Detection())
     parser.description = __doc__
     parser.add_argument("--operator", choices=OPERATORS, default="lesa")
     args = parser.parse_args()

@@ -78,5 +78,5 @@ def test_mixed_seeds_differ():
 def test_uneven_batch_and_empty_data_are_errors():
     with pytest.raises(ConfigError, match=r"total_batch_size=3 .* use a multiple of 2"):
         take(1, total_batch_size=3, accumulate=2)
-    with pytest.raises(ConfigError, match="no image with objects"):
+    with pytest.raises(ConfigError, match="no image to learn from"):
         build_train_loader([], mapper=mapper, total_batch_size=1)

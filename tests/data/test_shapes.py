@@ -98,7 +98,7 @@ def flat_paint(monkeypatch):
     """Black background, object k of the uniform grey 40 (k + 1): the picture tells whose a pixel is."""
     used = itertools.count(1)
 
-    def background(rng, image_size):
+    def background(rng, image_size, textures):
         return np.zeros((image_size, image_size, 3), np.float32), np.zeros((image_size,) * 2, np.uint8), []
 
     def fill(rng, image_size, colours):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from runs import EVAL_NORMS, ROOT, tiny_options, train_net
 
-from lesa_d2.engine import argument_parser, launch, load_trained, main
+from lesa_d2.engine import Detection, load_trained, run_command_line
 from lesa_d2.engine.launch import usable_processes
 from lesa_d2.errors import CheckpointError
 
@@ -17,7 +17,7 @@ CONFIG = str(ROOT / "configs/quickstart_lesa.py")
 def run(output_dir, *extra, flags=()):
     """Train in this process; returns the exit status."""
     arguments = ["--config-file", CONFIG, *flags, *tiny_options(output_dir, *extra)]
-    return launch(main, argument_parser().parse_args(arguments))
+    return run_command_line(Detection(), arguments)
 
 
 def weights(folder, file="model_final.pth"):
@@ -207,8 +207,8 @@ def test_two_spawned_processes_train_and_report_errors_once(tmp_path, datasets):
     """What --num-gpus 2 starts, here on the CPU."""
     code = (
         "import sys, torch; torch.cuda.device_count = lambda: 2\n"
-        "from lesa_d2.engine import argument_parser, launch, main\n"
-        "sys.exit(launch(main, argument_parser().parse_args()))\n"
+        "from lesa_d2.engine import Detection, run_command_line\n"
+        "sys.exit(run_command_line(Detection()))\n"
     )
     script = tmp_path / "spawn.py"
     script.write_text("if __name__ == '__main__':\n    " + code.replace("\n", "\n    "))

@@ -1,7 +1,9 @@
-"""Data sets in a config: replacing them by a folder of the user's, and checking them before training."""
+"""Training detectors: data sets in a config, replaced by a folder of the user's, checked before training."""
 
+import argparse
 import os
 from collections.abc import Sequence
+from typing import ClassVar
 
 from detectron2.config import LazyCall, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -12,8 +14,46 @@ from omegaconf import DictConfig, OmegaConf
 from ..data import check_coco_folder, coco_folder_classes, coco_folder_has_masks, coco_folder_split
 from ..errors import ConfigError, DatasetError
 from .overrides import is_given
+from .task import Task
+from .values import Rule, explained, matches, whole
 
 NUM_CLASSES = "model.roi_heads.num_classes"
+
+
+class Detection(Task):
+    """Detectors on COCO-format data."""
+
+    rules: ClassVar[dict[str, Rule]] = {
+        NUM_CLASSES: explained(whole(1), "of a detector; pretrain_imagenet.py trains classifiers"),
+        "train.best_metric": matches(
+            r"(bbox|segm)/AP(50|75|s|m|l|-.+)?", "a metric such as 'segm/AP' or 'bbox/AP50'"
+        ),
+    }
+
+    examples = """
+examples:
+  python train_net.py --config-file configs/mask_rcnn_lesa_r50.py --num-gpus 8
+  python train_net.py --config-file configs/mask_rcnn_lesa_r50.py --resume
+  python train_net.py --config-file configs/quickstart_lesa.py --dataset DIR
+  torchrun --nproc-per-node 2 train_net.py --config-file configs/quickstart_lesa.py train.max_iter=100
+"""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--dataset", metavar="DIR", help="train and evaluate on this COCO-format folder instead"
+        )
+        parser.add_argument(
+            "--drop-invalid", action="store_true", help="leave out what the check of --dataset finds wrong"
+        )
+
+    def use_data(self, cfg: DictConfig, args: argparse.Namespace) -> None:
+        if args.dataset is not None:
+            use_dataset_folder(cfg, args.dataset, args.drop_invalid, given=args.opts)
+        elif args.drop_invalid:
+            raise ConfigError("--drop-invalid concerns the folder given by --dataset DIR, which is missing")
+
+    def check_data(self, cfg: DictConfig) -> list[str]:
+        return check_datasets(cfg)
 
 
 def use_dataset_folder(

@@ -1,0 +1,7 @@
+"""WideResNet-50-2 with LESA, ImageNet, 224 px, 5 + 90 epochs."""
+
+from .common.imagenet import dataloader, lr_multiplier, model, optimizer, train
+
+model.backbone.operator = "lesa"
+model.backbone.width_multiplier = 2
+train.output_dir = "./output/imagenet_lesa_wr50"

@@ -1,0 +1,74 @@
+"""Generated pictures to classify: one shape on one texture, the pair being the class.
+
+The style is that of the generated detection data, so that a classifier of these can start its detector.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.utils import comm
+from PIL import Image
+from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
+
+from .generated import Info, generate_once
+from .image_folder import SPLITS, ImageRecords, image_folder
+from .shapes import SHAPE_CLASSES, STUFF_CLASSES, check_arguments, draw_object, make_info
+
+INFO_FILE = "dataset.json"
+IMAGE_CLASSES = [f"{shape}_on_{texture}" for shape in SHAPE_CLASSES for texture in STUFF_CLASSES]
+
+
+def generate_shape_images(
+    directory: str | Path, *, num_images: int, image_size: int, seed: int, val_share: float = 0.2
+) -> Path:
+    """Write ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg``, and return their folder; an equal set is kept.
+
+    Args:
+        directory: the folder to make.
+        num_images: of ``train``, at least one a class; the 16 classes take turns.
+        image_size: side of the square pictures in pixels, at least 32.
+        seed: non-negative; another seed gives other pictures.
+        val_share: size of ``val`` over that of ``train``.
+
+    Raises:
+        ConfigError: arguments out of range.
+        DatasetError: the folder holds something else.
+    """
+    check_arguments(num_images, image_size, seed)
+    counts = {"train": num_images, "val": round(num_images * val_share)}
+    info = {**make_info("LESA-D2 generated images of shapes", num_images, image_size, seed), **counts}
+    return generate_once(directory, info, lambda draft: _write(draft, info, counts), _read_info)
+
+
+def shape_images(split: str, num_images: int, image_size: int, seed: int) -> ImageRecords:
+    """A split of such a set under ``$DETECTRON2_DATASETS`` (default ``./datasets``), made if need be.
+
+    A LazyConfig node: ``dataset=L(shape_images)(split="train", num_images=4000, image_size=80, seed=3)``.
+    """
+    root = Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser() / "shape_images"
+    label = f"{num_images}x{image_size}px_seed{seed}"
+    directory = generate_shape_images(root / label, num_images=num_images, image_size=image_size, seed=seed)
+    return image_folder(str(directory), split)
+
+
+def _write(directory: Path, info: Info, counts: dict[str, int]) -> None:
+    for place, split in enumerate(SPLITS):
+        for name in IMAGE_CLASSES:
+            (directory / split / name).mkdir(parents=True)
+        silent = not comm.is_main_process()
+        for index in tqdm(range(counts[split]), desc=f"Generating {split}", mininterval=1, disable=silent):
+            label = index % len(IMAGE_CLASSES)
+            shape, texture = divmod(label, len(STUFF_CLASSES))
+            rng = np.random.default_rng([info["seed"], place, index])
+            picture = draw_object(rng, info["image_size"], shape, texture)
+            file = directory / split / IMAGE_CLASSES[label] / f"{index:06d}.jpg"
+            Image.fromarray(picture).save(file, quality=95)
+    (directory / INFO_FILE).write_text(json.dumps(info) + "\n", encoding="utf-8")
+
+
+def _read_info(directory: Path) -> Any:
+    file = directory / INFO_FILE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else f"no {INFO_FILE}"

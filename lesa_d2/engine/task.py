@@ -1,0 +1,31 @@
+"""What scripts that train do differently; everything else of the engine they share."""
+
+import argparse
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from omegaconf import DictConfig
+
+from .values import Rule
+
+
+class Task(ABC):
+    """A kind of model and data: its command-line arguments, its data sets, the values it knows."""
+
+    rules: ClassVar[dict[str, Rule]]
+    """Of config keys, beside those of every run."""
+
+    examples: ClassVar[str]
+    """Command lines, for ``--help``."""
+
+    @abstractmethod
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the task's own options."""
+
+    @abstractmethod
+    def use_data(self, cfg: DictConfig, args: argparse.Namespace) -> None:
+        """Point a config, in place, at the data of the command line, and settle what follows from it."""
+
+    @abstractmethod
+    def check_data(self, cfg: DictConfig) -> list[str]:
+        """The class names of the config's data, which must exist and agree with the model."""

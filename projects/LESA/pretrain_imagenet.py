@@ -1,0 +1,9 @@
+#!/usr/bin/env python
+"""Train or evaluate a classifier: ``--config-file configs/imagenet_lesa_r50.py --data DIR``."""
+
+import sys
+
+from lesa_d2.engine import Classification, run_command_line
+
+if __name__ == "__main__":
+    sys.exit(run_command_line(Classification()))
