@@ -4,6 +4,7 @@ The style is that of the generated detection data, so that a classifier of these
 """
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from detectron2.utils import comm
 from PIL import Image
 from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 
+from ..errors import ConfigError
 from .generated import Info, generate_once
 from .image_folder import SPLITS, ImageRecords, image_folder
 from .shapes import SHAPE_CLASSES, STUFF_CLASSES, check_arguments, draw_object, make_info
@@ -28,7 +30,7 @@ def generate_shape_images(
 
     Args:
         directory: the folder to make.
-        num_images: of ``train``, at least one a class; the 16 classes take turns.
+        num_images: of ``train``, at least 80; the 16 classes take turns.
         image_size: side of the square pictures in pixels, at least 32.
         seed: non-negative; another seed gives other pictures.
         val_share: size of ``val`` over that of ``train``.
@@ -38,6 +40,11 @@ def generate_shape_images(
         DatasetError: the folder holds something else.
     """
     check_arguments(num_images, image_size, seed)
+    if num_images * val_share < len(IMAGE_CLASSES):
+        least = math.ceil(len(IMAGE_CLASSES) / val_share)
+        raise ConfigError(
+            f"num_images must be at least {least}, so that val has a picture of each class, got {num_images}"
+        )
     counts = {"train": num_images, "val": round(num_images * val_share)}
     info = {**make_info("LESA-D2 generated images of shapes", num_images, image_size, seed), **counts}
     return generate_once(directory, info, lambda draft: _write(draft, info, counts), _read_info)

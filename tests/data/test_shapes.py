@@ -118,7 +118,7 @@ def test_masks_are_what_the_picture_shows(flat_paint, index):
     covered = scene.masks.any(axis=0)
     for k, mask in enumerate(scene.masks, 1):
         # Away from all outlines, where two colours mix, the grey says exactly which object is on top.
-        core = cv2.erode(mask.astype(np.uint8), np.ones((5, 5)), borderValue=1) > 0
+        core = cv2.erode(mask.astype(np.uint8), np.ones((5, 5)), borderValue=0) > 0
         assert (scene.image[core] == 40 * k).all()
     # A pixel is labelled when at least half of it is covered; black is the background.
     assert scene.image[covered].min() >= 20
