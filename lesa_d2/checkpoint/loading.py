@@ -11,8 +11,8 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from .names import BACKBONE
 
-BACKBONE = "backbone.bottom_up."
 CLASS_COUNT = "roi_heads.box_predictor.cls_score.weight"
 SHOWN = 6  # names listed in a message before "and N more"
 
