@@ -9,24 +9,24 @@ import torch
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
 
-def value(name, shape):
-    """Random, such that features keep their size through the whole model."""
-    if name.endswith(("num_batches_tracked", "flatten_index")):
-        return torch.randint(9, shape)
-    if len(shape) > 1:
-        return torch.randn(shape) / torch.Size(shape[1:]).numel() ** 0.5
-    return 1 + 0.1 * torch.rand(shape)
+@pytest.fixture(scope="session")
+def released():
+    """name of a manifest -> a state dict whose every tensor is one random number, which takes no memory."""
+
+    def make(name):
+        shapes = json.loads((GOLDEN / f"manifest_{name}.json").read_text())
+        return {key: torch.rand(()).expand(shape) for key, shape in shapes.items()}
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def released():
-    """name of a manifest -> a state dict of its own, of values shared by all tests."""
-    made = {}
+def randomised():
+    """state dict -> one with values such that features keep their size through a whole model."""
 
-    def make(name):
-        if name not in made:
-            shapes = json.loads((GOLDEN / f"manifest_{name}.json").read_text())
-            made[name] = {key: value(key, shape) for key, shape in shapes.items()}
-        return dict(made[name])
+    def value(shape):
+        if len(shape) > 1:
+            return torch.randn(shape) / shape[1:].numel() ** 0.5
+        return 1 + 0.1 * torch.rand(shape)
 
-    return make
+    return lambda state_dict: {name: value(old.shape) for name, old in state_dict.items()}

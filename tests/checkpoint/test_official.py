@@ -129,9 +129,9 @@ def test_early_stages_of_the_released_backbone():
 
 
 @pytest.mark.parametrize("name", WIDTHS)
-def test_released_classifiers_load_strictly_and_run(released, name):
+def test_released_classifiers_load_strictly_and_run(released, randomised, name):
     model = build_lesa_resnet("lesa", WIDTHS[name], num_classes=1000)
-    model.load_state_dict(convert_classifier(released(name)), strict=True)
+    model.load_state_dict(convert_classifier(randomised(released(name))), strict=True)
     with torch.no_grad():
         scores = model.eval()(torch.randn(1, 3, 224, 224))["linear"]
     assert scores.shape == (1, 1000)
