@@ -1,16 +1,27 @@
 """Checkpoints: conversion, the folder of our own weights, loading with a report."""
 
+from .files import CONVERSIONS, Conversion, convert_file
 from .loading import LoadReport, ReportingCheckpointer, WeightsWriter
-from .official import convert_backbone, convert_layer
+from .official import convert_backbone, convert_classifier, convert_detector, convert_layer, to_official
+from .start import DetectorStart, classifier_to_detector, is_classifier
 from .store import models_folder, register_models_folder
 
 register_models_folder()
 
 __all__ = [
+    "CONVERSIONS",
+    "Conversion",
+    "DetectorStart",
     "LoadReport",
     "ReportingCheckpointer",
     "WeightsWriter",
+    "classifier_to_detector",
     "convert_backbone",
+    "convert_classifier",
+    "convert_detector",
+    "convert_file",
     "convert_layer",
+    "is_classifier",
     "models_folder",
+    "to_official",
 ]

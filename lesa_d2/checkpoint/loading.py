@@ -15,9 +15,10 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .start import DetectorStart, classifier_to_detector, is_classifier
+from .names import BACKBONE
+from .start import CLASSIFIER, DetectorStart, classifier_to_detector, is_classifier
 
-BACKBONES = ("backbone.bottom_up.", "backbone.")  # of a detector with FPN, of a classifier
+BACKBONES = (BACKBONE, CLASSIFIER)
 CLASS_COUNTS = {  # the weight with a row a class -> the config's key, rows beside the classes
     "roi_heads.box_predictor.cls_score.weight": ("model.roi_heads.num_classes", 1),
     "backbone.linear.weight": ("model.backbone.num_classes", 0),
@@ -48,7 +49,7 @@ class LoadReport:
     converted: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     fresh: frozenset[str] = frozenset()
-    backbone: str = BACKBONES[0]
+    backbone: str = BACKBONE
 
     def share(self, prefix: str = "") -> float:
         """Share of the model's elements under ``prefix`` that were loaded; 1 where there are none."""
@@ -207,7 +208,7 @@ class ReportingCheckpointer(DetectionCheckpointer):
 
     def _detector_start(self, weights: dict[str, Any]) -> DetectorStart | None:
         """What the weights of a classifier give the detector; None where the two are not such a pair."""
-        is_detector = any(name.startswith(BACKBONES[0]) for name in _unwrap(self.model).state_dict())
+        is_detector = any(name.startswith(BACKBONE) for name in _unwrap(self.model).state_dict())
         return classifier_to_detector(weights) if is_detector and is_classifier(weights) else None
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
@@ -248,5 +249,5 @@ def _report(path: str, model: nn.Module, incompatible: Any) -> LoadReport:
         missing={name: shape for name, shape in shapes.items() if name in absent},
         unexpected=list(incompatible.unexpected_keys),
         mismatched=mismatched,
-        backbone=next((p for p in BACKBONES if any(name.startswith(p) for name in shapes)), BACKBONES[0]),
+        backbone=next((p for p in BACKBONES if any(name.startswith(p) for name in shapes)), BACKBONE),
     )

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from lesa_d2.checkpoint.official import LAYER_MEMBERS, _rename, convert_layer
+from lesa_d2.checkpoint import convert_layer
+from lesa_d2.checkpoint.names import LAYER_NAMES
 from lesa_d2.layers import LESA
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -62,7 +63,7 @@ def test_outputs_gradients_and_running_statistics(file):
     assert len(gradients) == len(parameters)
     typical = float(np.median([gradient.norm() for gradient in gradients.values()]))
     for name, theirs in gradients.items():
-        ours = parameters[_rename(name, LAYER_MEMBERS)].grad
+        ours = parameters[LAYER_NAMES.ours(name)].grad
         if (
             name == "bn_similarity.bias"
         ):  # constant over keys: its true gradient is zero, the rest is rounding
@@ -72,4 +73,4 @@ def test_outputs_gradients_and_running_statistics(file):
 
     buffers = dict(layer.named_buffers())
     for name, theirs in arrays(data, "after").items():
-        assert relative_error(buffers[_rename(name, LAYER_MEMBERS)], theirs) < 1e-4, name
+        assert relative_error(buffers[LAYER_NAMES.ours(name)], theirs) < 1e-4, name

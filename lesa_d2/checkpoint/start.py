@@ -1,0 +1,118 @@
+"""Our classifier's weights -> what a detector starts from.
+
+ImageNet models have flattened positions, detectors decomposed ones, so that three things differ inside an
+attention layer: the logits lose their third term and with it a third of their norm, the output loses the
+position-dependent values and with them every second channel of its norm, and the tables are others.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..errors import CheckpointError
+from .names import BACKBONE
+
+CLASSIFIER = "backbone."
+STEM = "stem.conv1.weight"
+TABLE = "binary.positions.table"
+NORM_VECTORS = ("weight", "bias", "running_mean", "running_var")
+SHOWN = 6  # names listed in a message before "and N more"
+
+
+@dataclass(frozen=True)
+class DetectorStart:
+    """What a classifier gives a detector.
+
+    ``weights`` carry the detector's names; ``converted`` maps those whose values were selected to what was
+    done, ``dropped`` maps the classifier's names that a detector has no use for to the reason.
+    """
+
+    weights: dict[str, Tensor]
+    converted: dict[str, str]
+    dropped: dict[str, str]
+
+
+def is_classifier(names: Iterable[str]) -> bool:
+    """Whether ``names`` are those of our ImageNet models, bare or under ``backbone.``."""
+    names = set(names)
+    is_detector = any(name.startswith(BACKBONE) for name in names)
+    return not is_detector and bool({STEM, CLASSIFIER + STEM} & names)
+
+
+def classifier_to_detector(state_dict: Mapping[str, Tensor]) -> DetectorStart:
+    """Start a detector from our classifier's weights, their names bare or under ``backbone.``.
+
+    Flattened attention becomes decomposed: the norms keep the channels of the terms that stay, the position
+    tables start fresh.  Decomposed tables pass as they are; they fit a detector made for maps of their size.
+
+    Raises:
+        CheckpointError: the names are not a classifier's, or a norm has no channels of three logit terms.
+    """
+    if not is_classifier(state_dict):
+        raise CheckpointError(_not_a_classifier(state_dict))
+    prefix = CLASSIFIER if CLASSIFIER + STEM in state_dict else ""
+    flattened = {name.removesuffix(TABLE) for name in state_dict if name.endswith(TABLE)}
+    weights: dict[str, Tensor] = {}
+    converted, dropped = {}, {}
+    for name, value in state_dict.items():
+        reason = _why_dropped(name, prefix)
+        if reason:
+            dropped[name] = reason
+            continue
+        target = BACKBONE + name.removeprefix(prefix)
+        slot, member = _split_slot(name)
+        weights[target] = value
+        if slot in flattened and member in SELECTIONS:
+            select, converted[target] = SELECTIONS[member]
+            weights[target] = select(name, value)
+    return DetectorStart(weights, converted, dropped)
+
+
+def _why_dropped(name: str, prefix: str) -> str:
+    if not name.startswith(prefix):
+        return "not part of the backbone"
+    if name.removeprefix(prefix).startswith("linear."):
+        return "detectors have no classifier"
+    if name.endswith(TABLE):
+        return "detectors have decomposed position tables, which start fresh"
+    return ""
+
+
+def _split_slot(name: str) -> tuple[str, str]:
+    """("res4.1.conv2.", "binary.out_norm.weight"); the second is empty outside binary terms."""
+    slot, dot, member = name.partition(".binary.")
+    return (slot + ".", "binary." + member) if dot else (name, "")
+
+
+def _first_terms(name: str, value: Tensor) -> Tensor:
+    if len(value) % 3:
+        raise CheckpointError(
+            f"{name} has {len(value)} channels; expected a multiple of 3, one for each head and logit term"
+        )
+    return value[: 2 * len(value) // 3]
+
+
+def _even_channels(name: str, value: Tensor) -> Tensor:
+    if len(value) % 2:
+        raise CheckpointError(f"{name} has {len(value)} channels; expected two for each channel of the layer")
+    return value[::2]
+
+
+Selection = tuple[Callable[[str, Tensor], Tensor], str]
+LOGITS: Selection = (_first_terms, "channels of the first 2 of 3 logit terms")
+OUTPUTS: Selection = (_even_channels, "even channels, of the attended values")
+SELECTIONS: dict[str, Selection] = {
+    f"binary.{norm}.{leaf}": selection
+    for norm, selection in (("logit_norm", LOGITS), ("out_norm", OUTPUTS))
+    for leaf in NORM_VECTORS
+}
+
+
+def _not_a_classifier(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return (
+        f"not the weights of a classifier of lesa_d2: expected {STEM!r}, res2 … res5, bare or under "
+        f"{CLASSIFIER!r}, got {', '.join(names[:SHOWN]) or 'nothing'}{more}"
+    )
