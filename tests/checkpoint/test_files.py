@@ -301,3 +301,13 @@ def test_a_write_that_fails_leaves_nothing(saved, tmp_path, torchvision_state, m
     assert target.read_text() == "mine"
     assert not list(tmp_path.glob("*.part"))
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_reader_of_the_old_file_keeps_it(saved, tmp_path, torchvision_state):
+    """The result is moved into place, not written over what is there."""
+    target, reader = tmp_path / "result.pth", tmp_path / "reader.pth"
+    target.write_text("mine")
+    reader.hardlink_to(target)
+    convert_file("torchvision", saved(torchvision_state), target, force=True)
+    assert reader.read_text() == "mine"
+    assert read(target)["model"]
