@@ -97,26 +97,28 @@ class LoadReport:
     def check_complete(self) -> None:
         """CheckpointError unless file and model agree name by name and shape by shape."""
         if self.missing or self.unexpected or self.mismatched:
-            raise CheckpointError(self._explain("is not a checkpoint of this model"))
+            raise CheckpointError(self._explain("is not a checkpoint of this model", list(self.missing)))
 
     def check_start(self) -> None:
         """CheckpointError unless the file fills the backbone, as far as it can, shape by shape."""
-        absent = [name for name in self.missing if name.startswith(self.backbone) and name not in self.fresh]
-        self._check_start(not absent and not self.mismatched)
+        self._check_start(not self._absent_of_backbone() and not self.mismatched)
 
     def check_partial_start(self) -> None:
         """CheckpointError unless the file fills half of the backbone; the rest keeps its initial value."""
         self._check_start(self.share(self.backbone) >= 0.5)
 
+    def _absent_of_backbone(self) -> list[str]:
+        return [name for name in self.missing if name.startswith(self.backbone) and name not in self.fresh]
+
     def _check_start(self, is_good: bool) -> None:
         if not is_good:
             raise CheckpointError(
-                self._explain("cannot start this model")
+                self._explain("cannot start this model", self._absent_of_backbone())
                 + "\nUse the weights of this architecture, or accept a partial start with "
                 "train.init_partial=True (at least half of the backbone must fit)."
             )
 
-    def _explain(self, verdict: str) -> str:
+    def _explain(self, verdict: str, missing: list[str]) -> str:
         lines = [f"{self.path} {verdict}: {self.share(self.backbone):.0%} of the backbone fits."]
         for name, (key, others) in CLASS_COUNTS.items():
             if name in self.mismatched:
@@ -125,7 +127,7 @@ class LoadReport:
         if any(name.startswith("stem.") for name in self.unexpected):
             lines.append(f"  the file holds a bare backbone: its names need the prefix {self.backbone!r}")
         shapes = [f"{name} {a} in the file, {b} expected" for name, (a, b) in self.mismatched.items()]
-        missing = [name for name in self.missing if name not in self.mismatched]
+        missing = [name for name in missing if name not in self.mismatched]
         for title, names in (
             ("other shapes", shapes),
             ("missing in the file", missing),

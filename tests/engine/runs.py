@@ -1,9 +1,12 @@
-"""A training run small enough for a test: a few pictures of 64 px, a few iterations."""
+"""Training runs small enough for a test: a few small pictures, a few iterations."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,6 +24,21 @@ TINY = [
     "train.max_iter=4",
     "train.log_period=1",
 ]
+CLASSIFIER = str(ROOT / "configs/quickstart_classifier.py")
+TINY_CLASSIFIER = [
+    "dataloader.train.mapper.transform.transforms.0.size=[32,32]",
+    "dataloader.test.mapper.transform.transforms.0.size=[32,32]",
+    "dataloader.train.total_batch_size=8",
+    "model.backbone.image_size=32",
+    "model.backbone.base_channels=8",
+    "model.backbone.stem_channels=8",
+    "model.backbone.num_heads=4",
+    "model.backbone.blocks=[1,1,2,1]",
+    "train.max_iter=4",
+    "train.eval_period=4",
+    "train.log_period=1",
+    "optimizer.lr=0.001",
+]
 # Batch statistics would differ between one process and two.
 EVAL_NORMS = [
     "model.backbone.bottom_up.norm=EvalBN",
@@ -31,6 +49,16 @@ EVAL_NORMS = [
 
 def tiny_options(output_dir, *extra):
     return [*TINY, f"train.output_dir={output_dir}", *extra]
+
+
+def weights(folder, file="model_final.pth"):
+    return torch.load(folder / file, weights_only=True)["model"]
+
+
+def losses(folder):
+    """Total loss by iteration, from metrics.json."""
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    return {line["iteration"]: line["total_loss"] for line in lines if "total_loss" in line}
 
 
 def train_net(*arguments, launcher=(), script=ROOT / "train_net.py"):

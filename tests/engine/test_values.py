@@ -10,6 +10,7 @@ from lesa_d2.errors import ConfigError
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.py"))
 
 
+CLASSIFIER = str(CONFIGS[0].with_name("imagenet_lesa_r50.py"))
 DETECTORS = [file for file in CONFIGS if not file.stem.startswith(("imagenet", "quickstart_classifier"))]
 
 
@@ -94,5 +95,6 @@ def test_a_missing_key_is_named(cfg):
 
 
 def test_every_key_of_the_train_section_has_a_rule(cfg):
-    ruled = {key.split(".")[1] for key in RULES if key.startswith("train.")}
-    assert set(cfg.train) == ruled
+    for config, task in ((cfg, Detection), (load_config(CLASSIFIER), Classification)):
+        ruled = {key.split(".")[1] for key in {**RULES, **task.rules} if key.startswith("train.")}
+        assert set(config.train) == ruled
