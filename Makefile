@@ -31,7 +31,7 @@ test: $(READY)
 
 # One process a table; about half an hour on 2 cores.
 bench: $(READY)
-	for table in attention operator backbone detector; do \
+	for table in attention operator backbone detector pretraining; do \
 		$(BIN)/python projects/LESA/benchmark.py $$table --report projects/LESA/BENCHMARKS.md || exit 1; \
 	done
 

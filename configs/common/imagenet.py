@@ -7,7 +7,7 @@ from fvcore.common.param_scheduler import CompositeParamScheduler, CosineParamSc
 from torchvision.transforms import v2
 
 from lesa_d2.data import ImageMapper, image_folder
-from lesa_d2.data.image_folder import build_image_test_loader
+from lesa_d2.data.images import build_image_test_loader
 from lesa_d2.data.loader import build_train_loader
 from lesa_d2.engine.classification import TopAccuracy
 from lesa_d2.modeling import ImageClassifier, build_lesa_resnet

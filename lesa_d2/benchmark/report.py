@@ -86,6 +86,23 @@ class Growth(Report):
         return f"Image side s, {mode}: time ~ s^{time:.2f}, memory ~ s^{memory:.2f} (least squares).  "
 
 
+@dataclass
+class Throughput(Report):
+    """Steps that each handle ``images`` pictures."""
+
+    images: int = 1
+
+    def table(self) -> str:
+        """Markdown: pictures a second, and how many times those of ``plain``."""
+        rows = [["", "images a second", f"against {self.plain}"], ["---"] * 3]
+        plain = self._find(self.plain, self.measurements[0].mode)
+        rows += [
+            [m.variant, f"{self.images / m.seconds:.1f}", f"{plain.seconds / m.seconds:.1f}×"]
+            for m in self.measurements
+        ]
+        return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
 def fitted_exponent(sides: Sequence[int], values: Sequence[float]) -> float:
     """e of the least-squares fit value ~ sideᵉ."""
     x, y = [math.log(s) for s in sides], [math.log(v) for v in values]

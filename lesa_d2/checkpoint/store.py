@@ -53,11 +53,10 @@ def missing_weights(name: str, file: Path) -> str:
         f"no weights {name!r}: expected the file {file} (folder from {FOLDER_VARIABLE}{unset}; "
         f"it holds {present or 'no .pth file'}). They cannot be downloaded. Either\n"
         "  make them:    python projects/LESA/pretrain_imagenet.py "
-        f"--config-file configs/{stem}.py --data DIR\n"
+        f"--config-file configs/{stem}.py --data DIR, then copy its model_final.pth there\n"
         "  convert them: python projects/LESA/convert_checkpoint.py "
         f"--from {{official-imagenet,torchvision}} SRC {file}\n"
-        "(the two scripts are not part of this version yet), or start from scratch: "
-        'train.init_checkpoint=""'
+        'or start from scratch: train.init_checkpoint=""'
     )
 
 

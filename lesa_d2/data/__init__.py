@@ -3,9 +3,9 @@
 from .checks import check_coco_folder, check_coco_json
 from .coco_folder import coco_folder_classes, coco_folder_has_masks, coco_folder_split
 from .coco_layout import find_layout
-from .image_folder import ImageMapper, ImageRecords, image_folder
+from .images import ImageMapper, ImageRecords, image_folder
 from .problems import DatasetProblemsError, Problem
-from .shape_images import IMAGE_CLASSES, generate_shape_images, shape_images
+from .shape_pictures import IMAGE_CLASSES, generate_shape_images, shape_images
 from .shapes import SEM_SEG_CLASSES, SHAPE_CLASSES, STUFF_CLASSES, generate_shapes, shapes_split
 
 __all__ = [

@@ -215,9 +215,9 @@ def draw_scene(rng: np.random.Generator, image_size: int) -> Scene:
 
 
 def draw_object(rng: np.random.Generator, image_size: int, shape: int, texture: int) -> np.ndarray:
-    """(S, S, 3) uint8 RGB: one shape, a quarter to three quarters as wide, on a background of one texture."""
+    """(S, S, 3) uint8 RGB: one shape, some half as wide, on a background of one texture."""
     image, _, colours = _background(rng, image_size, np.array([texture]))
-    alpha, _ = _place(rng, shape, rng.uniform(0.25, MAX_SIDE_OF_IMAGE) * image_size, image_size)
+    alpha, _ = _place(rng, shape, rng.uniform(0.4, MAX_SIDE_OF_IMAGE) * image_size, image_size)
     fill, _ = _fill(rng, image_size, colours)
     return _photograph(rng, image + alpha[..., None] * (fill - image))
 

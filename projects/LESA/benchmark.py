@@ -4,6 +4,7 @@
 import argparse
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from lesa_d2.benchmark import cases
 from lesa_d2.benchmark.cases import Place
 from lesa_d2.benchmark.measure import Measurement, Variant, measure
-from lesa_d2.benchmark.report import Growth, Report, environment, save_json, write_section
+from lesa_d2.benchmark.report import Growth, Report, Throughput, environment, save_json, write_section
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = "plain formula"
@@ -122,11 +123,38 @@ def detector(args: argparse.Namespace, place: Place) -> Iterator[Report]:
         yield Report(title, measurer(args)(variants), "conv")
 
 
+def pretraining(args: argparse.Namespace, place: Place) -> Iterator[Report]:
+    """Pictures a second: training R50 classifiers at 224 px against reading and augmenting JPEGs alone."""
+    from lesa_d2.benchmark import pretraining as cases
+
+    images = 16
+
+    def step(name: str) -> Variant:
+        file = str(ROOT / f"configs/imagenet_{name}_r50.py")
+        return Variant(
+            f"training step, {name}",
+            partial(cases.classifier, config_file=file, images=images, place=place),
+        )
+
+    with tempfile.TemporaryDirectory() as folder:
+        read = partial(
+            cases.image_loader,
+            config_file=str(ROOT / "configs/imagenet_lesa_r50.py"),
+            folder=str(cases.photographs(Path(folder))),
+            images=images,
+        )
+        loaders = [Variant(f"reading, {n} worker(s)", partial(read, workers=n)) for n in (0, 1, 2)]
+        found = measurer(args)([step("lesa"), step("conv"), *loaders], modes=("training",))
+    title = f"Pre-training at 224 px, {images} images a step, JPEGs of 500×375"
+    yield Throughput(title, found, plain="training step, lesa", images=images)
+
+
 TABLES: dict[str, Callable[[argparse.Namespace, Place], Iterator[Report]]] = {
     "attention": attention,
     "operator": operator,
     "backbone": backbone,
     "detector": detector,
+    "pretraining": pretraining,
 }
 
 

@@ -17,7 +17,7 @@ from lesa_d2.engine.classification import TopAccuracy, set_schedule
 def data(tmp_path_factory):
     """An ImageFolder tree as a user has one."""
     return generate_shape_images(
-        tmp_path_factory.mktemp("data") / "pictures", num_images=80, image_size=40, seed=0
+        tmp_path_factory.mktemp("data") / "pictures", num_images=150, image_size=40, seed=0
     )
 
 
@@ -46,7 +46,7 @@ def test_output_folder_holds_what_users_expect(finished):
     assert {"config.yaml", "log.txt", "metrics.json", "model_final.pth", "model_best.pth"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     log = (finished / "log.txt").read_text()
-    for words in ("eta:", "16: circle_on_checker", "8 images a step", "top1,top5", "RGB"):
+    for words in ("eta:", "12: circle_on_gradient", "8 images a step", "top1,top5", "RGB"):
         assert words in log
 
 
@@ -163,7 +163,7 @@ def test_accuracy_by_hand(monkeypatch):
             ["--data", "/nowhere"],
             "no folder /nowhere/train and no folder /nowhere/val; expected pictures",
         ),
-        (["model.backbone.num_classes=5"], [], "num_classes=5, but the data set has 16"),
+        (["model.backbone.num_classes=5"], [], "num_classes=5, but the data set has 12"),
         (["train.best_metric=segm/AP"], [], "'accuracy/top1'"),
         (["train.epochs=0"], [], "train.epochs must be a positive number or null, got 0"),
         (["model.mixup=-1"], [], "must not be negative"),

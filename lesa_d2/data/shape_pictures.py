@@ -16,36 +16,35 @@ from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 
 from ..errors import ConfigError
 from .generated import Info, generate_once
-from .image_folder import SPLITS, ImageRecords, image_folder
+from .images import SPLITS, ImageRecords, image_folder
 from .shapes import SHAPE_CLASSES, STUFF_CLASSES, check_arguments, draw_object, make_info
 
 INFO_FILE = "dataset.json"
-IMAGE_CLASSES = [f"{shape}_on_{texture}" for shape in SHAPE_CLASSES for texture in STUFF_CLASSES]
+TEXTURES = ("gradient", "stripes", "speckle")  # what small pictures tell apart
+IMAGE_CLASSES = [f"{shape}_on_{texture}" for shape in SHAPE_CLASSES for texture in TEXTURES]
+VAL_SHARE = 0.08  # size of val over that of train
 
 
-def generate_shape_images(
-    directory: str | Path, *, num_images: int, image_size: int, seed: int, val_share: float = 0.2
-) -> Path:
+def generate_shape_images(directory: str | Path, *, num_images: int, image_size: int, seed: int) -> Path:
     """Write ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg``, and return their folder; an equal set is kept.
 
     Args:
         directory: the folder to make.
-        num_images: of ``train``, at least 80; the 16 classes take turns.
+        num_images: of ``train``, at least 150; ``val`` gets 8% of that; the 12 classes take turns.
         image_size: side of the square pictures in pixels, at least 32.
         seed: non-negative; another seed gives other pictures.
-        val_share: size of ``val`` over that of ``train``.
 
     Raises:
         ConfigError: arguments out of range.
         DatasetError: the folder holds something else.
     """
     check_arguments(num_images, image_size, seed)
-    if num_images * val_share < len(IMAGE_CLASSES):
-        least = math.ceil(len(IMAGE_CLASSES) / val_share)
+    if num_images * VAL_SHARE < len(IMAGE_CLASSES):
+        least = math.ceil(len(IMAGE_CLASSES) / VAL_SHARE)
         raise ConfigError(
             f"num_images must be at least {least}, so that val has a picture of each class, got {num_images}"
         )
-    counts = {"train": num_images, "val": round(num_images * val_share)}
+    counts = {"train": num_images, "val": round(num_images * VAL_SHARE)}
     info = {**make_info("LESA-D2 generated images of shapes", num_images, image_size, seed), **counts}
     return generate_once(directory, info, lambda draft: _write(draft, info, counts), _read_info)
 
@@ -53,7 +52,7 @@ def generate_shape_images(
 def shape_images(split: str, num_images: int, image_size: int, seed: int) -> ImageRecords:
     """A split of such a set under ``$DETECTRON2_DATASETS`` (default ``./datasets``), made if need be.
 
-    A LazyConfig node: ``dataset=L(shape_images)(split="train", num_images=4000, image_size=80, seed=3)``.
+    A LazyConfig node: ``dataset=L(shape_images)(split="train", num_images=12000, image_size=64, seed=3)``.
     """
     root = Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser() / "shape_images"
     label = f"{num_images}x{image_size}px_seed{seed}"
@@ -68,9 +67,9 @@ def _write(directory: Path, info: Info, counts: dict[str, int]) -> None:
         silent = not comm.is_main_process()
         for index in tqdm(range(counts[split]), desc=f"Generating {split}", mininterval=1, disable=silent):
             label = index % len(IMAGE_CLASSES)
-            shape, texture = divmod(label, len(STUFF_CLASSES))
+            shape, texture = divmod(label, len(TEXTURES))
             rng = np.random.default_rng([info["seed"], place, index])
-            picture = draw_object(rng, info["image_size"], shape, texture)
+            picture = draw_object(rng, info["image_size"], shape, STUFF_CLASSES.index(TEXTURES[texture]))
             file = directory / split / IMAGE_CLASSES[label] / f"{index:06d}.jpg"
             Image.fromarray(picture).save(file, quality=95)
     (directory / INFO_FILE).write_text(json.dumps(info) + "\n", encoding="utf-8")

@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from lesa_d2.data import IMAGE_CLASSES, ImageMapper, generate_shape_images, image_folder, shape_images
-from lesa_d2.data.image_folder import build_image_test_loader, read_image
+from lesa_d2.data.images import build_image_test_loader, read_image
 from lesa_d2.data.loader import build_train_loader
 from lesa_d2.errors import ConfigError, DatasetError
 
@@ -135,10 +135,10 @@ def test_evaluation_sees_every_picture_once(folder):
 
 def test_generated_pictures_are_a_function_of_their_arguments(tmp_path):
     for name in ("a", "b"):
-        generate_shape_images(tmp_path / name, num_images=96, image_size=32, seed=1)
+        generate_shape_images(tmp_path / name, num_images=250, image_size=32, seed=1)
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.jpg"))
-    assert len([file for file in files if file.parts[0] == "train"]) == 96
-    assert len([file for file in files if file.parts[0] == "val"]) == 19
+    assert len([file for file in files if file.parts[0] == "train"]) == 250
+    assert len([file for file in files if file.parts[0] == "val"]) == 20
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     contents = {(tmp_path / "a" / file).read_bytes() for file in files}
@@ -147,12 +147,12 @@ def test_generated_pictures_are_a_function_of_their_arguments(tmp_path):
 
 def test_generated_splits_load_and_are_made_once(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    arguments = {"num_images": 80, "image_size": 32, "seed": 0}
+    arguments = {"num_images": 180, "image_size": 32, "seed": 0}
     records = shape_images(split="train", **arguments)
     assert sorted(records.classes) == sorted(IMAGE_CLASSES)
-    assert [record["label"] for record in records] == sorted(list(range(16)) * 5)
+    assert [record["label"] for record in records] == sorted(list(range(12)) * 15)
     first = {record["file_name"]: read_image(record["file_name"]) for record in records}
-    assert len(shape_images(split="val", **arguments)) == 16
+    assert len(shape_images(split="val", **arguments)) == 14
     for name, image in first.items():
         assert torch.equal(read_image(name), image)
 
@@ -180,7 +180,7 @@ def test_generated_pictures_refuse_what_they_cannot_be(tmp_path):
     with pytest.raises(ConfigError, match="image_size"):
         generate_shape_images(tmp_path / "set", num_images=32, image_size=8, seed=0)
     with pytest.raises(ConfigError, match="num_images"):
-        generate_shape_images(tmp_path / "set", num_images=79, image_size=32, seed=0)
-    generate_shape_images(tmp_path / "set", num_images=80, image_size=32, seed=0)
+        generate_shape_images(tmp_path / "set", num_images=149, image_size=32, seed=0)
+    generate_shape_images(tmp_path / "set", num_images=150, image_size=32, seed=0)
     with pytest.raises(DatasetError, match="holds something else"):
-        generate_shape_images(tmp_path / "set", num_images=80, image_size=32, seed=1)
+        generate_shape_images(tmp_path / "set", num_images=150, image_size=32, seed=1)
