@@ -35,7 +35,7 @@ class SeenImage:
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
-    """Image files: those given, and those directly in the folders given, by name.
+    """Image files, each once: those given, and those directly in the folders given, by name.
 
     Raises:
         LesaError: a path does not exist, or there is no image.
@@ -46,14 +46,14 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
         if not path.exists():
             raise LesaError(f"there is no file or folder {path}; give images or folders of them")
         if path.is_dir():
-            found += sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+            found += sorted(x for x in path.iterdir() if x.suffix.lower() in SUFFIXES and x.is_file())
         else:
             found.append(path)
     if not found:
         raise LesaError(
             f"expected images ({', '.join(SUFFIXES)}), found none directly in {', '.join(map(str, places))}"
         )
-    return found
+    return list(dict.fromkeys(found))
 
 
 class ImageReader:
@@ -81,9 +81,9 @@ class ImageReader:
         """
         try:
             height, width = utils.read_image(str(file), "RGB").shape[:2]
-            mapped = self._map(file)
         except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
             raise LesaError(f"{file} cannot be read as an image: {error}") from error
+        mapped = self._map(file)
         return SeenImage(file, self._picture(mapped), self.batch(self.model, mapped), (width, height))
 
     def locate(self, seen: SeenImage, position: Point) -> Point:

@@ -77,18 +77,18 @@ def _mean_size(part: Tensor) -> Tensor:
     return part[0].abs().mean(0).float().cpu()
 
 
-def choose_layers(model: nn.Module, labels: Iterable[str]) -> list[str]:
-    """The labels, checked against the model's layers.
+def choose_layers(model: nn.Module, labels: Iterable[str] = ()) -> list[str]:
+    """The labels, checked against the model's layers; without labels those of all layers.
 
     Raises:
         LesaError: there is no such layer; the message lists those there are.
     """
     known = [layer.label for layer in find_layers(model)]
-    labels = list(labels)
-    unknown = [label for label in labels if label not in known]
+    chosen = list(labels) or known
+    unknown = [label for label in chosen if label not in known]
     if unknown:
         raise LesaError(f"there is no layer {', '.join(unknown)}; the model has {', '.join(known)}")
-    return labels
+    return chosen
 
 
 class MapSheet:
@@ -226,9 +226,15 @@ def _show_part(sheet: MapSheet, axis: Axes, maps: LayerMaps, name: str) -> None:
         reach = max(float((values - 0.5).abs().max()), 1e-3)
         norm, colours, title = Normalize(0.5 - reach, 0.5 + reach), GATE_COLOURS, "gate ω"
     else:
-        top = max(float(maps.maps[term].max()) for term in ("unary", "binary") if term in maps.maps)
-        norm, colours, title = Normalize(0.0, top), SIZE_COLOURS, f"|{name}|"
+        norm, colours, title = Normalize(*_range_of_sizes(maps)), SIZE_COLOURS, f"|{name}|"
     sheet.show_map(axis, values, f"{title}, mean {float(values.mean()):.3g}", colours, norm)
+
+
+def _range_of_sizes(maps: LayerMaps) -> tuple[float, float]:
+    """From zero where two terms are to be compared, else from the smallest value."""
+    terms = [maps.maps[name] for name in ("unary", "binary") if name in maps.maps]
+    lowest = 0.0 if len(terms) > 1 else float(terms[0].min())
+    return lowest, max(float(values.max()) for values in terms)
 
 
 def draw_heads(

@@ -7,9 +7,11 @@ Writes terms.md, terms.json and terms.png (per layer), and for the first images 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
-import matplotlib
 from detectron2.config import instantiate
+from omegaconf import DictConfig
+from torch import nn
 
 from lesa_d2.analysis import (
     ImageReader,
@@ -40,6 +42,21 @@ def run(args: argparse.Namespace) -> None:
     files = find_images(args.images)
     if args.click:
         check_display()
+    cfg, model = load_model(args)
+    reader = ImageReader(
+        model, instantiate(cfg.dataloader.test.mapper), getattr(model, "input_format", None) or "RGB"
+    )
+    output = args.output or Path(cfg.train.output_dir) / "terms"
+    draw_maps(args, model.backbone, reader, files[: args.maps], output)  # first: positions may be wrong
+    batches = (reader.read(file).batch for file in files)
+    report = inspect_terms(model.backbone, batches, total=len(files))
+    report.save(output)
+    plot_terms(report, output / PLOT_FILE)
+    print(f"\n{report.table()}\n\n{report.explanation()}\n\nTable, numbers and plot: {output}")
+
+
+def load_model(args: argparse.Namespace) -> tuple[DictConfig, Any]:
+    """The config, and its trained model in eval mode, of which the backbone will be looked at."""
     cfg = load_config(args.config_file, args.opts)
     check_values(cfg)
     prepare(cfg)
@@ -49,41 +66,36 @@ def run(args: argparse.Namespace) -> None:
             f"trained weights are needed: train.output_dir={cfg.train.output_dir} holds no checkpoint; give "
             "--weights FILE, or the train.output_dir of a run"
         )
-    model = load_evaluated(cfg, weights)[0]
-    labels = choose_layers(model.backbone, args.layers)
-    channels = getattr(model, "input_format", None) or "RGB"
-    reader = ImageReader(model, instantiate(cfg.dataloader.test.mapper), channels)
-    output = args.output or Path(cfg.train.output_dir) / "terms"
+    return cfg, load_evaluated(cfg, weights)[0]
 
-    batches = (reader.read(file).batch for file in files)
-    report = inspect_terms(model.backbone, batches, total=len(files))
-    report.save(output)
-    plot_terms(report, output / PLOT_FILE)
-    print(f"\n{report.table()}\n\n{report.explanation()}\n")
-    for index, file in enumerate(files[: args.maps], start=1):
+
+def draw_maps(
+    args: argparse.Namespace, backbone: nn.Module, reader: ImageReader, files: list[Path], output: Path
+) -> None:
+    """The pictures of every file: the maps, and the heads of each position."""
+    labels = choose_layers(backbone, args.layers)
+    for index, file in enumerate(files, start=1):
         seen = reader.read(file)
         positions = [*args.position, *([click(file)] if args.click else [])]
         points = [reader.locate(seen, position) for position in positions]
-        layers = layer_maps(model.backbone, seen.batch, points)
-        chosen = [maps for maps in layers if not labels or maps.layer.label in labels]
+        layers = [maps for maps in layer_maps(backbone, seen.batch, points) if maps.layer.label in labels]
         name = f"{index}_{file.stem}"  # stems alone may occur in several folders
-        print(draw_term_maps(seen, chosen, points, output / f"maps_{name}.png"))
+        print(draw_term_maps(seen, layers, points, output / f"maps_{name}.png"))
         for number in range(len(points) if args.heads else 0):
-            print(draw_heads(seen, chosen, points, number, output / f"heads_{name}_{number + 1}.png"))
-    print(f"\nTable, numbers and plot: {output}")
+            print(draw_heads(seen, layers, points, number, output / f"heads_{name}_{number + 1}.png"))
 
 
 def check_display() -> None:
     """LesaError where no window can be opened."""
     from matplotlib import pyplot
 
-    backend = pyplot.get_backend()
-    if backend.lower() not in matplotlib.backends.backend_registry.list_builtin(
-        matplotlib.backends.BackendFilter.INTERACTIVE
-    ):
+    figure = pyplot.figure()
+    toolkit = figure.canvas.required_interactive_framework
+    pyplot.close(figure)
+    if toolkit in (None, "headless"):
         raise LesaError(
             "--click needs a display and one of matplotlib's window toolkits (such as Tk or Qt), found none "
-            f"(backend {backend!r}); give --position X Y instead"
+            f"(matplotlib draws by {pyplot.get_backend()!r}); give --position X Y instead"
         )
 
 
@@ -112,7 +124,13 @@ def parse_args() -> argparse.Namespace:
     add("--images", nargs="+", required=True, metavar="PATH", help="images, or folders of them")
     add("--output", type=Path, metavar="DIR", help="default: terms/ in train.output_dir")
     add("--maps", type=int, default=4, metavar="N", help="images to draw maps of, the first ones; default: 4")
-    add("--layers", nargs="+", default=[], metavar="LAYER", help="rows of the maps, such as res4.1; all")
+    add(
+        "--layers",
+        nargs="+",
+        default=[],
+        metavar="LAYER",
+        help="rows of the maps, such as res4.1; default: all",
+    )
     add("--heads", action="store_true", help="also draw the attention of every position head by head")
     add(
         "--position",
