@@ -1,4 +1,5 @@
 import json
+import weakref
 
 import cv2
 import pytest
@@ -182,11 +183,17 @@ def test_everything_is_put_back(fails):
 
 
 def test_parts_do_not_outlive_their_pass():
-    """An operator's maps are told once; nothing of the last image is told with the next."""
-    model, seen = make(), []
-    with observing(model, lambda o: seen.append({name: t.shape[2:] for name, t in o.parts.items()})):
+    """An operator's maps are told once, and not kept: maps of a large image are large."""
+    model, seen, references = make(), [], []
+
+    def see(observation):
+        seen.append({name: part.shape[2:] for name, part in observation.parts.items()})
+        references.extend(weakref.ref(part) for part in observation.parts.values())
+
+    with observing(model, see):
         for batch in batches():
             model(batch)
+            assert [r() for r in references] == [None] * len(references)
     assert [set(parts) for parts in seen] == [{"unary", "binary", "gate"}] * 4
     assert [{tuple(size) for size in parts.values()} for parts in seen] == [{(4, 4)}] * 2 + [{(3, 5)}] * 2
 

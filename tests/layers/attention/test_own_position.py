@@ -96,6 +96,16 @@ def test_what_remains_is_exact_where_nearly_all_weight_was_the_own(margin, dtype
     torch.testing.assert_close(attention_without_self(*tensors).double(), expected, rtol=0, atol=tolerance)
 
 
+@pytest.mark.usefixtures("blocks")
+def test_the_own_position_has_no_weight_at_all():
+    """However small a weight were left to it: a value of 1e30 would show."""
+    q, k, v, col_bias, row_bias = inputs((4, 5), torch.float, scale=10.0)
+    v[:, :, 7] = 0
+    expected = attention_without_self(q, k, v, col_bias, row_bias)[:, :, 7]
+    v[:, :, 7] = 1e30
+    torch.testing.assert_close(attention_without_self(q, k, v, col_bias, row_bias)[:, :, 7], expected)
+
+
 def test_nothing_remains_of_a_single_position():
     assert attention_without_self(*inputs((1, 1))).eq(0).all()
     assert softmax_without_self(torch.randn(2, 1, 1)).eq(0).all()
