@@ -2,6 +2,7 @@
 
 from .baselines import AttentionAugmentation, SelfAttention, StaticLESA
 from .deform import DeformableConv2d
+from .inspection import InspectableAttention
 from .lesa import LESA
 from .norm import EvalBatchNorm2d
 from .slot import SlotOperator
@@ -19,6 +20,7 @@ __all__ = [
     "AttentionAugmentation",
     "DeformableConv2d",
     "EvalBatchNorm2d",
+    "InspectableAttention",
     "SelfAttention",
     "SlotOperator",
     "StaticLESA",

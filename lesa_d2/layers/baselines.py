@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .attention import check_backend, relative_attention
+from .attention import check_backend
+from .inspection import ThinAttention
 from .positions import DecomposedPositions
 from .precision import at_least_float32, no_autocast
 from .slot import SlotOperator
@@ -35,7 +36,7 @@ class StaticLESA(SlotOperator):
         return self.unary(x) + self.binary(x)
 
 
-class AttentionAugmentation(SlotOperator):
+class AttentionAugmentation(SlotOperator, ThinAttention):
     """Attention-augmented convolution (Bello et al. 2019, arXiv 1904.09925), then a trailing norm.
 
     A 3×3 convolution to C' − dv channels, concatenated with dv channels of multi-head attention with
@@ -66,7 +67,10 @@ class AttentionAugmentation(SlotOperator):
 
     def _attend(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, dv, H, W)."""
-        size = (x.shape[2], x.shape[3])
+        out = self.attend_thinly(*self.attention_inputs(x))
+        return out.to(x.dtype).transpose(2, 3).flatten(1, 2).unflatten(2, x.shape[2:])
+
+    def attention_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         dims = [self.key_channels, self.key_channels, self.value_channels]
         q, k, v = (
             t.flatten(2).unflatten(1, (self.num_heads, -1)).transpose(2, 3)
@@ -74,6 +78,5 @@ class AttentionAugmentation(SlotOperator):
         )
         with no_autocast(q):
             q = at_least_float32(q) * q.shape[-1] ** -0.5
-            col_bias, row_bias = self.positions(q, size)
-        out = relative_attention(q, k, v, col_bias, row_bias, self.backend)
-        return out.to(x.dtype).transpose(2, 3).flatten(1, 2).unflatten(2, size)
+            col_bias, row_bias = self.positions(q, (x.shape[2], x.shape[3]))
+        return q, k, v, col_bias, row_bias

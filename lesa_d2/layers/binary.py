@@ -13,14 +13,15 @@ comes from the stored statistics, or in training from moments in closed form, an
 ``backend="reference"`` computes the formula as it stands instead, each map of logits through its norm.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from .attention import check_backend, relative_attention
+from .attention import check_backend
 from .attention.reference import relative_logits
+from .inspection import InspectableAttention, MappedAttention, ThinAttention
 from .moments import Moments, content_moments, pair_moments, relative_moments
 from .norm import (
     batch_affine,
@@ -34,7 +35,7 @@ from .positions import DecomposedPositions, FlattenedPositions, Size
 from .precision import at_least_float32, no_autocast
 
 
-class BinaryTerm(nn.Module, ABC):
+class BinaryTerm(nn.Module, InspectableAttention):
     """(N, C, H, W) -> (N, C', H, W); subclasses fix the position type."""
 
     num_logit_terms: int
@@ -112,7 +113,7 @@ class BinaryTerm(nn.Module, ABC):
         return normalised.unflatten(1, (len(terms), -1)).sum(1)
 
 
-class DecomposedBinaryTerm(BinaryTerm):
+class DecomposedBinaryTerm(BinaryTerm, ThinAttention):
     """Detection: logits = BN(qk) + BN(qr) with one table an axis; exact for any H×W."""
 
     num_logit_terms = 2
@@ -138,9 +139,12 @@ class DecomposedBinaryTerm(BinaryTerm):
         return out if self._values_carry_output_norm() else self.out_norm(out)
 
     def _values_carry_output_norm(self) -> bool:
-        """The weights of a query sum to one, so that an affine map of the output is one of the values."""
+        """The weights of a query sum to one, so that an affine map of the output is one of the values.
+
+        Without its own position they sum to one too, but for a map of one position, where none remains.
+        """
         batch_statistics = uses_batch_statistics(self.qkv_norm) or uses_batch_statistics(self.out_norm)
-        return not batch_statistics and self.backend != "reference"
+        return not batch_statistics and self.backend != "reference" and not self.without_self
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
         attend = self._attend_by_definition if self.backend == "reference" else self._attend_folded
@@ -153,10 +157,18 @@ class DecomposedBinaryTerm(BinaryTerm):
         with no_autocast(q):
             q, k, v = map(at_least_float32, (q, k, v))
             terms = [q @ k.transpose(-2, -1), relative_logits(*self.positions(q, size))]
-            return self.normalise_logits(terms).softmax(-1) @ v
+            return self.softmax(self.normalise_logits(terms)) @ v
 
     def _attend_folded(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
-        """Attention with the logit norm folded into the queries."""
+        return self.attend_thinly(*self._fold_logit_norm(q, k, v, size))
+
+    def attention_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        return self._fold_logit_norm(*self.split_heads(self.project(x)), (x.shape[2], x.shape[3]))
+
+    def _fold_logit_norm(
+        self, q: Tensor, k: Tensor, v: Tensor, size: Size
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """q, k, v, col_bias, row_bias of an attention, with the logit norm folded into the queries."""
         with no_autocast(q):
             q = at_least_float32(q)
             scale, shift = self.logit_affine(lambda: self._moments(q, at_least_float32(k), size))
@@ -164,14 +176,14 @@ class DecomposedBinaryTerm(BinaryTerm):
             # The shift cancels in the softmax; it is carried along because data parallel training wants
             # every parameter to take part in the loss.
             col_bias += shift.sum(0)
-        return relative_attention(q * scale[0], k, v, col_bias, row_bias, self.backend)
+        return q * scale[0], k, v, col_bias, row_bias
 
     def _moments(self, q: Tensor, k: Tensor, size: Size) -> list[Moments]:
         columns, rows = (table.to(q.dtype) for table in self.positions.embeddings(size))
         return [content_moments(q, k), relative_moments(q, columns, rows)]
 
 
-class FlattenedBinaryTerm(BinaryTerm):
+class FlattenedBinaryTerm(BinaryTerm, MappedAttention):
     """ImageNet: logits = BN(qk) + BN(qr) + BN(kr), and position-dependent values.
 
     qr_ij = q_i · Rq[i−j]     kr_ij = k_j · Rk[j−i]     sve_i = Σ_j p_ij Rv[i−j]
@@ -189,10 +201,20 @@ class FlattenedBinaryTerm(BinaryTerm):
         with no_autocast(q):
             q, k, v = map(at_least_float32, (q, k, v))
             rq, rk, rv = (r.to(q.dtype) for r in self.positions(size))
-            logits = self._logits_by_definition if self.backend == "reference" else self._logits_folded
-            weights = logits(q, k, rq, rk).softmax(-1)
+            weights = self.softmax(self._logits(q, k, rq, rk))
             values = torch.stack([weights @ v, torch.einsum("bgij,cij->bgic", weights, rv)], dim=-1)
         return values.permute(0, 1, 3, 4, 2).flatten(1, 3)  # channels ordered (head, channel, kind)
+
+    def attention_logits(self, x: Tensor) -> Tensor:
+        q, k, _ = self.split_heads(self.project(x))
+        with no_autocast(q):
+            q, k = at_least_float32(q), at_least_float32(k)
+            rq, rk, _ = (r.to(q.dtype) for r in self.positions((x.shape[2], x.shape[3])))
+            return self._logits(q, k, rq, rk)
+
+    def _logits(self, q: Tensor, k: Tensor, rq: Tensor, rk: Tensor) -> Tensor:
+        logits = self._logits_by_definition if self.backend == "reference" else self._logits_folded
+        return logits(q, k, rq, rk)
 
     def _logits_by_definition(self, q: Tensor, k: Tensor, rq: Tensor, rk: Tensor) -> Tensor:
         from_query = torch.einsum("bgic,cij->bgij", q, rq)

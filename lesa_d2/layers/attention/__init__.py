@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..precision import no_autocast
-from .blockwise import blockwise_attention
+from .blockwise import attention_and_logsumexp, blockwise_attention
 from .fused import fused_attention, fused_obstacle, machine_obstacle
-from .reference import reference_attention
+from .reference import reference_attention, reference_logits
 from .sdpa import sdpa_attention
 
 _CANNOT = "attention backend '{}' cannot run here: {}; 'auto' takes one that can"
@@ -52,6 +52,60 @@ def relative_attention(
         return chosen.run(*inputs)
     with no_autocast(q):
         return chosen.run(*(t.to(common_dtype(*inputs)) for t in inputs)).to(v.dtype)
+
+
+def attention_without_self(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
+    """:func:`relative_attention` over j ≠ i; zero on a map of one position, where nothing remains.
+
+    For evaluation: block by block on every device, not differentiable.
+    """
+    inputs = (q, k, v, col_bias, row_bias)
+    _check_inputs(*inputs)
+    with no_autocast(q):
+        wide = (t.to(common_dtype(*inputs)) for t in inputs)
+        return attention_and_logsumexp(*wide, without_self=True)[0].to(v.dtype)
+
+
+def self_weights(q: Tensor, k: Tensor, col_bias: Tensor, row_bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The softmax weight that a position gives itself, and that of all others together.
+
+    Without a map of all pairs: exp(logit_ii − L_i) and exp(M_i − L_i), with the log-sum-exp L over all keys
+    and M over j ≠ i.  The two are computed apart from each other, so that a sum of 1 speaks for both.
+
+    Args:
+        q, k, col_bias, row_bias: as in :func:`relative_attention`.
+
+    Returns:
+        own and rest, (N, G, n) each, in float64: large logits rounded to float32 would move the weights.
+        Not differentiable.
+    """
+    _check_inputs(q, k, k, col_bias, row_bias)
+    with torch.no_grad(), no_autocast(q):
+        q, k, col_bias, row_bias = (t.double() for t in (q, k, col_bias, row_bias))
+        inputs = (q, k, torch.ones_like(k[..., :1]), col_bias, row_bias)
+        total = attention_and_logsumexp(*inputs, without_self=False)[1]
+        others = attention_and_logsumexp(*inputs, without_self=True)[1]
+        return (_own_logits(q, k, col_bias, row_bias) - total).exp(), (others - total).exp()
+
+
+def _own_logits(q: Tensor, k: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
+    """The logit of every position and itself, (N, G, n)."""
+    size = (row_bias.shape[-1], col_bias.shape[-1])
+    of_column = col_bias.unflatten(2, size).diagonal(dim1=3, dim2=4)
+    of_row = row_bias.unflatten(2, size).diagonal(dim1=2, dim2=4).transpose(2, 3)
+    return (q * k).sum(-1) + (of_column + of_row).flatten(2)
+
+
+def attention_of(q: Tensor, k: Tensor, col_bias: Tensor, row_bias: Tensor, place: int) -> Tensor:
+    """The softmax weights of one query, (N, G, n), in float32 or wider; arguments as in
+    :func:`relative_attention`, ``place`` the query's index among the n positions."""
+    _check_inputs(q, k, k, col_bias, row_bias)
+    if place not in range(q.shape[2]):
+        raise ValueError(f"place must be one of the {q.shape[2]} positions, counted from 0, got {place}")
+    dtype = common_dtype(q, k, col_bias, row_bias)
+    with no_autocast(q):
+        q, col_bias, row_bias = (t[:, :, place, None].to(dtype) for t in (q, col_bias, row_bias))
+        return reference_logits(q, k.to(dtype), col_bias, row_bias).softmax(-1).squeeze(2)
 
 
 def common_dtype(*tensors: Tensor) -> torch.dtype:

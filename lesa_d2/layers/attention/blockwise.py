@@ -90,8 +90,14 @@ def content_bound(q: Tensor, k: Tensor) -> Tensor:
     return q.norm(dim=-1, keepdim=True) * k.norm(dim=-1).amax(-1)[:, None, None]
 
 
-def _forward(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, n, ·) inputs -> attention (B, n, dv) and log-sum-exp of the logits (B, n, 1)."""
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor, *, without_self: bool = False
+) -> tuple[Tensor, Tensor]:
+    """(B, n, ·) inputs -> attention (B, n, dv) and log-sum-exp of the logits (B, n, 1).
+
+    Args:
+        without_self: no query sees its own position.
+    """
     out = empty_like_heads(v)
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     blocks, exponents = Blocks(q), Range(q.dtype)
@@ -101,15 +107,19 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor
     (col_min, col_max), (row_min, row_max) = (b.aminmax(dim=-1, keepdim=True) for b in (col_bias, row_bias))
     shift = col_max + row_max
     lowest = col_min + row_min - shift - bound
+    own = torch.arange(blocks.places, device=q.device)[:, None].expand(len(q), -1, 1)
     # Sums of n exponentials times values must not overflow before they are divided by the sums.
     room = exponents.overflow - math.log(blocks.places) - v.abs().amax((1, 2)).log()[:, None, None]
     is_tame = (bound <= exponents.large) & (bound <= room) & (lowest >= exponents.tiny)
-    has_excluded = bool(lowest.isneginf().any())
+    has_excluded = without_self or bool(lowest.isneginf().any())
     shifted = col_bias - shift
     total = torch.empty_like(shift)
-    for k_, v_, *by_query in blocks.cut_maps(k.mT, v, q, shifted, row_bias, shift, is_tame, total, out):
-        for q_, col_, row_, shift_, is_tame_, total_, out_ in blocks.cut_rows(*by_query):
+    by_map = (k.mT, v, q, shifted, row_bias, own, shift, is_tame, total, out)
+    for k_, v_, *by_query in blocks.cut_maps(*by_map):
+        for q_, col_, row_, own_, shift_, is_tame_, total_, out_ in blocks.cut_rows(*by_query):
             logits = fill_logits(part(buffer, q_, blocks.places), q_, k_, col_, row_)
+            if without_self:
+                logits.scatter_(-1, own_, -math.inf)
             if not is_tame_.all():
                 highest = logits.amax(-1, keepdim=True)
                 raise_to(logits.sub_(highest), exponents.negligible, has_excluded)
@@ -157,3 +167,23 @@ def _backward(grad: Tensor, inputs: Tensors, out: Tensor, logsumexp: Tensor) -> 
 
 
 blockwise_attention = recomputing_attention("blockwise", _forward, _backward)
+
+
+@torch.no_grad()
+def attention_and_logsumexp(
+    q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor, *, without_self: bool
+) -> tuple[Tensor, Tensor]:
+    """Both results of the forward pass, not differentiable.
+
+    Args:
+        without_self: no query sees its own position; the only position of a 1×1 map then gets an output of
+            zero and a log-sum-exp of −inf.
+
+    Returns:
+        (N, G, n, ·) inputs -> (N, G, n, dv) and (N, G, n).
+    """
+    if without_self and q.shape[2] == 1:
+        return torch.zeros_like(v), torch.full_like(q[..., 0], -math.inf)
+    flat = (t.flatten(0, 1) for t in (q, k, v, col_bias, row_bias))
+    out, logsumexp = _forward(*flat, without_self=without_self)
+    return out.unflatten(0, v.shape[:2]), logsumexp.unflatten(0, v.shape[:2]).squeeze(-1)

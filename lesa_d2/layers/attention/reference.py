@@ -1,5 +1,7 @@
 """The definition of attention with decomposed relative logits, with every logit in memory."""
 
+import math
+
 from torch import Tensor
 
 
@@ -10,5 +12,17 @@ def relative_logits(col_bias: Tensor, row_bias: Tensor) -> Tensor:
 
 def reference_attention(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
     """softmax_j( q_i·k_j + col_bias_i[x_j] + row_bias_i[y_j] ) v_j."""
-    logits = q @ k.transpose(-2, -1) + relative_logits(col_bias, row_bias)
-    return logits.softmax(-1) @ v
+    return reference_logits(q, k, col_bias, row_bias).softmax(-1) @ v
+
+
+def reference_logits(q: Tensor, k: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
+    """q_i·k_j + col_bias_i[x_j] + row_bias_i[y_j], (N, G, r, n) for the r queries that are given."""
+    return q @ k.transpose(-2, -1) + relative_logits(col_bias, row_bias)
+
+
+def softmax_without_self(logits: Tensor) -> Tensor:
+    """Softmax of (…, n, n) over j ≠ i; zero on a map of one position, where nothing remains."""
+    if logits.shape[-1] == 1:
+        return logits * 0
+    own = logits.new_ones(logits.shape[-1]).diag().bool()
+    return logits.masked_fill(own, -math.inf).softmax(-1)

@@ -1,0 +1,118 @@
+"""What can be asked of a module with all-to-all attention: who contributes, a position itself or the others.
+
+Everything here is for eval mode, where an image's attention depends on nothing but the image.
+
+Shapes: N images, G heads, n = H·W row-major positions.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from .attention import attention_of, attention_without_self, relative_attention, self_weights
+from .attention.reference import softmax_without_self
+
+
+class InspectableAttention(ABC):
+    """A part of a module of the slot that attends.
+
+    Attributes:
+        without_self: whether positions attend to all others but not to themselves; for evaluation, see
+            :func:`lesa_d2.analysis.without_own_position`.
+    """
+
+    training: bool
+    without_self: bool = False
+
+    def self_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The softmax weight that a position gives itself, and that of all others together.
+
+        Args:
+            x: the module's input (N, C, H, W).
+
+        Returns:
+            own and rest, (N, G, n) each, in float64, computed apart from each other; not differentiable.
+
+        Raises:
+            RuntimeError: in training mode.
+        """
+        self._check_mode("self_weights")
+        with torch.no_grad():
+            return self._self_weights(x)
+
+    def attention_of(self, x: Tensor, position: tuple[int, int]) -> Tensor:
+        """The softmax weights of the query at ``position`` (y, x) of the map: (N, G, H, W).
+
+        Raises:
+            RuntimeError: in training mode.
+            ValueError: the map has no such position.
+        """
+        self._check_mode("attention_of")
+        height, width = x.shape[2:]
+        row, column = position
+        if row not in range(height) or column not in range(width):
+            raise ValueError(f"a map of {height}×{width} has no position (y, x) = ({row}, {column})")
+        with torch.no_grad():
+            return self._attention_of(x, row * width + column).unflatten(2, (height, width))
+
+    def softmax(self, logits: Tensor) -> Tensor:
+        """Over the keys of (N, G, n, n), without the own position where that is set."""
+        return softmax_without_self(logits) if self.leaves_out_self() else logits.softmax(-1)
+
+    def leaves_out_self(self) -> bool:
+        """``without_self``; RuntimeError where it is set in training mode."""
+        if self.without_self:
+            self._check_mode("attention without the own position")
+        return self.without_self
+
+    def _check_mode(self, what: str) -> None:
+        if self.training:
+            raise RuntimeError(f"{what} is for evaluation; call eval() on the module first")
+
+    @abstractmethod
+    def _self_weights(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    @abstractmethod
+    def _attention_of(self, x: Tensor, place: int) -> Tensor: ...
+
+
+class ThinAttention(InspectableAttention):
+    """Decomposed positions: two thin tables of biases, and no map of all pairs."""
+
+    backend: str
+
+    @abstractmethod
+    def attention_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """q, k, v, col_bias, row_bias of :func:`relative_attention` for an input (N, C, H, W)."""
+
+    def attend_thinly(self, q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
+        """(N, G, n, dv)."""
+        if self.leaves_out_self():
+            return attention_without_self(q, k, v, col_bias, row_bias)
+        return relative_attention(q, k, v, col_bias, row_bias, self.backend)
+
+    def _self_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        q, k, _, col_bias, row_bias = self.attention_inputs(x)
+        return self_weights(q, k, col_bias, row_bias)
+
+    def _attention_of(self, x: Tensor, place: int) -> Tensor:
+        q, k, _, col_bias, row_bias = self.attention_inputs(x)
+        return attention_of(q, k, col_bias, row_bias, place)
+
+
+class MappedAttention(InspectableAttention):
+    """One map of all pairs' logits a head; for small maps."""
+
+    @abstractmethod
+    def attention_logits(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, G, n, n)."""
+
+    def _self_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        weights = self.attention_logits(x).double().softmax(-1)
+        own = weights.diagonal(dim1=-2, dim2=-1).clone()
+        weights.diagonal(dim1=-2, dim2=-1).zero_()
+        return own, weights.sum(-1)
+
+    def _attention_of(self, x: Tensor, place: int) -> Tensor:
+        return self.attention_logits(x)[:, :, place].softmax(-1)
