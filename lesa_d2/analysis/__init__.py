@@ -1,24 +1,29 @@
 """Pictures, tables and numbers from trained models."""
 
+from .comparison import comparison_table, plot_curves, read_runs
 from .pictures import draw_predictions
 from .probes import without_own_position
 from .results import RunResult, write_table
 from .seen import ImageReader, SeenImage, find_images
 from .term_maps import draw_heads, draw_term_maps, layer_maps
-from .terms import TermReport, inspect_terms, plot_terms
+from .terms import Accuracy, TermReport, inspect_terms, plot_terms
 
 __all__ = [
+    "Accuracy",
     "ImageReader",
     "RunResult",
     "SeenImage",
     "TermReport",
+    "comparison_table",
     "draw_heads",
     "draw_predictions",
     "draw_term_maps",
     "find_images",
     "inspect_terms",
     "layer_maps",
+    "plot_curves",
     "plot_terms",
+    "read_runs",
     "without_own_position",
     "write_table",
 ]

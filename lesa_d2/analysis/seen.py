@@ -35,7 +35,7 @@ class SeenImage:
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
-    """Image files, each once: those given, and those directly in the folders given, by name.
+    """Image files, each once: those given, and all below the folders given, by name.
 
     Raises:
         LesaError: a path does not exist, or there is no image.
@@ -46,12 +46,12 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
         if not path.exists():
             raise LesaError(f"there is no file or folder {path}; give images or folders of them")
         if path.is_dir():
-            found += sorted(x for x in path.iterdir() if x.suffix.lower() in SUFFIXES and x.is_file())
+            found += sorted(x for x in path.rglob("*") if x.suffix.lower() in SUFFIXES and x.is_file())
         else:
             found.append(path)
     if not found:
         raise LesaError(
-            f"expected images ({', '.join(SUFFIXES)}), found none directly in {', '.join(map(str, places))}"
+            f"expected images ({', '.join(SUFFIXES)}), found none in {', '.join(map(str, places))}"
         )
     return list(dict.fromkeys(found))
 

@@ -69,11 +69,20 @@ class LayerTerms:
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """Top-1 of a classifier in percent: as trained, and with its attention to own positions left out."""
+
+    as_trained: float
+    without_own: float
+
+
+@dataclass(frozen=True)
 class TermReport:
-    """What :func:`inspect_terms` found, layer by layer."""
+    """What :func:`inspect_terms` found, layer by layer; ``accuracy`` where a classifier was evaluated."""
 
     images: int
     layers: list[LayerTerms]
+    accuracy: Accuracy | None = None
 
     def stages(self) -> dict[str, Terms]:
         """The mean of every stage's layers."""
@@ -105,6 +114,11 @@ class TermReport:
             lines.append("StaticLESA has no gate: its ω is 1 by definition, and its shares are left out.")
         if any(layer.terms.unary_size is None for layer in self.layers):
             lines.append("Operators without a unary term have no entry for what concerns it.")
+        if self.accuracy is not None:
+            lines.append(
+                f"Top-1 accuracy: {self.accuracy.as_trained:.2f}% as trained, "
+                f"{self.accuracy.without_own:.2f}% with no position attending to itself."
+            )
         return " ".join(lines)
 
     def save(self, folder: str | Path) -> Path:

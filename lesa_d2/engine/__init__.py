@@ -5,6 +5,7 @@ from .detection import Detection, dataset_names
 from .launch import argument_parser, launch
 from .overrides import is_given, load_config
 from .run import evaluate, load_trained, main, run_command_line, train
+from .tasks import task_of
 from .trainer import Trainer
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "load_trained",
     "main",
     "run_command_line",
+    "task_of",
     "train",
 ]

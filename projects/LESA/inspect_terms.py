@@ -6,6 +6,7 @@ Writes terms.md, terms.json and terms.png (per layer), and for the first images 
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from lesa_d2.analysis import (
+    Accuracy,
     ImageReader,
     draw_heads,
     draw_term_maps,
@@ -21,11 +23,12 @@ from lesa_d2.analysis import (
     inspect_terms,
     layer_maps,
     plot_terms,
+    without_own_position,
 )
 from lesa_d2.analysis.seen import Point
 from lesa_d2.analysis.term_maps import choose_layers
 from lesa_d2.analysis.terms import PLOT_FILE
-from lesa_d2.engine import launch, load_config
+from lesa_d2.engine import Classification, evaluate, launch, load_config, task_of
 from lesa_d2.engine.run import last_checkpoint, load_evaluated, prepare
 from lesa_d2.engine.values import check_values
 from lesa_d2.errors import ConfigError, LesaError
@@ -39,17 +42,17 @@ examples:
 
 
 def run(args: argparse.Namespace) -> None:
-    files = find_images(args.images)
+    files = evenly(find_images(args.images), args.limit)
     if args.click:
         check_display()
     cfg, model = load_model(args)
-    reader = ImageReader(
-        model, instantiate(cfg.dataloader.test.mapper), getattr(model, "input_format", None) or "RGB"
-    )
+    reader = ImageReader(model, instantiate(cfg.dataloader.test.mapper), model.input_format)
     output = args.output or Path(cfg.train.output_dir) / "terms"
     draw_maps(args, model.backbone, reader, files[: args.maps], output)  # first: positions may be wrong
     batches = (reader.read(file).batch for file in files)
     report = inspect_terms(model.backbone, batches, total=len(files))
+    if args.accuracy:
+        report = replace(report, accuracy=accuracy(cfg, model))
     report.save(output)
     plot_terms(report, output / PLOT_FILE)
     print(f"\n{report.table()}\n\n{report.explanation()}\n\nTable, numbers and plot: {output}")
@@ -58,7 +61,12 @@ def run(args: argparse.Namespace) -> None:
 def load_model(args: argparse.Namespace) -> tuple[DictConfig, Any]:
     """The config, and its trained model in eval mode, of which the backbone will be looked at."""
     cfg = load_config(args.config_file, args.opts)
-    check_values(cfg)
+    task = task_of(cfg)
+    check_values(cfg, task.rules)
+    if isinstance(task, Classification):
+        task.use_data(cfg, args)
+    elif args.accuracy:
+        raise ConfigError("--accuracy and --data are for classifiers, and this is the config of a detector")
     prepare(cfg)
     weights = args.weights or last_checkpoint(cfg.train.output_dir)
     if not weights:
@@ -67,6 +75,20 @@ def load_model(args: argparse.Namespace) -> tuple[DictConfig, Any]:
             "--weights FILE, or the train.output_dir of a run"
         )
     return cfg, load_evaluated(cfg, weights)[0]
+
+
+def accuracy(cfg: DictConfig, model: nn.Module) -> Accuracy:
+    """Top-1 on the config's validation pictures, as trained and without attention to own positions."""
+    as_trained = evaluate(cfg, model)["accuracy"]["top1"]
+    with without_own_position(model):
+        return Accuracy(as_trained, evaluate(cfg, model)["accuracy"]["top1"])
+
+
+def evenly(files: list[Path], limit: int | None) -> list[Path]:
+    """At most ``limit`` files, from all of the list."""
+    if limit is None or len(files) <= limit:
+        return files
+    return [files[index * len(files) // limit] for index in range(limit)]
 
 
 def draw_maps(
@@ -141,6 +163,9 @@ def parse_args() -> argparse.Namespace:
         metavar=("X", "Y"),
         help="draw the attention of this position, in pixels of the file's picture; may be repeated",
     )
+    add("--limit", type=int, metavar="N", help="look at N images only, evenly chosen; default: all")
+    add("--accuracy", action="store_true", help="classifiers: also top-1, and without own positions")
+    add("--data", metavar="DIR", help="evaluate on DIR/val/CLASS/*.jpg; implies --accuracy")
     add("--click", action="store_true", help="ask for a position on every picture that is drawn")
     add("opts", nargs="*", default=[], metavar="key=value", help="overrides of the config")
     args = parser.parse_args()
@@ -150,6 +175,9 @@ def parse_args() -> argparse.Namespace:
         given[:] = [item for item in given if item not in args.opts]
     if args.maps < 0:
         parser.error(f"--maps must be 0 or more, got {args.maps}")
+    if args.limit is not None and args.limit < 1:
+        parser.error(f"--limit must be at least 1, got {args.limit}")
+    args.accuracy |= args.data is not None
     if args.heads and not (args.position or args.click):
         parser.error("--heads draws the attention of a position: give --position X Y or --click")
     if not args.images:

@@ -56,13 +56,14 @@ def test_files_and_folders_in_order_and_once(tmp_path):
     for name in ("b.JPG", "a.png", "notes.txt", "c.jpg"):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
+    (tmp_path / "folder.png/d.jpg").touch()
     found = find_images([tmp_path / "c.jpg", tmp_path])
-    assert [file.name for file in found] == ["c.jpg", "a.png", "b.JPG"]
+    assert [file.name for file in found] == ["c.jpg", "a.png", "b.JPG", "d.jpg"]
 
 
 def test_no_images_is_an_error(tmp_path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(LesaError, match=rf"expected images \(.jpg.* found none directly in {tmp_path}"):
+    with pytest.raises(LesaError, match=rf"expected images \(.jpg.* found none in {tmp_path}"):
         find_images([tmp_path])
     with pytest.raises(LesaError, match=r"no file or folder .*missing"):
         find_images([tmp_path / "missing"])

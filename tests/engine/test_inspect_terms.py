@@ -2,15 +2,17 @@
 
 import importlib.util
 import json
+import re
 import sys
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from runs import ROOT, tiny_options, train_net
+from runs import CLASSIFIER, ROOT, TINY_CLASSIFIER, tiny_options, train_net
 
-from lesa_d2.engine import launch, load_config
+from lesa_d2.data import generate_shape_images
+from lesa_d2.engine import Classification, launch, load_config, run_command_line
 from lesa_d2.engine.run import build_model, prepare
 
 SCRIPT = ROOT / "projects/LESA/inspect_terms.py"
@@ -153,7 +155,39 @@ def test_convolutions_have_no_attention(call, photos, tmp_path):
     assert "expected a model with operators of the slot" in err
 
 
-@pytest.mark.parametrize("given", [["--heads"], ["--maps", "-1"]])
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """A classifier's run as training leaves it, and the pictures it was evaluated on."""
+    data = generate_shape_images(
+        tmp_path_factory.mktemp("data") / "set", num_images=150, image_size=40, seed=0
+    )
+    folder = tmp_path_factory.mktemp("classifier")
+    options = [*TINY_CLASSIFIER, "model.backbone.operator=self_attention", f"train.output_dir={folder}"]
+    given = ["--config-file", CLASSIFIER, "--data", str(data), *options, "train.max_iter=1"]
+    assert run_command_line(Classification(), given) == 0
+    return folder, data
+
+
+def test_a_classifier_and_its_accuracy_without_own_positions(call, classifier):
+    folder, data = classifier
+    given = ["--config-file", folder / "config.yaml", "--data", data, "--limit", 3, "--maps", 1]
+    status, out, err = call(*given, "--position", 20, 20, "--images", data / "val")
+    assert status == 0, err
+    assert re.search(r"Top-1 accuracy: [\d.]+% as trained, [\d.]+% with no position attending to itself", out)
+    found = json.loads((folder / "terms/terms.json").read_text(encoding="utf-8"))
+    assert found["images"] == 3
+    assert set(found["accuracy"]) == {"as_trained", "without_own"}
+    assert all(layer["operator"] == "SelfAttention" for layer in found["layers"])
+    assert len(list((folder / "terms").glob("maps_*.png"))) == 1
+
+
+def test_accuracy_is_for_classifiers(call, trained, photos):
+    status, _, err = call(*arguments(trained, "--accuracy", "--images", photos))
+    assert status == 2
+    assert "are for classifiers" in err
+
+
+@pytest.mark.parametrize("given", [["--heads"], ["--maps", "-1"], ["--limit", "0"]])
 def test_options_that_make_no_sense(call, trained, photos, given, capsys):
     with pytest.raises(SystemExit) as stopped:
         call(*arguments(trained, *given, "--images", photos))

@@ -72,8 +72,8 @@ def test_workers_and_accumulation_change_nothing_but_rounding(finished, start, t
 def test_evaluation_alone_repeats_the_runs_own(finished, start, capsys):
     assert start(finished, flags=["--eval-only"]) == 0
     results = re.findall(r"copypaste: ([\d.]+,[\d.]+)$", (finished / "log.txt").read_text(), re.MULTILINE)
-    assert len(results) == 2
-    assert results[0] == results[1]
+    assert len(results) >= 2
+    assert len(set(results)) == 1
 
 
 def test_everything_at_once(start, tmp_path):
