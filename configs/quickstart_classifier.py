@@ -14,7 +14,7 @@ from .common.imagenet import dataloader, lr_multiplier, model, train
 from .common.small import small_backbone
 
 IMAGE_SIZE = 64
-WARMUP = 250 / 2250  # as a share of the run
+WARMUP = 250 / 1500  # as a share of the run
 
 model.backbone.update(image_size=IMAGE_SIZE, num_classes=len(IMAGE_CLASSES), **small_backbone)
 
@@ -27,8 +27,8 @@ dataloader.test.mapper.transform.transforms = [L(v2.Resize)(size=[IMAGE_SIZE, IM
 dataloader.train.total_batch_size = 16  # from scratch, more steps serve better than larger ones
 
 train.epochs = None
-train.max_iter = 2250  # 3 epochs * 12000 images / 16
-train.eval_period = train.checkpointer.period = 450
+train.max_iter = 1500  # 2 epochs * 12000 images / 16
+train.eval_period = train.checkpointer.period = 300
 train.reference_batch = 16
 train.clip_grad_norm = 20.0
 train.output_dir = "./output/quickstart_classifier"

@@ -54,7 +54,7 @@ dataloader = dict(
             use_instance_mask=True,
             instance_mask_format="bitmask",  # holds run-length masks and polygons alike
         ),
-        total_batch_size=4,  # from scratch, more steps serve better than larger ones
+        total_batch_size=4,  # more steps serve better than larger ones
         num_workers=0,  # images this small are read faster than sent between processes
         seed="${train.seed}",
         accumulate="${train.accumulate}",
@@ -78,7 +78,7 @@ dataloader = dict(
 )
 
 train.reference_batch = 4
-train.max_iter = 1400
+train.max_iter = 1000
 train.clip_grad_norm = 20.0
 train.ema.update(enabled=True, decay=0.99)  # evens out the last steps of a short run
 train.eval_period = 0  # only at the end
@@ -86,7 +86,7 @@ train.checkpointer.period = 400
 
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.01),
-    warmup_length=100 / 1400,
+    warmup_length=100 / 1000,
     warmup_method="linear",
     warmup_factor=0.01,
 )
