@@ -24,7 +24,7 @@ for loader, split in ((dataloader.train, "train"), (dataloader.test, "val")):
 # Larger crops than ImageNet's: these pictures hold one object, and little else.
 dataloader.train.mapper.transform.transforms[0].update(size=[IMAGE_SIZE, IMAGE_SIZE], scale=[0.7, 1.0])
 dataloader.test.mapper.transform.transforms = [L(v2.Resize)(size=[IMAGE_SIZE, IMAGE_SIZE], antialias=True)]
-dataloader.train.total_batch_size = 16  # from scratch, more steps serve better than larger ones
+dataloader.train.total_batch_size = 16  # more steps serve better than larger ones
 
 train.epochs = None
 train.max_iter = 1500  # 2 epochs * 12000 images / 16

@@ -64,7 +64,6 @@ train.eval_period = 10009  # an epoch: 1281167 / 128
 train.checkpointer.period = 10009
 train.reference_batch = 128
 train.best_metric = "accuracy/top1"
-train.ddp.broadcast_buffers = False
 
 lr_multiplier = L(CompositeParamScheduler)(
     schedulers=[

@@ -1,4 +1,4 @@
-"""A small Mask R-CNN on generated shapes, trained from scratch in minutes on two CPU cores."""
+"""A small Mask R-CNN on generated shapes, trained in minutes on two CPU cores."""
 
 import detectron2.data.transforms as T
 import torch
@@ -78,7 +78,7 @@ dataloader = dict(
 )
 
 train.reference_batch = 4
-train.max_iter = 1000
+train.max_iter = 800
 train.clip_grad_norm = 20.0
 train.ema.update(enabled=True, decay=0.99)  # evens out the last steps of a short run
 train.eval_period = 0  # only at the end
@@ -86,7 +86,7 @@ train.checkpointer.period = 400
 
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.01),
-    warmup_length=100 / 1000,
+    warmup_length=100 / 800,
     warmup_method="linear",
     warmup_factor=0.01,
 )

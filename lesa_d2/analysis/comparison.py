@@ -41,10 +41,12 @@ class Run:
 
 
 def run_folder(folder: str | Path, operator: str, seed: int) -> Path:
+    """Where a comparison in ``folder`` keeps this run."""
     return Path(folder) / operator / f"seed_{seed}"
 
 
 def is_finished(folder: Path) -> bool:
+    """Whether the run in ``folder`` came to its end."""
     return (folder / "model_final.pth").is_file()
 
 

@@ -10,6 +10,8 @@ from ..errors import CheckpointError
 
 FOLDER_VARIABLE = "LESA_MODELS"
 PREFIX = "lesa://"
+RELEASED = {"lesa": "official-imagenet", "conv": "torchvision"}
+"""Operators of which others have trained classifiers, and the conversion that reads them."""
 
 
 def models_folder() -> Path:
@@ -54,10 +56,17 @@ def missing_weights(name: str, file: Path) -> str:
         f"it holds {present or 'no .pth file'}). They cannot be downloaded. Either\n"
         "  make them:    python projects/LESA/pretrain_imagenet.py "
         f"--config-file configs/{stem}.py --data DIR, then copy its model_final.pth there\n"
-        "  convert them: python projects/LESA/convert_checkpoint.py "
-        f"--from {{official-imagenet,torchvision}} SRC {file}\n"
+        f"{_conversion(stem, file)}"
         'or start from scratch: train.init_checkpoint=""'
     )
+
+
+def _conversion(stem: str, file: Path) -> str:
+    """How to convert somebody else's weights to ``imagenet_OPERATOR_…``, where there are any."""
+    kind = next((RELEASED[part] for part in stem.split("_") if part in RELEASED), None)
+    if kind is None:
+        return ""
+    return f"  convert them: python projects/LESA/convert_checkpoint.py --from {kind} SRC {file}\n"
 
 
 def register_models_folder() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import create_ddp_model, default_writers, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
@@ -83,7 +84,9 @@ def set_up_logging(output_dir: str) -> None:
         raise ConfigError(f"train.output_dir={output_dir!r} cannot be made: {error}") from error
     if not PathManager.isdir(output_dir):  # a file of that name raises nothing
         raise ConfigError(f"train.output_dir={output_dir!r} cannot be made: it is a file")
+    setup_logger.cache_clear()
     for name in ("fvcore", "detectron2", "lesa_d2"):
+        logging.getLogger(name).handlers.clear()  # of an earlier run of this process
         setup_logger(output_dir, distributed_rank=comm.get_rank(), name=name)
 
 
@@ -256,6 +259,7 @@ def make_hooks(
     is_main = comm.is_main_process()
 
     def evaluate_and_keep() -> dict[str, Any]:
+        share_buffers(evaluated)
         trainer.last_results = evaluate(cfg, evaluated)
         return trainer.last_results
 
@@ -272,6 +276,13 @@ def make_hooks(
         writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
         found.append(hooks.PeriodicWriter(writers, period=cfg.train.log_period))
     return found
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every process the main one's buffers, which are saved: each saw statistics of its own data."""
+    if comm.get_world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
 
 
 def ddp_options(cfg: DictConfig) -> dict[str, Any]:

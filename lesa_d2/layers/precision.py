@@ -1,11 +1,15 @@
 """Where half precision is not enough: logits, norms of logits, softmax, sampling positions."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
 
-def no_autocast(like: Tensor) -> torch.autocast:
+def no_autocast(like: Tensor) -> AbstractContextManager:
     """A context in which the device of ``like`` computes in the dtypes it is given."""
+    if like.is_meta:  # computes nothing, and knows no autocast
+        return nullcontext()
     return torch.autocast(like.device.type, enabled=False)
 
 

@@ -4,6 +4,7 @@ from torch import nn
 
 from lesa_d2.checkpoint import LoadReport, ReportingCheckpointer
 from lesa_d2.errors import CheckpointError
+from lesa_d2.modeling import build_lesa_resnet
 
 
 class Detector(nn.Module):
@@ -85,3 +86,84 @@ def test_a_refused_model_leaves_the_rest_of_the_checkpoint_alone(tmp_path):
     checkpointer = ReportingCheckpointer(model, optimizer=torch.optim.SGD(model.backbone.parameters()))
     with pytest.raises(CheckpointError, match="is not a checkpoint of this model"):
         checkpointer.load(str(file))
+
+
+# ------------------------------------------------------------------------------ a detector's start
+
+
+def start(tmp_path, saved, model, check=LoadReport.check_start):
+    file = tmp_path / "classifier.pth"
+    torch.save({"model": saved}, file)
+    checkpointer = ReportingCheckpointer(model)
+    checkpointer.start_from(str(file), check)
+    return checkpointer.report
+
+
+class WithResNet(nn.Module):
+    """As detectors with FPN hold their backbone."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.backbone = nn.ModuleDict({"bottom_up": small_resnet(image_size=48, **options)})
+        self.head = nn.Linear(2, 2)
+
+
+def small_resnet(operator="lesa", **options):
+    return build_lesa_resnet(
+        operator, base_channels=8, stem_channels=8, num_heads=4, blocks=[1, 1, 2, 1], **options
+    )
+
+
+def randomised(model):
+    return {name: torch.randn(value.shape) for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+@pytest.mark.parametrize("operator", ["conv", "self_attention", "static_lesa", "lesa"])
+def test_a_detector_starts_from_a_classifier(tmp_path, operator, prefix):
+    weights = randomised(small_resnet(operator, image_size=32, num_classes=3))
+    model = WithResNet(operator=operator)
+    report = start(tmp_path, {prefix + name: value for name, value in weights.items()}, model)
+    ours = model.backbone["bottom_up"].state_dict()
+    plain = {name for name, value in weights.items() if name in ours and ours[name].shape == value.shape}
+    for name in plain:
+        assert torch.equal(ours[name].float(), weights[name].to(ours[name].dtype).float()), name
+    absent = [name for name in report.missing if name.startswith("backbone.")]
+    assert all(".positions.rel_" in name for name in absent)
+    assert bool(absent) == (operator != "conv") == bool(report.converted)
+    loaded, total = report.convolutions()
+    assert loaded == total == sum(value.dim() == 4 for value in ours.values())
+    assert report.unexpected == []
+    assert set(report.dropped) >= {f"{prefix}linear.weight", f"{prefix}linear.bias"}
+
+
+def test_deformable_layers_start_with_their_own_offsets(tmp_path):
+    weights = randomised(small_resnet(image_size=32, num_classes=3))
+    report = start(tmp_path, weights, WithResNet(deformable=True))
+    assert {name.rpartition(".")[2] for name in report.missing if "offset" in name} == {"weight", "bias"}
+    loaded, total = report.convolutions()
+    assert loaded < total
+
+
+def test_report_lists_every_tensor(tmp_path):
+    weights = randomised(small_resnet(image_size=32, num_classes=3))
+    model = WithResNet()
+    report = start(tmp_path, weights, model)
+    report.save(tmp_path / "weights.txt")
+    text = (tmp_path / "weights.txt").read_text()
+    assert text.startswith(report.summary())
+    for name in [*model.state_dict(), "linear.weight"]:
+        assert f"{name} " in text
+    assert "head.weight" in report.missing
+    assert text.count("converted: ") == len(report.converted) > 0
+
+
+def test_resuming_takes_no_classifier(tmp_path):
+    """A start may come from another kind of model, the continuation of a run may not."""
+    weights = randomised(small_resnet(image_size=32, num_classes=3))
+    file = tmp_path / "classifier.pth"
+    torch.save({"model": weights}, file)
+    with pytest.raises(CheckpointError, match="is not a checkpoint of this model"):
+        ReportingCheckpointer(WithResNet()).load(str(file))
+    with pytest.raises(CheckpointError, match="cannot start this model"):
+        start(tmp_path, weights, WithResNet(operator="conv"))

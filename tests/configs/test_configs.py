@@ -1,5 +1,6 @@
 """Every shipped config: loaded, built on the meta device, saved, loaded again."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from detectron2.config import LazyConfig, get_cfg, instantiate
 from detectron2.modeling import build_model
 from omegaconf import OmegaConf
 
+from lesa_d2.checkpoint import classifier_to_detector
 from lesa_d2.config import add_lesa_config
 from lesa_d2.engine import load_config
 
@@ -23,7 +25,18 @@ DETECTORS = {
     "mask_rcnn_sa_r50": 36_651_216,
     "mask_rcnn_sa_wr50": 56_634_480,
 }
-PROMISED = {*DETECTORS, "quickstart_conv", "quickstart_lesa", "quickstart_self_attention"}
+CLASSIFIERS = {
+    "imagenet_conv_r50": 25_557_032,
+    "imagenet_conv_wr50": 68_883_240,
+    "imagenet_sa_r50": 18_056_424,
+    "imagenet_sa_wr50": 38_284_072,
+    "imagenet_aa_r50": 25_149_320,
+    "imagenet_static_lesa_r50": 20_429_544,
+    "imagenet_lesa_r50": 23_777_512,
+    "imagenet_lesa_wr50": 61_145_896,
+}
+QUICKSTART = {"quickstart_conv", "quickstart_lesa", "quickstart_self_attention", "quickstart_classifier"}
+PROMISED = {*DETECTORS, *CLASSIFIERS, *QUICKSTART}
 
 
 def build(cfg):
@@ -56,8 +69,8 @@ def test_loads_builds_and_survives_saving(file, tmp_path):
     assert shapes(build(again)) == shapes(model)
 
 
-@pytest.mark.parametrize(("name", "expected"), DETECTORS.items())
-def test_detector_parameters(name, expected):
+@pytest.mark.parametrize(("name", "expected"), {**DETECTORS, **CLASSIFIERS}.items())
+def test_parameters(name, expected):
     assert count(build(load_config(str(CONFIGS / f"{name}.py")))) == expected
 
 
@@ -89,6 +102,43 @@ def test_optimizer_decays_every_parameter():
     assert sum(p.numel() for group in optimizer.param_groups for p in group["params"]) == count_of(trained)
     for group in optimizer.param_groups:
         assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.01, 0.9, 1e-4)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_imagenet_recipe(name):
+    """224 px, batch 128, SGD with Nesterov momentum, 5 epochs of warm-up and 90 of cosine from 0.05."""
+    cfg = load_config(str(CONFIGS / f"{name}.py"))
+    images, batch, epochs = 1_281_167, cfg.dataloader.train.total_batch_size, cfg.train.epochs
+    assert (batch, epochs, cfg.train.max_iter) == (128, 95, round(95 * images / 128))
+    multiplier = instantiate(cfg.lr_multiplier)
+    at_epoch = {epoch: multiplier(epoch / epochs) for epoch in (0, 2.5, 5, 50, 72.5)}
+    quarter = 0.5 * (1 + math.cos(0.75 * math.pi))  # three quarters of the way down
+    assert at_epoch == pytest.approx({0: 0, 2.5: 0.5, 5: 1, 50: 0.5, 72.5: quarter}, abs=1e-6)
+    model = build(cfg)
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+    for group in optimizer.param_groups:
+        assert (group["lr"], group["momentum"], group["nesterov"]) == (0.05, 0.9, True)
+        assert group["weight_decay"] == 8e-5
+    training, test = cfg.dataloader.train.mapper.transform, cfg.dataloader.test.mapper.transform
+    image = torch.zeros(3, 300, 500, dtype=torch.uint8)
+    assert instantiate(training)(image).shape == instantiate(test)(image).shape == (3, 224, 224)
+
+
+@pytest.mark.parametrize("net", ["r50", "wr50"])
+@pytest.mark.parametrize("kind", ["conv", "sa", "lesa"])
+def test_detectors_start_from_the_classifier_of_their_name(kind, net):
+    """Every parameter of the backbone is filled, but for position tables."""
+    name = f"imagenet_{kind}_{net}"
+    cfg = load_config(str(CONFIGS / f"mask_rcnn_{kind}_{net}.py"))
+    assert cfg.train.init_checkpoint == f"lesa://{name}.pth"
+    start = classifier_to_detector(build(load_config(str(CONFIGS / f"{name}.py"))).state_dict())
+    wanted = {k: v for k, v in shapes(build(cfg)).items() if k.startswith("backbone.bottom_up.")}
+    given = {k: tuple(v.shape) for k, v in start.weights.items()}
+    missing = wanted.keys() - given.keys()
+    assert all(".positions.rel_" in k for k in missing)
+    assert given == {k: v for k, v in wanted.items() if k not in missing}
 
 
 def count_of(parameters):

@@ -1,0 +1,39 @@
+"""projects/LESA/compare_operators.py, with the smallest runs there are."""
+
+from runs import ROOT, TINY_CLASSIFIER, train_net
+
+SCRIPT = ROOT / "projects/LESA/compare_operators.py"
+DATA = [
+    f"dataloader.{split}.dataset.{key}"
+    for split in ("train", "test")
+    for key in ("num_images=150", "image_size=32")
+]
+
+
+def test_runs_table_and_curves_and_nothing_twice(datasets, tmp_path):
+    output = tmp_path / "out"
+    options = ["--output", output, "--seeds", 2, "--operators", "conv", "lesa", "--"]
+    options += [*TINY_CLASSIFIER, *DATA, "train.max_iter=2", "train.eval_period=1"]
+    first = train_net(*options, script=SCRIPT)
+    assert first.returncode == 0, first.stderr[-3000:]
+    table = (output / "table.md").read_text()
+    assert table.strip() in first.stdout
+    assert "`conv`" in table
+    assert "`lesa`" in table
+    assert (output / "curves.png").is_file()
+    stamps = {file: file.stat().st_mtime_ns for file in output.glob("*/*/model_final.pth")}
+    assert len(stamps) == 4
+    again = train_net(*options, script=SCRIPT)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert {file: file.stat().st_mtime_ns for file in output.glob("*/*/model_final.pth")} == stamps
+    assert (output / "table.md").read_text() == table
+
+
+def test_a_run_that_fails_is_reported(datasets, tmp_path):
+    done = train_net(
+        "--output", tmp_path, "--seeds", 1, "--operators", "conv", "--", "train.max_iter=0", script=SCRIPT
+    )
+    assert done.returncode == 2
+    assert "conv, seed 0 failed" in done.stderr
+    assert "train.max_iter must be a whole number of at least 1, got 0" in done.stderr
+    assert "Traceback" not in done.stderr
