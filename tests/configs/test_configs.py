@@ -30,7 +30,7 @@ CLASSIFIERS = {
     "imagenet_conv_wr50": 68_883_240,
     "imagenet_sa_r50": 18_056_424,
     "imagenet_sa_wr50": 38_284_072,
-    "imagenet_aa_r50": 25_149_320,
+    "imagenet_aa_r50": 25_152_596,
     "imagenet_static_lesa_r50": 20_429_544,
     "imagenet_lesa_r50": 23_777_512,
     "imagenet_lesa_wr50": 61_145_896,
