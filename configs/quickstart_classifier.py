@@ -3,15 +3,13 @@
 The quick start's detectors start from it, and it is the paper's Table 6 in miniature.
 """
 
-import torch
 from detectron2.config import LazyCall as L
-from detectron2.solver.build import get_default_optimizer_params
 from torchvision.transforms import v2
 
 from lesa_d2.data import IMAGE_CLASSES, shape_images
 
 from .common.imagenet import dataloader, lr_multiplier, model, train
-from .common.small import small_backbone
+from .common.small import optimizer, small_backbone
 
 IMAGE_SIZE = 64
 WARMUP = 250 / 1500  # as a share of the run
@@ -34,11 +32,3 @@ train.clip_grad_norm = 20.0
 train.output_dir = "./output/quickstart_classifier"
 
 lr_multiplier.lengths = [WARMUP, 1 - WARMUP]
-
-optimizer = L(torch.optim.AdamW)(
-    params=L(get_default_optimizer_params)(base_lr="${..lr}", weight_decay_norm=0.0),
-    lr=1e-3,
-    betas=[0.9, 0.99],
-    weight_decay=0.05,
-    fused=True,
-)

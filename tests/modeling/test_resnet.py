@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from detectron2.config import get_cfg
@@ -206,3 +208,27 @@ def test_yacs_keys_that_would_be_ignored_are_refused(key, value):
     cfg.MODEL.RESNETS[key] = value
     with pytest.raises(ValueError, match=rf"LESA backbones need MODEL\.RESNETS\.{key}"):
         BACKBONE_REGISTRY.get("build_lesa_resnet_backbone")(cfg, ShapeSpec(channels=3))
+
+
+@pytest.mark.parametrize("num_classes", [None, 5])
+def test_compiles_into_one_graph_that_trains_alike(num_classes):
+    """Forward, gradients and running statistics; the graph is run by PyTorch's own operators."""
+    options = dict(base_channels=8, stem_channels=8, num_heads=4, blocks=[1, 1, 2, 1], image_size=48)
+    plain = build_lesa_resnet("lesa", num_classes=num_classes, **options)
+    compiled = copy.deepcopy(plain)
+    compiled.compile(fullgraph=True, backend="aot_eager")
+    x = torch.randn(2, 3, 48, 48)
+    outputs = []
+    for model in (plain, compiled):
+        out = list(model(x).values())[-1]
+        out.square().mean().backward()
+        outputs.append(out.detach())
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        dict(compiled.named_buffers()), dict(plain.named_buffers()), rtol=1e-4, atol=1e-5
+    )
+    largest = max(float(p.grad.abs().max()) for p in plain.parameters())
+    for (name, p), q in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(
+            q.grad, p.grad, rtol=1e-3, atol=1e-5 * largest, msg=lambda m, n=name: f"{n}: {m}"
+        )
