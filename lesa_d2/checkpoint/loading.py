@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ CLASS_COUNTS = {  # the weight with a row a class -> the config's key, rows besi
 }
 # What a detector has and a classifier cannot give: position tables of its layout, deformable layers' offsets.
 FRESH = re.compile(r".*\.(positions\.rel_(height|width)|offset\.(weight|bias))")
+COUNTER = "num_batches_tracked"
 SHOWN = 6  # names listed in a message before "and N more"
 
 Shape = tuple[int, ...]
@@ -37,7 +38,7 @@ class LoadReport:
     ``loaded`` and ``missing`` (in the model only) map names to shapes, ``unexpected`` are names in the file
     only, ``mismatched`` maps names to (shape in the file, shape in the model).  Where a detector starts from
     a classifier, ``converted`` says what was done to tensors and ``dropped`` why tensors of the file are not
-    used, and ``fresh`` are those missing ones that start at their initial value on purpose.
+    used.  ``fresh`` are those missing ones that may well start at their initial value.
     ``backbone`` is the prefix of the backbone's names.
     """
 
@@ -96,8 +97,9 @@ class LoadReport:
 
     def check_complete(self) -> None:
         """CheckpointError unless file and model agree name by name and shape by shape."""
-        if self.missing or self.unexpected or self.mismatched:
-            raise CheckpointError(self._explain("is not a checkpoint of this model", list(self.missing)))
+        absent = [name for name in self.missing if name not in self.fresh]
+        if absent or self.unexpected or self.mismatched:
+            raise CheckpointError(self._explain("is not a checkpoint of this model", absent))
 
     def check_start(self) -> None:
         """CheckpointError unless the file fills the backbone, as far as it can, shape by shape."""
@@ -196,14 +198,16 @@ class ReportingCheckpointer(DetectionCheckpointer):
         start = self._detector_start(checkpoint["model"]) if self._starting else None
         if start is not None:
             checkpoint["model"] = start.weights
+        given = {name.removeprefix("module.") for name in checkpoint["model"]}  # of data parallel models
         incompatible = super()._load_model(checkpoint)
-        self.report = _report(self._path, self.model, incompatible)
+        self.report = _report(self._path, self.model, given, incompatible)
         if start is not None:
+            tables = {name for name in self.report.missing if FRESH.fullmatch(name)}
             self.report = replace(
                 self.report,
                 converted={name: how for name, how in start.converted.items() if name in self.report.loaded},
                 dropped=start.dropped,
-                fresh=frozenset(name for name in self.report.missing if FRESH.fullmatch(name)),
+                fresh=self.report.fresh | tables,
             )
         self._check(self.report)
         return incompatible
@@ -240,16 +244,20 @@ def _unwrap(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
-def _report(path: str, model: nn.Module, incompatible: Any) -> LoadReport:
+def _report(path: str, model: nn.Module, given: Container[str], incompatible: Any) -> LoadReport:
+    """``given`` are the names in the file."""
     state = _unwrap(model).state_dict()
     shapes = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
     mismatched = {name: (tuple(theirs), tuple(ours)) for name, theirs, ours in incompatible.incorrect_shapes}
-    absent = set(incompatible.missing_keys) | set(mismatched)
+    # torch makes up counters of batches that a file lacks, and does not call them missing
+    counters = {name for name in shapes if name.endswith(COUNTER) and name not in given}
+    absent = set(incompatible.missing_keys) | set(mismatched) | counters
     return LoadReport(
         path=path,
         loaded={name: shape for name, shape in shapes.items() if name not in absent},
         missing={name: shape for name, shape in shapes.items() if name in absent},
         unexpected=list(incompatible.unexpected_keys),
         mismatched=mismatched,
+        fresh=frozenset(counters),
         backbone=next((p for p in BACKBONES if any(name.startswith(p) for name in shapes)), BACKBONE),
     )

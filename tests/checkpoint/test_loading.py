@@ -158,6 +158,14 @@ def test_report_lists_every_tensor(tmp_path):
     assert text.count("converted: ") == len(report.converted) > 0
 
 
+def test_counters_that_a_file_lacks_are_not_called_loaded(tmp_path):
+    model = nn.BatchNorm1d(2)
+    saved = {name: value for name, value in model.state_dict().items() if name != "num_batches_tracked"}
+    report = load(tmp_path, {"model": saved}, model)
+    assert set(report.missing) == {"num_batches_tracked"}
+    report.check_complete()  # files of before there were counters
+
+
 def test_resuming_takes_no_classifier(tmp_path):
     """A start may come from another kind of model, the continuation of a run may not."""
     weights = randomised(small_resnet(image_size=32, num_classes=3))
