@@ -13,6 +13,8 @@ comes from the stored statistics, or in training from moments in closed form, an
 ``backend="reference"`` computes the formula as it stands instead, each map of logits through its norm.
 """
 
+from __future__ import annotations  # nested ones are evaluated while torch.compile traces
+
 from abc import abstractmethod
 from collections.abc import Callable
 
