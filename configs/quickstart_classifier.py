@@ -19,6 +19,7 @@ model.backbone.update(image_size=IMAGE_SIZE, num_classes=len(IMAGE_CLASSES), **s
 for loader, split in ((dataloader.train, "train"), (dataloader.test, "val")):
     loader.dataset = L(shape_images)(split=split, num_images=12000, image_size=IMAGE_SIZE, seed=3)
     loader.num_workers = 0  # pictures this small are read faster than sent between processes
+del loader, split
 # Larger crops than ImageNet's: these pictures hold one object, and little else.
 dataloader.train.mapper.transform.transforms[0].update(size=[IMAGE_SIZE, IMAGE_SIZE], scale=[0.7, 1.0])
 dataloader.test.mapper.transform.transforms = [L(v2.Resize)(size=[IMAGE_SIZE, IMAGE_SIZE], antialias=True)]

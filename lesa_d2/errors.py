@@ -1,5 +1,7 @@
 """Errors that a user can mend: the command line shows their message alone, without a traceback."""
 
+from collections.abc import Sequence
+
 
 class LesaError(ValueError):
     """Bad input; the message says what was expected, what came, and what to do."""
@@ -19,3 +21,9 @@ class NonFiniteError(LesaError, FloatingPointError):
 
 class DatasetError(LesaError):
     """A data set is missing or wrong."""
+
+
+def listed(names: Sequence[str], shown: int = 6) -> str:
+    """The first names, for a message, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

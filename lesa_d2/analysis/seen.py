@@ -140,14 +140,14 @@ class ImageReader:
 def _line(values: np.ndarray) -> np.poly1d:
     """Through values at the centres of pixels."""
     centres = np.arange(len(values)) + 0.5
-    degree = 1 if len(values) > 1 else 0
-    return np.poly1d(np.polyfit(centres, values, degree))
+    if len(values) == 1:  # a pixel wide, as far as anybody can tell
+        return np.poly1d([2 * values[0], 0.0])
+    return np.poly1d(np.polyfit(centres, values, 1))
 
 
 def _inverse(line: np.poly1d, value: float) -> float:
     """Where ``line`` has ``value``."""
-    slope = line.coeffs[0] if line.order else 1.0
-    return (value - line(0.0)) / slope
+    return (value - line(0.0)) / line.coeffs[0]
 
 
 def _detector_batch(model: Any, mapped: dict[str, Any]) -> Tensor:

@@ -1,7 +1,7 @@
 """Checkpoints: conversion, the folder of our own weights, loading with a report."""
 
 from .files import CONVERSIONS, Conversion, convert_file
-from .loading import LoadReport, ReportingCheckpointer, WeightsWriter
+from .loading import LoadReport, ReportingCheckpointer, WeightsWriter, unwrap
 from .official import convert_backbone, convert_classifier, convert_detector, convert_layer, to_official
 from .start import DetectorStart, classifier_to_detector, is_classifier
 from .store import models_folder, register_models_folder
@@ -24,4 +24,5 @@ __all__ = [
     "is_classifier",
     "models_folder",
     "to_official",
+    "unwrap",
 ]

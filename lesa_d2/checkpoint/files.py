@@ -16,10 +16,11 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, listed
 from .names import BACKBONE, CLASSIFIER_NAMES, DERIVED, HTC_NAMES, MASK_RCNN_NAMES, Names
 from .official import PREFIXES, StateDict, convert_classifier, convert_detector, strip_prefixes
-from .start import CLASSIFIER, SHOWN, classifier_to_detector, is_classifier
+from .shapes import check_backbone_shapes
+from .start import CLASSIFIER, classifier_to_detector, is_classifier
 
 WRAPPERS = ("net", "state_dict", "model")
 """Keys under which training scripts keep the weights."""
@@ -99,6 +100,7 @@ def convert_file(
     convert = _check_kind(kind, state_dict, source)
     try:
         conversion = convert(state_dict)
+        _check_shapes(conversion.weights)
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from None
     checkpoint = {
@@ -129,8 +131,7 @@ def read(file: Path, unsafe: bool = False) -> Any:
                 "maker, read it with --unsafe: that unpickles them, which can run code from the file"
             ) from error
         raise CheckpointError(
-            f"{file} is no checkpoint that torch.load can read, or it is damaged "
-            f"({type(error).__name__}: {(str(error).splitlines() or ['empty'])[0][:200]})"
+            f"{file} is no checkpoint that torch.load can read, or it is damaged ({type(error).__name__})"
         ) from error
 
 
@@ -156,8 +157,7 @@ def _state_dict(loaded: Any, file: Path) -> StateDict:
         raise CheckpointError(f"{file} holds no tensors; {expected}")
     strange = [f"{key!r} is {_a(value)}" for key, value in loaded.items() if not _is_entry(key, value)]
     if strange:
-        more = f" and {len(strange) - SHOWN} more" if len(strange) > SHOWN else ""
-        raise CheckpointError(f"{file} is no state dict: {', '.join(strange[:SHOWN])}{more}; {expected}")
+        raise CheckpointError(f"{file} is no state dict: {listed(strange)}; {expected}")
     return dict(loaded)
 
 
@@ -180,10 +180,7 @@ def _check_kind(kind: str, state_dict: StateDict, file: Path) -> Callable[[State
     names = list(state_dict)
     wanted = f"not like {SOURCES[kind].title}, which --from {kind} takes"
     if not found:
-        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        raise CheckpointError(
-            f"{file} looks like none of the known kinds, {wanted}: it has {', '.join(names[:SHOWN])}{more}"
-        )
+        raise CheckpointError(f"{file} looks like none of the known kinds, {wanted}: it has {listed(names)}")
     advice = f"use --from {found}" if found in CONVERSIONS else "it needs no conversion"
     if kind == "imagenet-to-detector" and found in ("official-imagenet", "torchvision"):
         advice += ", then --from imagenet-to-detector on the result"
@@ -283,6 +280,17 @@ def _summary_line(name: str, rows: list[Row]) -> list[str]:
 def _plain(value: Tensor) -> Tensor:
     """A contiguous copy of its own: a slice would be saved with all it was cut from."""
     return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _check_shapes(weights: StateDict) -> None:
+    """Of the backbone; a detector's start lacks its tables, and was checked as a classifier."""
+    prefix = next(p for p in (BACKBONE, CLASSIFIER) if any(name.startswith(p) for name in weights))
+    backbone = {name.removeprefix(prefix): v for name, v in weights.items() if name.startswith(prefix)}
+    is_start = any(name.endswith("binary.qkv.weight") for name in backbone) and not any(
+        ".positions." in name for name in backbone
+    )
+    if not is_start:
+        check_backbone_shapes(backbone)
 
 
 def _check_target(source: Path, target: Path, listing: Path, force: bool) -> None:

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from detectron2.utils.file_io import PathManager
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, listed
+from ..layers.positions import resize_offsets
 from .names import BACKBONE
 from .start import CLASSIFIER, DetectorStart, classifier_to_detector, is_classifier
 
@@ -23,10 +24,10 @@ CLASS_COUNTS = {  # the weight with a row a class -> the config's key, rows besi
     "roi_heads.box_predictor.cls_score.weight": ("model.roi_heads.num_classes", 1),
     "backbone.linear.weight": ("model.backbone.num_classes", 0),
 }
+TABLE = re.compile(r".*\.positions\.rel_(height|width)")
 # What a detector has and a classifier cannot give: position tables of its layout, deformable layers' offsets.
-FRESH = re.compile(r".*\.(positions\.rel_(height|width)|offset\.(weight|bias))")
+FRESH = re.compile(TABLE.pattern + r"|.*\.offset\.(weight|bias)")
 COUNTER = "num_batches_tracked"
-SHOWN = 6  # names listed in a message before "and N more"
 
 Shape = tuple[int, ...]
 
@@ -121,7 +122,8 @@ class LoadReport:
             )
 
     def _explain(self, verdict: str, missing: list[str]) -> str:
-        lines = [f"{self.path} {verdict}: {self.share(self.backbone):.0%} of the backbone fits."]
+        fits = math.floor(1000 * self.share(self.backbone)) / 10  # 100 only where all of it does
+        lines = [f"{self.path} {verdict}: {fits:g}% of the backbone fits."]
         for name, (key, others) in CLASS_COUNTS.items():
             if name in self.mismatched:
                 theirs, ours = (shape[0] - others for shape in self.mismatched[name])
@@ -136,16 +138,12 @@ class LoadReport:
             ("unknown to the model", self.unexpected),
         ):
             if names:
-                lines.append(f"  {title}: " + ", ".join(names[:SHOWN]) + _more(names))
+                lines.append(f"  {title}: {listed(names)}")
         return "\n".join(lines)
 
 
 def _elements(shapes: dict[str, Shape], prefix: str) -> int:
     return sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(prefix))
-
-
-def _more(names: list[str]) -> str:
-    return f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
 
 
 class ReportingCheckpointer(DetectionCheckpointer):
@@ -185,9 +183,23 @@ class ReportingCheckpointer(DetectionCheckpointer):
         self._path, self._check, self._starting = path, check, starting
         return super().load(path, checkpointables)
 
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        if filename.endswith((".pkl", ".pyth")):
+            raise CheckpointError(
+                f"{filename} is in a format of pickled objects; expected a .pth file of plain tensors"
+            )
+        loaded = super()._load_file(filename)
+        weights = loaded.get("model")
+        if not isinstance(weights, Mapping) or not all(isinstance(v, Tensor) for v in weights.values()):
+            raise CheckpointError(
+                f"{filename} holds no weights: expected tensors by name, bare or under the key 'model'"
+            )
+        return loaded
+
     def _torch_load(self, f: str) -> dict[str, Any]:
         try:
-            return torch.load(f, map_location="cpu", weights_only=True)
+            loaded = torch.load(f, map_location="cpu", weights_only=True)
+            return loaded if isinstance(loaded, dict) else {"model": loaded}
         except Exception as error:
             raise CheckpointError(
                 f"{f} cannot be read ({type(error).__name__}); expected a file of plain tensors written by "
@@ -198,23 +210,36 @@ class ReportingCheckpointer(DetectionCheckpointer):
         start = self._detector_start(checkpoint["model"]) if self._starting else None
         if start is not None:
             checkpoint["model"] = start.weights
+        resized = self._resize_tables(checkpoint["model"]) if self._starting else {}
         given = {name.removeprefix("module.") for name in checkpoint["model"]}  # of data parallel models
         incompatible = super()._load_model(checkpoint)
         self.report = _report(self._path, self.model, given, incompatible)
-        if start is not None:
-            tables = {name for name in self.report.missing if FRESH.fullmatch(name)}
+        if self._starting:
+            converted = {**(start.converted if start else {}), **resized}
             self.report = replace(
                 self.report,
-                converted={name: how for name, how in start.converted.items() if name in self.report.loaded},
-                dropped=start.dropped,
-                fresh=self.report.fresh | tables,
+                converted={name: how for name, how in converted.items() if name in self.report.loaded},
+                dropped=start.dropped if start else {},
+                fresh=self.report.fresh | {name for name in self.report.missing if FRESH.fullmatch(name)},
             )
         self._check(self.report)
         return incompatible
 
+    def _resize_tables(self, weights: dict[str, Any]) -> dict[str, str]:
+        """Interpolate position tables, in place, to the model's size; returns what was done, by name."""
+        model, done = unwrap(self.model).state_dict(), {}
+        for name, value in weights.items():
+            ours = model.get(name)
+            if not TABLE.fullmatch(name) or ours is None or ours.shape == value.shape:
+                continue
+            if ours.shape[1:] == value.shape[1:]:
+                weights[name] = resize_offsets(value, (len(ours) + 1) // 2, 0)
+                done[name] = f"interpolated from {len(value)} to {len(ours)} offsets"
+        return done
+
     def _detector_start(self, weights: dict[str, Any]) -> DetectorStart | None:
         """What the weights of a classifier give the detector; None where the two are not such a pair."""
-        is_detector = any(name.startswith(BACKBONE) for name in _unwrap(self.model).state_dict())
+        is_detector = any(name.startswith(BACKBONE) for name in unwrap(self.model).state_dict())
         return classifier_to_detector(weights) if is_detector and is_classifier(weights) else None
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
@@ -240,13 +265,14 @@ class WeightsWriter(Checkpointer):
         """``last_checkpoint`` keeps naming the last complete state."""
 
 
-def _unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside DistributedDataParallel, or the module itself."""
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
 def _report(path: str, model: nn.Module, given: Container[str], incompatible: Any) -> LoadReport:
     """``given`` are the names in the file."""
-    state = _unwrap(model).state_dict()
+    state = unwrap(model).state_dict()
     shapes = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
     mismatched = {name: (tuple(theirs), tuple(ours)) for name, theirs, ours in incompatible.incorrect_shapes}
     # torch makes up counters of batches that a file lacks, and does not call them missing

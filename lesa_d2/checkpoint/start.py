@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, listed
 from .names import BACKBONE
 
 CLASSIFIER = "backbone."
 STEM = "stem.conv1.weight"
 TABLE = "binary.positions.table"
 NORM_VECTORS = ("weight", "bias", "running_mean", "running_var")
-SHOWN = 6  # names listed in a message before "and N more"
 
 
 @dataclass(frozen=True)
@@ -111,8 +110,7 @@ SELECTIONS: dict[str, Selection] = {
 
 def _not_a_classifier(names: Iterable[str]) -> str:
     names = list(names)
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return (
         f"not the weights of a classifier of lesa_d2: expected {STEM!r}, res2 … res5, bare or under "
-        f"{CLASSIFIER!r}, got {', '.join(names[:SHOWN]) or 'nothing'}{more}"
+        f"{CLASSIFIER!r}, got {listed(names) or 'nothing'}"
     )

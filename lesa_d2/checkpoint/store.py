@@ -55,7 +55,7 @@ def missing_weights(name: str, file: Path) -> str:
         f"no weights {name!r}: expected the file {file} (folder from {FOLDER_VARIABLE}{unset}; "
         f"it holds {present or 'no .pth file'}). They cannot be downloaded. Either\n"
         "  make them:    python projects/LESA/pretrain_imagenet.py "
-        f"--config-file configs/{stem}.py --data DIR, then copy its model_final.pth there\n"
+        f"--config-file configs/{stem}.py --data DIR, then copy its model_best.pth there\n"
         f"{_conversion(stem, file)}"
         'or start from scratch: train.init_checkpoint=""'
     )

@@ -7,18 +7,21 @@ Shapes: images are (3, H, W) uint8 until the model normalises them, and batches 
 import os
 from collections.abc import Callable
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.data import build_detection_test_loader
 from detectron2.utils.file_io import PathManager
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms import v2
 
-from ..errors import DatasetError
+from ..errors import DatasetError, listed
 
 Record = dict[str, Any]
 """``file_name`` and ``label``, the index of its class."""
@@ -43,7 +46,7 @@ def image_folder(root: str | None, split: str) -> ImageRecords:
         split: "train" or "val".
 
     Raises:
-        DatasetError: no such folder, a class without pictures, or splits with different classes.
+        DatasetError: no such folder, a class without pictures, or another class than in the other split.
     """
     if root is None:
         root = os.path.join(os.getenv("DETECTRON2_DATASETS", "datasets"), DEFAULT_ROOT)
@@ -53,32 +56,27 @@ def image_folder(root: str | None, split: str) -> ImageRecords:
 
 @lru_cache(maxsize=4)
 def _read(root: str, split: str) -> tuple[tuple[Record, ...], tuple[str, ...]]:
-    folders = {name: Path(root) / name for name in SPLITS}
-    missing = [str(folder) for folder in folders.values() if not folder.is_dir()]
-    if missing:
+    folder, *others = sorted((Path(root) / name for name in SPLITS), key=lambda path: path.name != split)
+    if not folder.is_dir():
         raise DatasetError(
-            f"no folder {' and no folder '.join(missing)}; expected pictures as DIR/train/CLASS/*.jpg and "
-            "DIR/val/CLASS/*.jpg: give that DIR with --data"
+            f"no folder {folder}; expected pictures as DIR/train/CLASS/*.jpg and DIR/val/CLASS/*.jpg: give "
+            "that DIR with --data"
         )
-    classes = {name: _classes(folder) for name, folder in folders.items()}
-    different = sorted(classes["train"] ^ classes["val"])
+    present = [_classes(path) for path in (folder, *others) if path.is_dir()]
+    different = sorted(set().union(*present) - present[0].intersection(*present))
     if different:
         raise DatasetError(
-            f"{root}: train and val must hold the same classes; only one of them has {_shown(different)}"
+            f"{root}: train and val must hold the same classes; only one of them has {listed(different)}"
         )
     try:
-        found = ImageFolder(str(folders[split]))
+        found = ImageFolder(str(folder))
     except FileNotFoundError as error:  # classes without a picture
-        raise DatasetError(f"{folders[split]}: {error}") from error
+        raise DatasetError(f"{folder}: {error}") from error
     return tuple({"file_name": name, "label": label} for name, label in found.samples), tuple(found.classes)
 
 
 def _classes(folder: Path) -> set[str]:
     return {entry.name for entry in os.scandir(folder) if entry.is_dir()}
-
-
-def _shown(names: list[str]) -> str:
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 class ImageMapper:
@@ -102,17 +100,23 @@ class ImageMapper:
 
 
 def read_image(file: str) -> Tensor:
-    """(3, H, W) uint8 RGB, turned upright as its EXIF tag says; half as long as by way of PIL."""
+    """(3, H, W) uint8 RGB, turned upright as its EXIF tag says; the first picture of an animation.
+
+    torchvision decodes the usual formats, in half of PIL's time, and PIL all others.
+    """
     try:
         with PathManager.open(file, "rb") as stream:
-            data = torch.frombuffer(bytearray(stream.read()), dtype=torch.uint8)
-        return decode_image(data, mode=ImageReadMode.RGB, apply_exif_orientation=True)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DatasetError(
-            f"{file} cannot be read as a picture ({reason}); expected JPEG, PNG, GIF or WebP: mend or "
-            "remove it"
-        ) from error
+            data = stream.read()
+        try:
+            encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+            image = decode_image(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+        except (RuntimeError, ValueError):  # another format, or damaged: PIL says which
+            picture = ImageOps.exif_transpose(Image.open(BytesIO(data))).convert("RGB")
+            image = v2.functional.pil_to_tensor(picture)
+    except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for broken files
+        raise DatasetError(f"{file} cannot be read as a picture ({error}); mend or remove it") from error
+    first = image if image.dim() == 3 else image[0]
+    return v2.functional.to_dtype(first, torch.uint8, scale=True)  # some have 16 bits
 
 
 def build_image_test_loader(

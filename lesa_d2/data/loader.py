@@ -69,6 +69,9 @@ class SeededMapDataset(MapDataset):
     def __new__(cls, dataset: Any, map_func: Callable[[dict], dict | None], seed: int) -> "SeededMapDataset":
         return super().__new__(cls, dataset, map_func)
 
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return self._dataset, self._map_func, self._seed  # pickled where processes are spawned
+
     def __getitem__(self, key: Key) -> dict:
         position, index = key
         seed = mix_seed(self._seed, position)

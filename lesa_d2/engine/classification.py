@@ -17,15 +17,20 @@ from ..data import ImageRecords, image_folder
 from ..errors import ConfigError
 from .overrides import is_given
 from .task import Task
-from .values import POSITIVE, Rule, explained, matches, or_null, whole
+from .values import POSITIVE, Rule, explained, matches, number, or_null, whole
 
 NUM_CLASSES = "model.backbone.num_classes"
+NOT_NEGATIVE = number(lambda value: 0 <= value < float("inf"), "a number of at least 0")
 
 
 class Classification(Task):
     """Classifiers on a folder of pictures a class."""
 
     rules: ClassVar[dict[str, Rule]] = {
+        "dataloader.test.batch_size": whole(1),
+        "model.label_smoothing": number(lambda value: 0 <= value < 1, "a number from 0 to below 1"),
+        "model.mixup": NOT_NEGATIVE,
+        "model.cutmix": NOT_NEGATIVE,
         NUM_CLASSES: explained(whole(1), "of a classifier; train_net.py trains detectors"),
         "train.best_metric": matches(r"accuracy/top[15]", "'accuracy/top1' or 'accuracy/top5'"),
         "train.epochs": or_null(POSITIVE),
@@ -46,14 +51,18 @@ examples:
     def use_data(self, cfg: DictConfig, args: argparse.Namespace) -> None:
         if args.data is not None:
             use_image_folder(cfg, args.data)
-        records = _records(cfg.dataloader.train)
+        if args.eval_only:
+            records = image_records(cfg.dataloader.test)
+        else:
+            records = image_records(cfg.dataloader.train)
+            set_schedule(cfg, len(records), given=args.opts)
         if not is_given(NUM_CLASSES, args.opts):
             OmegaConf.update(cfg, NUM_CLASSES, len(records.classes))
-        set_schedule(cfg, len(records), given=args.opts)
 
-    def check_data(self, cfg: DictConfig) -> list[str]:
-        classes = _records(cfg.dataloader.train).classes
-        _records(cfg.dataloader.test)
+    def check_data(self, cfg: DictConfig, eval_only: bool) -> list[str]:
+        if not eval_only:
+            image_records(cfg.dataloader.train)
+        classes = image_records(cfg.dataloader.test).classes
         expected = OmegaConf.select(cfg, NUM_CLASSES)
         if expected != len(classes):
             raise ConfigError(
@@ -85,7 +94,13 @@ def set_schedule(cfg: DictConfig, num_images: int, given: Sequence[str] = ()) ->
             OmegaConf.update(cfg, key, max(1, round(per_epoch)))
 
 
-def _records(loader: DictConfig) -> ImageRecords:
+def image_records(loader: DictConfig) -> ImageRecords:
+    """The pictures of a loader's config.
+
+    Raises:
+        DatasetError: they are not there.
+        ConfigError: the config describes another kind of data set.
+    """
     records = instantiate(loader.dataset)
     if not isinstance(records, ImageRecords):
         raise ConfigError(

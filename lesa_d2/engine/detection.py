@@ -52,7 +52,7 @@ examples:
         elif args.drop_invalid:
             raise ConfigError("--drop-invalid concerns the folder given by --dataset DIR, which is missing")
 
-    def check_data(self, cfg: DictConfig) -> list[str]:
+    def check_data(self, cfg: DictConfig, eval_only: bool) -> list[str]:
         return check_datasets(cfg)
 
 

@@ -31,8 +31,3 @@ class EMAHook(HookBase):
         finished = self.trainer.iter + 1 >= self.trainer.max_iter
         if finished and comm.is_main_process():
             WeightsWriter(self.ema.module, self.output_dir).save("model_ema_final")
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside DistributedDataParallel, or the module itself."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model

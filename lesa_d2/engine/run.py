@@ -24,9 +24,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from ..checkpoint import LoadReport, ReportingCheckpointer
-from ..errors import CheckpointError, ConfigError, DatasetError
-from .ema import EMAHook, make_ema, unwrap
+from ..checkpoint import LoadReport, ReportingCheckpointer, unwrap
+from ..errors import CheckpointError, ConfigError, DatasetError, LesaError
+from .ema import EMAHook, make_ema
 from .hooks import BestCheckpointer
 from .launch import argument_parser, launch
 from .overrides import is_given, load_config, parameters
@@ -58,7 +58,7 @@ def main(args: argparse.Namespace, task: Task) -> dict[str, Any]:
     task.use_data(cfg, args)
     prepare(cfg)
     set_up_logging(cfg.train.output_dir)
-    classes = task.check_data(cfg)
+    classes = task.check_data(cfg, args.eval_only)
     if args.eval_only:
         return evaluate_only(cfg, classes, given=args.opts)
     return train(cfg, classes, resume=args.resume)
@@ -78,16 +78,28 @@ def prepare(cfg: DictConfig) -> None:
 
 def set_up_logging(output_dir: str) -> None:
     """Log to the console and to ``log.txt`` in the output folder, which is made."""
-    try:
-        PathManager.mkdirs(output_dir)
-    except OSError as error:
-        raise ConfigError(f"train.output_dir={output_dir!r} cannot be made: {error}") from error
-    if not PathManager.isdir(output_dir):  # a file of that name raises nothing
-        raise ConfigError(f"train.output_dir={output_dir!r} cannot be made: it is a file")
+    make_folder(output_dir, "train.output_dir")
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_unexpected)
     setup_logger.cache_clear()
     for name in ("fvcore", "detectron2", "lesa_d2"):
         logging.getLogger(name).handlers.clear()  # of an earlier run of this process
         setup_logger(output_dir, distributed_rank=comm.get_rank(), name=name)
+
+
+def make_folder(folder: str | Path, name: str) -> Path:
+    """Make ``folder``, which the user gave as ``name``; ConfigError where that cannot be."""
+    try:
+        PathManager.mkdirs(str(folder))
+    except OSError as error:
+        raise ConfigError(f"{name}={str(folder)!r} cannot be made: {error}") from error
+    if not PathManager.isdir(str(folder)):  # a file of that name raises nothing
+        raise ConfigError(f"{name}={str(folder)!r} cannot be made: it is a file")
+    return Path(folder)
+
+
+def _is_unexpected(record: logging.LogRecord) -> bool:
+    """A user's error is printed once, as its message; detectron2 would log its traceback before."""
+    return not (record.exc_info and isinstance(record.exc_info[1], LesaError))
 
 
 def build_model(cfg: DictConfig) -> nn.Module:
@@ -189,7 +201,7 @@ def make_train_loader(cfg: DictConfig, first_iter: int) -> Iterable[list[dict]]:
 
 
 def evaluate_only(cfg: DictConfig, classes: list[str], given: Sequence[str] = ()) -> dict[str, Any]:
-    """Evaluate a trained detector.
+    """Evaluate a trained model.
 
     Its weights are those that training evaluated: the average where the checkpoint holds one.  The checkpoint
     is ``train.init_checkpoint`` when it is among the ``given`` overrides (a config's own value is what

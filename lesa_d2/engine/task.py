@@ -27,5 +27,5 @@ class Task(ABC):
         """Point a config, in place, at the data of the command line, and settle what follows from it."""
 
     @abstractmethod
-    def check_data(self, cfg: DictConfig) -> list[str]:
+    def check_data(self, cfg: DictConfig, eval_only: bool) -> list[str]:
         """The class names of the config's data, which must exist and agree with the model."""

@@ -80,6 +80,14 @@ RULES: dict[str, Rule] = {
 }
 
 
+OPTIONAL_RULES: dict[str, Rule] = {
+    "dataloader.train.num_workers": whole(0),
+    "dataloader.test.num_workers": whole(0),
+    "train.checkpointer.max_to_keep": whole(1),
+}
+"""Of keys that a config may leave out."""
+
+
 def check_values(cfg: DictConfig, rules: Mapping[str, Rule]) -> None:
     """ConfigError that lists every value which is missing, of another type, or out of range.
 
@@ -88,12 +96,14 @@ def check_values(cfg: DictConfig, rules: Mapping[str, Rule]) -> None:
         rules: of the task, beside ``RULES``.
     """
     wrong = []
-    for key, (test, wanted) in {**RULES, **rules}.items():
+    for key, (test, wanted) in {**RULES, **rules, **OPTIONAL_RULES}.items():
         try:
             value = OmegaConf.select(cfg, key, throw_on_missing=True)
             known = _has(cfg, key)
         except Exception as error:  # an override put a value where a section belongs
             value, known = f"nothing ({type(error).__name__})", False
+        if not known and key in OPTIONAL_RULES:
+            continue
         if not known:
             where = " (see configs/common/train.py)" if key.startswith("train.") else ""
             wrong.append(f"{key} is missing; expected {wanted}{where}")

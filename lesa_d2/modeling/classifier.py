@@ -76,7 +76,7 @@ class ImageClassifier(nn.Module):
 def _mixing(mixup: float, cutmix: float, num_classes: int) -> nn.Module | None:
     chosen: list[nn.Module] = []
     if mixup:
-        chosen.append(v2.MixUp(alpha=mixup, num_classes=num_classes))
+        chosen.append(v2.MixUp(alpha=float(mixup), num_classes=num_classes))
     if cutmix:
-        chosen.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
+        chosen.append(v2.CutMix(alpha=float(cutmix), num_classes=num_classes))
     return v2.RandomChoice(chosen) if chosen else None

@@ -5,6 +5,7 @@ Writes table.md and curves.png beside the runs; runs that are finished already a
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -14,10 +15,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lesa_d2.analysis.comparison import comparison_table, is_finished, plot_curves, read_runs, run_folder
+from lesa_d2.engine import is_given
+from lesa_d2.engine.run import make_folder
 from lesa_d2.errors import LesaError
 from lesa_d2.modeling import SLOT_OPERATORS
 
 HERE = Path(__file__).resolve().parent
+OWN_KEYS = ("model.backbone.operator", "train.seed", "train.output_dir")
 CONFIG = HERE.parents[1] / "configs/quickstart_classifier.py"
 
 
@@ -25,12 +29,8 @@ def train(args: argparse.Namespace, operator: str, seed: int) -> None:
     """One run in a process of its own, which has its share of the cores."""
     folder = run_folder(args.output, operator, seed)
     command = [sys.executable, str(HERE / "pretrain_imagenet.py"), "--config-file", str(args.config_file)]
-    options = [
-        f"model.backbone.operator={operator}",
-        f"train.seed={seed}",
-        f"train.output_dir={folder}",
-        *args.opts,
-    ]
+    own = dict(zip(OWN_KEYS, (operator, seed, folder), strict=True))
+    options = [*args.opts, *(f"{key}={value}" for key, value in own.items())]
     folder.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
     done = subprocess.run(
@@ -44,9 +44,18 @@ def train(args: argparse.Namespace, operator: str, seed: int) -> None:
         raise LesaError(f"{operator}, seed {seed} failed:\n{(done.stderr or done.stdout)[-2000:]}")
 
 
-def train_all(args: argparse.Namespace) -> None:
-    """Every run that is not finished, ``--jobs`` at a time; runs of one seed stand together."""
-    wanted = [(operator, seed) for seed in range(args.seeds) for operator in args.operators]
+def keep_settings(args: argparse.Namespace) -> None:
+    """Note what the runs in the output folder have in common; LesaError where others are there already."""
+    settings = {"config": str(args.config_file.resolve()), "overrides": args.opts}
+    file = make_folder(args.output, "--output") / "settings.json"
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else settings
+    if found != settings:
+        raise LesaError(f"{args.output} holds runs of {found}, not of {settings}; choose another --output")
+    file.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def train_all(args: argparse.Namespace, wanted: list[tuple[str, int]]) -> None:
+    """Every run that is not finished, ``--jobs`` at a time."""
     missing = [pair for pair in wanted if not is_finished(run_folder(args.output, *pair))]
     with ThreadPoolExecutor(args.jobs) as pool:
         runs = [pool.submit(train, args, operator, seed) for operator, seed in missing]
@@ -62,13 +71,22 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--operators", nargs="+", choices=SLOT_OPERATORS, default=list(SLOT_OPERATORS))
+    parser.add_argument("--operators", nargs="+", default=list(SLOT_OPERATORS), metavar="OPERATOR")
     parser.add_argument("--seeds", type=int, default=3, help="runs an operator")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time; they share the cores")
     parser.add_argument("--config-file", type=Path, default=CONFIG, help="of a classifier")
     parser.add_argument("--output", type=Path, default=Path("output/compare_operators"))
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config, for all runs")
     args = parser.parse_args()
+    # argparse gives overrides that follow the operators to them
+    args.opts = [*(item for item in args.operators if "=" in item), *args.opts]
+    args.operators = [item for item in args.operators if "=" not in item]
+    unknown = [item for item in args.operators if item not in SLOT_OPERATORS]
+    if unknown or not args.operators:
+        parser.error(f"--operators takes some of {', '.join(SLOT_OPERATORS)}, got {unknown or 'none'}")
+    taken = [key for key in OWN_KEYS if is_given(key, args.opts)]
+    if taken:
+        parser.error(f"{', '.join(taken)}: the comparison sets this itself (--operators, --seeds, --output)")
     if args.seeds < 1 or args.jobs < 1:
         parser.error("--seeds and --jobs must be at least 1")
     if not args.config_file.is_file():
@@ -78,9 +96,11 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
+    wanted = [(operator, seed) for seed in range(args.seeds) for operator in args.operators]
     try:
-        train_all(args)
-        runs = read_runs(args.output)
+        keep_settings(args)
+        train_all(args, wanted)
+        runs = [run for run in read_runs(args.output) if (run.operator, run.seed) in wanted]
     except LesaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

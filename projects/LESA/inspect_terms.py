@@ -29,7 +29,7 @@ from lesa_d2.analysis.seen import Point
 from lesa_d2.analysis.term_maps import choose_layers
 from lesa_d2.analysis.terms import PLOT_FILE
 from lesa_d2.engine import Classification, evaluate, launch, load_config, task_of
-from lesa_d2.engine.run import last_checkpoint, load_evaluated, prepare
+from lesa_d2.engine.run import last_checkpoint, load_evaluated, make_folder, prepare
 from lesa_d2.engine.values import check_values
 from lesa_d2.errors import ConfigError, LesaError
 
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
         check_display()
     cfg, model = load_model(args)
     reader = ImageReader(model, instantiate(cfg.dataloader.test.mapper), model.input_format)
-    output = args.output or Path(cfg.train.output_dir) / "terms"
+    output = make_folder(args.output or Path(cfg.train.output_dir) / "terms", "--output")
     draw_maps(args, model.backbone, reader, files[: args.maps], output)  # first: positions may be wrong
     batches = (reader.read(file).batch for file in files)
     report = inspect_terms(model.backbone, batches, total=len(files))
@@ -63,7 +63,7 @@ def load_model(args: argparse.Namespace) -> tuple[DictConfig, Any]:
     cfg = load_config(args.config_file, args.opts)
     task = task_of(cfg)
     check_values(cfg, task.rules)
-    if isinstance(task, Classification):
+    if args.accuracy and isinstance(task, Classification):
         task.use_data(cfg, args)
     elif args.accuracy:
         raise ConfigError("--accuracy and --data are for classifiers, and this is the config of a detector")
@@ -183,6 +183,7 @@ def parse_args() -> argparse.Namespace:
     if not args.images:
         parser.error("--images needs at least one image or folder")
     args.num_gpus, args.num_machines = 1, 1  # one process
+    args.eval_only = True
     return args
 
 

@@ -32,8 +32,9 @@ OPERATORS = ("lesa", "conv", "self_attention")
 def run(args: argparse.Namespace) -> None:
     """Train and evaluate; write predictions.png and result.json, and the table of all operators so far."""
     start = time.perf_counter()
-    if not args.from_scratch:
+    if not (args.from_scratch or args.eval_only or is_given("train.init_checkpoint", args.opts)):
         args.opts.append(f"train.init_checkpoint={pretrain(args)}")
+    args.resume = args.resume and (args.output_dir / "last_checkpoint").is_file()
     results = main(args, Detection())
     seconds = time.perf_counter() - start
     if not comm.is_main_process():
@@ -62,12 +63,14 @@ def run(args: argparse.Namespace) -> None:
 
 
 def pretrain(args: argparse.Namespace) -> Path:
-    """Weights of the classifier with this operator; trained unless a resumed quick start finds them."""
+    """Weights of the classifier with this operator; a resumed quick start continues or finds it."""
     folder = args.output_dir.with_name(f"classifier_{args.operator}")
     weights = folder / "model_final.pth"
     if not (args.resume and weights.is_file()):
+        started = args.resume and (folder / "last_checkpoint").is_file()
         classification = argument_parser(Classification()).parse_args(
             [
+                *(["--resume"] if started else []),
                 f"--config-file={ROOT / 'configs/quickstart_classifier.py'}",
                 f"model.backbone.operator={args.operator}",
                 f"train.output_dir={folder}",

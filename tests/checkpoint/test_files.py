@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torchvision
 from detectron2.modeling.backbone import FPN
 from torch import nn
 
@@ -29,8 +28,13 @@ def read(file):
 
 
 def shrunk(state_dict):
-    """The same names and numbers of axes, at most two elements an axis: small files."""
-    return {name: torch.rand([min(side, 2) for side in value.shape]) for name, value in state_dict.items()}
+    """The same names; heads have at most two elements an axis, for small files."""
+    return {
+        name: value[tuple(slice(2) for _ in value.shape)]
+        if name.startswith(("neck.", "rpn_head.", "roi_head."))
+        else value
+        for name, value in state_dict.items()
+    }
 
 
 @pytest.fixture
@@ -59,9 +63,10 @@ def run(monkeypatch):
 
 @pytest.fixture
 def torchvision_state():
+    """A small ResNet with the names of torchvision's."""
     torch.manual_seed(0)
-    model = torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [3, 4, 6, 3], width_per_group=4)
-    return model.state_dict()
+    model = build_lesa_resnet("conv", num_classes=10, base_channels=8, stem_channels=8)
+    return to_official(model.state_dict())
 
 
 @pytest.fixture
@@ -156,7 +161,7 @@ def test_detector_start(saved, tmp_path, ours):
 
 
 def test_slices_are_saved_without_what_they_were_cut_from(saved, tmp_path, torchvision_state):
-    torchvision_state["fc.weight"] = nn.Parameter(torch.rand(10, 4, 20)[:, 0])
+    torchvision_state["fc.weight"] = nn.Parameter(torch.rand(10, 256, 20)[:, :, 0])
     convert_file("torchvision", saved(torchvision_state), tmp_path / "result.pth")
     value = read(tmp_path / "result.pth")["model"]["backbone.linear.weight"]
     assert type(value) is torch.Tensor
@@ -311,3 +316,22 @@ def test_a_reader_of_the_old_file_keeps_it(saved, tmp_path, torchvision_state):
     convert_file("torchvision", saved(torchvision_state), target, force=True)
     assert reader.read_text() == "mine"
     assert read(target)["model"]
+
+
+def test_names_of_a_resnet_with_other_shapes_are_refused(saved, tmp_path):
+    """A ResNeXt-50 has every name of a ResNet-50."""
+    other = torchvision.models.resnext50_32x4d().state_dict()
+    with pytest.raises(
+        CheckpointError, match=r"not the shapes: res2\.0\.conv2\.weight \(128, 4, 3, 3\), expected"
+    ):
+        convert_file("torchvision", saved(other), tmp_path / "result.pth")
+    assert not (tmp_path / "result.pth").exists()
+
+
+def test_a_tensor_of_another_shape_is_named(saved, tmp_path, released):
+    official = released("imagenet_lesa_resnet50")
+    official["module.layer3.2.conv2.bn_similarity.weight"] = torch.ones(7)
+    with pytest.raises(
+        CheckpointError, match=r"res4\.2\.conv2\.binary\.logit_norm\.weight \(7,\), expected \(24,\)"
+    ):
+        convert_file("official-imagenet", saved({"net": official}), tmp_path / "result.pth")

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from lesa_d2.checkpoint import LoadReport, ReportingCheckpointer
+from lesa_d2.checkpoint import LoadReport, ReportingCheckpointer, classifier_to_detector
 from lesa_d2.errors import CheckpointError
 from lesa_d2.modeling import build_lesa_resnet
 
@@ -156,6 +156,42 @@ def test_report_lists_every_tensor(tmp_path):
         assert f"{name} " in text
     assert "head.weight" in report.missing
     assert text.count("converted: ") == len(report.converted) > 0
+
+
+def test_tables_of_another_size_are_interpolated(tmp_path):
+    weights = randomised(small_resnet("attention_augmentation", image_size=32, num_classes=3))
+    model = WithResNet(operator="attention_augmentation")
+    report = start(tmp_path, weights, model)
+    name = "res4.1.conv2.positions.rel_width"
+    ours = model.backbone["bottom_up"].state_dict()[name]
+    assert (len(weights[name]), len(ours)) == (3, 5)
+    torch.testing.assert_close(ours[::2], weights[name])
+    torch.testing.assert_close(ours[1], weights[name][:2].mean(0))
+    assert report.converted[f"backbone.bottom_up.{name}"] == "interpolated from 3 to 5 offsets"
+    assert report.mismatched == {}
+
+
+def test_a_converted_start_loads_as_the_classifier_does(tmp_path):
+    weights = randomised(small_resnet(image_size=32, num_classes=3))
+    direct, converted = WithResNet(), WithResNet()
+    converted.load_state_dict(direct.state_dict())
+    start(tmp_path, weights, direct)
+    report = start(tmp_path, classifier_to_detector(weights).weights, converted)
+    assert all(".positions." in name for name in report.missing if name.startswith("backbone."))
+    torch.testing.assert_close(converted.state_dict(), direct.state_dict())
+
+
+@pytest.mark.parametrize("content", [[1], torch.ones(2), {"model": [1]}, {"model": {"a": 1}}, {"a": 1}])
+def test_files_without_weights_are_one_error(tmp_path, content):
+    with pytest.raises(CheckpointError, match=r"holds no weights: expected tensors by name"):
+        load(tmp_path, content, Detector())
+
+
+def test_pickled_formats_are_refused_before_they_are_read(tmp_path):
+    file = tmp_path / "R-50.pkl"
+    file.write_bytes(b"anything")
+    with pytest.raises(CheckpointError, match=r"pickled objects; expected a \.pth file"):
+        ReportingCheckpointer(Detector()).load(str(file))
 
 
 def test_counters_that_a_file_lacks_are_not_called_loaded(tmp_path):

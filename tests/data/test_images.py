@@ -57,7 +57,7 @@ def test_wrong_folders(folder, break_it, message):
         assert len(image_folder(str(folder), "train")) == 9
         return
     with pytest.raises(DatasetError, match=message):
-        image_folder(str(folder), "train")
+        _ = [image_folder(str(folder), split) for split in ("train", "val")]
 
 
 def test_pictures_are_read_as_rgb_whatever_they_are(tmp_path):
@@ -73,6 +73,27 @@ def test_pictures_are_read_as_rgb_whatever_they_are(tmp_path):
     red, green, blue = read_image(str(tmp_path / "d.jpg"))
     assert torch.equal(red, green)
     assert torch.equal(red, blue)
+
+
+def test_unusual_pictures_are_read(tmp_path):
+    """16 bits a channel, CMYK, animations, and formats that torchvision leaves to PIL."""
+    deep = np.full((8, 12), 0x8000, np.uint16)
+    deep[:, :6] = 0xFFFF
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    assert read_image(str(tmp_path / "deep.png"))[:, 0, [0, -1]].tolist() == [[255, 128]] * 3
+    red = Image.new("RGB", (12, 8), (250, 10, 60))
+    frames = [red, Image.new("RGB", (12, 8), (0, 255, 0))]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    red.convert("CMYK").save(tmp_path / "a.jpg")
+    for name in ("a.bmp", "a.tif", "a.ppm", "a.webp"):
+        red.save(tmp_path / name, **({"lossless": True} if name == "a.webp" else {}))
+    for file in tmp_path.iterdir():
+        image = read_image(str(file))
+        assert image.dtype == torch.uint8, file
+        assert image.shape == (3, 8, 12), file
+        if file.name != "deep.png":
+            error = (image[:, 0, 0].int() - torch.tensor([250, 10, 60])).abs().max()
+            assert error <= (12 if file.suffix == ".jpg" else 0), file
 
 
 def test_pictures_are_turned_upright(tmp_path):

@@ -1,9 +1,11 @@
 import itertools
+import pickle
 import random
 
 import numpy as np
 import pytest
 from detectron2.utils import comm
+from torch.utils.data import DataLoader
 
 from lesa_d2.data.loader import PositionBatchSampler, build_train_loader, mix_seed
 from lesa_d2.errors import ConfigError
@@ -80,3 +82,18 @@ def test_uneven_batch_and_empty_data_are_errors():
         take(1, total_batch_size=3, accumulate=2)
     with pytest.raises(ConfigError, match="no image to learn from"):
         build_train_loader([], mapper=mapper, total_batch_size=1)
+
+
+def test_the_data_set_can_be_sent_to_spawned_processes():
+    """What several processes a machine use, and their loaders' workers after them."""
+    loader = build_train_loader(IMAGES, mapper=mapper, total_batch_size=2, seed=3)
+    again = pickle.loads(pickle.dumps(loader.dataset))
+    assert again[(7, 2)] == loader.dataset[(7, 2)]
+    spawned = DataLoader(
+        loader.dataset,
+        batch_sampler=loader.batch_sampler,
+        num_workers=1,
+        collate_fn=list,
+        multiprocessing_context="spawn",
+    )
+    assert next(iter(spawned)) == take(1, seed=3)[0]

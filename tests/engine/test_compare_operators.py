@@ -1,5 +1,6 @@
 """projects/LESA/compare_operators.py, with the smallest runs there are."""
 
+import pytest
 from runs import ROOT, TINY_CLASSIFIER, train_net
 
 SCRIPT = ROOT / "projects/LESA/compare_operators.py"
@@ -27,6 +28,25 @@ def test_runs_table_and_curves_and_nothing_twice(datasets, tmp_path):
     assert again.returncode == 0, again.stderr[-3000:]
     assert {file: file.stat().st_mtime_ns for file in output.glob("*/*/model_final.pth")} == stamps
     assert (output / "table.md").read_text() == table
+    other = train_net(*options, "optimizer.lr=1e-4", script=SCRIPT)
+    assert other.returncode == 2
+    assert "choose another --output" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--operators", "conv", "model.backbone.operator=lesa"], "the comparison sets this itself"),
+        (["--operators", "spam"], "--operators takes some of conv, "),
+        (["--seeds", "0"], "--seeds and --jobs must be at least 1"),
+        (["--config-file", "gone.py"], "gone.py does not exist"),
+    ],
+)
+def test_options_that_make_no_sense(given, message, tmp_path):
+    done = train_net("--output", tmp_path / "out", *given, script=SCRIPT)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_that_fails_is_reported(datasets, tmp_path):

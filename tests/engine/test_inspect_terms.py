@@ -181,6 +181,22 @@ def test_a_classifier_and_its_accuracy_without_own_positions(call, classifier):
     assert len(list((folder / "terms").glob("maps_*.png"))) == 1
 
 
+def test_maps_of_a_classifier_need_no_data_set(call, classifier, photos, tmp_path, monkeypatch):
+    folder, _ = classifier
+    config = tmp_path / "config.yaml"
+    config.write_text((folder / "config.yaml").read_text().replace(str(classifier[1]), "/nowhere"))
+    given = ["--config-file", config, "--weights", folder / "model_final.pth", "--output", tmp_path / "out"]
+    status, _, err = call(*given, "--images", photos)
+    assert status == 0, err
+
+
+def test_an_output_that_cannot_be_made(call, trained, photos, tmp_path):
+    (tmp_path / "file").write_text("")
+    status, _, err = call(*arguments(trained, "--output", tmp_path / "file", "--images", photos))
+    assert status == 2
+    assert "cannot be made" in err
+
+
 def test_accuracy_is_for_classifiers(call, trained, photos):
     status, _, err = call(*arguments(trained, "--accuracy", "--images", photos))
     assert status == 2
