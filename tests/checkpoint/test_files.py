@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from detectron2.modeling.backbone import FPN
 from torch import nn
 
