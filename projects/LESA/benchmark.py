@@ -125,7 +125,7 @@ def detector(args: argparse.Namespace, place: Place) -> Iterator[Report]:
 
 def pretraining(args: argparse.Namespace, place: Place) -> Iterator[Report]:
     """Pictures a second: training R50 classifiers at 224 px against reading and augmenting JPEGs alone."""
-    from lesa_d2.benchmark import pretraining as cases
+    from lesa_d2.benchmark import image_training as cases
 
     images = 16
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lesa_d2.benchmark import Measurement, pretraining
+from lesa_d2.benchmark import Measurement, image_training
 from lesa_d2.benchmark.cases import Place
 from lesa_d2.benchmark.report import Throughput
 
@@ -13,16 +13,16 @@ CONFIG = str(Path(__file__).resolve().parents[2] / "configs/imagenet_lesa_r50.py
 
 def test_a_step_leaves_gradients():
     config = CONFIG.replace("imagenet_lesa_r50", "quickstart_classifier")
-    step = pretraining.classifier("training", config_file=config, images=2, place=Place())
+    step = image_training.classifier("training", config_file=config, images=2, place=Place())
     assert step() is None
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_step_of_the_loader_reads_as_many_pictures_as_it_says(tmp_path, workers, monkeypatch):
-    folder = pretraining.photographs(tmp_path, count=3)
+    folder = image_training.photographs(tmp_path, count=3)
     assert len(list(folder.rglob("*.jpg"))) == 6
     read = []
-    instantiate = pretraining.instantiate
+    instantiate = image_training.instantiate
 
     def counted(cfg):
         return [len(batch["label"]) and read.append(batch["image"].shape) for batch in take(instantiate(cfg))]
@@ -30,8 +30,8 @@ def test_a_step_of_the_loader_reads_as_many_pictures_as_it_says(tmp_path, worker
     def take(loader):
         return (batch for batch, _ in zip(loader, range(4), strict=False))
 
-    monkeypatch.setattr(pretraining, "instantiate", counted)
-    step = pretraining.image_loader(
+    monkeypatch.setattr(image_training, "instantiate", counted)
+    step = image_training.image_loader(
         "training", config_file=CONFIG, folder=str(folder), images=8, workers=workers
     )
     step()
