@@ -227,6 +227,7 @@ def _show_part(sheet: MapSheet, axis: Axes, maps: LayerMaps, name: str) -> None:
         norm, colours, title = Normalize(0.5 - reach, 0.5 + reach), GATE_COLOURS, "gate ω"
     else:
         norm, colours, title = Normalize(*_range_of_sizes(maps)), SIZE_COLOURS, f"|{name}|"
+        title += " before gate" if name == "binary" and "gate" in maps.maps else ""
     sheet.show_map(axis, values, f"{title}, mean {float(values.mean()):.3g}", colours, norm)
 
 

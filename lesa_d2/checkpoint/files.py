@@ -17,7 +17,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from ..errors import CheckpointError, listed
-from .names import BACKBONE, CLASSIFIER_NAMES, DERIVED, HTC_NAMES, MASK_RCNN_NAMES, Names
+from .names import BACKBONE, BLOCKS, CLASSIFIER_NAMES, DERIVED, HTC_NAMES, MASK_RCNN_NAMES, Names
 from .official import PREFIXES, StateDict, convert_classifier, convert_detector, strip_prefixes
 from .shapes import check_backbone_shapes
 from .start import CLASSIFIER, classifier_to_detector, is_classifier
@@ -197,7 +197,10 @@ def recognise(state_dict: Mapping[str, Tensor]) -> str:
     if any(name.startswith(("neck.", "rpn_head.", "roi_head.")) for name in names):
         return "official-detector"
     trunk = strip_prefixes(names)
-    if not any(re.match(r"layer[1-4]\.\d+\.", name) for name in trunk):
+    found = {match[0] for name in trunk if (match := re.match(r"layer[1-4]\.\d+\.conv3\.", name))}
+    if found - {f"layer{stage - 1}.{block}.conv3." for stage in BLOCKS for block in range(BLOCKS[stage])}:
+        return ""  # deeper than a ResNet-50
+    if not found:  # nothing, or the shallow blocks of a ResNet-18
         return ""
     return "official-imagenet" if any(".qkv_transform." in name for name in trunk) else "torchvision"
 
@@ -255,7 +258,7 @@ def _official_rows(
 SOURCES = {
     "official-imagenet": Source("an ImageNet classifier of the authors' release", _convert_classifier),
     "official-detector": Source("a detector of the authors' release", _convert_detector),
-    "torchvision": Source("a ResNet with the names of torchvision", _convert_classifier),
+    "torchvision": Source("a ResNet-50 or WideResNet-50-2 of torchvision", _convert_classifier),
     "imagenet-to-detector": Source("an ImageNet classifier of lesa_d2", _convert_to_detector),
     "detector": Source("a detector, or a detector's start, of lesa_d2"),
 }

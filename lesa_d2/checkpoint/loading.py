@@ -27,6 +27,7 @@ CLASS_COUNTS = {  # the weight with a row a class -> the config's key, rows besi
 TABLE = re.compile(r".*\.positions\.rel_(height|width)")
 # What a detector has and a classifier cannot give: position tables of its layout, deformable layers' offsets.
 FRESH = re.compile(TABLE.pattern + r"|.*\.offset\.(weight|bias)")
+FOREIGN = re.compile(r"(module\.)?(backbone\.)?layer[1-4]\.\d+\.")
 COUNTER = "num_batches_tracked"
 
 Shape = tuple[int, ...]
@@ -73,7 +74,8 @@ class LoadReport:
         return (
             f"{self.share():.1%} of the model ({self.share(self.backbone):.1%} of the backbone, {loaded} of "
             f"its {total} convolutions) from {self.path}; {len(self.converted)} tensors converted, "
-            f"{len(self.missing)} at their initial value, {len(self.unexpected)} unused in the file"
+            f"{len(self.missing)} at their initial value, "
+            f"{len(self.unexpected) + len(self.dropped)} unused in the file"
         )
 
     def table(self) -> str:
@@ -130,6 +132,11 @@ class LoadReport:
                 lines.append(f"  number of classes: the file has {theirs}, {key} is {ours}")
         if any(name.startswith("stem.") for name in self.unexpected):
             lines.append(f"  the file holds a bare backbone: its names need the prefix {self.backbone!r}")
+        if any(FOREIGN.match(name) for name in self.unexpected):
+            lines.append(
+                "  the file has the names of torchvision or of the authors' release: convert it first, by "
+                "projects/LESA/convert_checkpoint.py"
+            )
         shapes = [f"{name} {a} in the file, {b} expected" for name, (a, b) in self.mismatched.items()]
         missing = [name for name in missing if name not in self.mismatched]
         for title, names in (

@@ -10,6 +10,7 @@ from ..errors import CheckpointError
 
 FOLDER_VARIABLE = "LESA_MODELS"
 PREFIX = "lesa://"
+START = "start_"  # names of what detectron2's own checkpointer can start a detector from
 RELEASED = {"lesa": "official-imagenet", "conv": "torchvision"}
 """Operators of which others have trained classifiers, and the conversion that reads them."""
 
@@ -51,13 +52,29 @@ def missing_weights(name: str, file: Path) -> str:
     present = sorted(path.name for path in file.parent.glob("*.pth")) if file.parent.is_dir() else []
     stem = Path(name).stem
     unset = "" if FOLDER_VARIABLE in os.environ else ", which is not set"
+    how = _start(stem, file) if stem.startswith(START) else _classifier(stem, file)
     return (
         f"no weights {name!r}: expected the file {file} (folder from {FOLDER_VARIABLE}{unset}; "
-        f"it holds {present or 'no .pth file'}). They cannot be downloaded. Either\n"
-        "  make them:    python projects/LESA/pretrain_imagenet.py "
+        f"it holds {present or 'no .pth file'}). They cannot be downloaded.\n{how}"
+        'or start from scratch: train.init_checkpoint="" (yacs: MODEL.WEIGHTS "")'
+    )
+
+
+def _start(stem: str, file: Path) -> str:
+    """How to make the start of a yacs detector."""
+    classifier = file.with_name(stem.replace(START, "imagenet_", 1) + ".pth")
+    return (
+        "  make them of a classifier: python projects/LESA/convert_checkpoint.py --from imagenet-to-detector "
+        f"{classifier} {file}\n"
+    )
+
+
+def _classifier(stem: str, file: Path) -> str:
+    """How to get the weights of a classifier."""
+    return (
+        "  make them: python projects/LESA/pretrain_imagenet.py "
         f"--config-file configs/{stem}.py --data DIR, then copy its model_best.pth there\n"
         f"{_conversion(stem, file)}"
-        'or start from scratch: train.init_checkpoint=""'
     )
 
 

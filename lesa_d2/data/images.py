@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from detectron2.data import build_detection_test_loader
 from detectron2.utils.file_io import PathManager
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torchvision.datasets import ImageFolder
@@ -113,6 +113,10 @@ def read_image(file: str) -> Tensor:
         except (RuntimeError, ValueError):  # another format, or damaged: PIL says which
             picture = ImageOps.exif_transpose(Image.open(BytesIO(data))).convert("RGB")
             image = v2.functional.pil_to_tensor(picture)
+    except UnidentifiedImageError as error:
+        raise DatasetError(
+            f"{file} cannot be read as a picture (no known format); mend or remove it"
+        ) from error
     except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for broken files
         raise DatasetError(f"{file} cannot be read as a picture ({error}); mend or remove it") from error
     first = image if image.dim() == 3 else image[0]

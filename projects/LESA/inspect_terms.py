@@ -74,7 +74,9 @@ def load_model(args: argparse.Namespace) -> tuple[DictConfig, Any]:
             f"trained weights are needed: train.output_dir={cfg.train.output_dir} holds no checkpoint; give "
             "--weights FILE, or the train.output_dir of a run"
         )
-    return cfg, load_evaluated(cfg, weights)[0]
+    model, report = load_evaluated(cfg, weights)
+    print(f"Weights: {report.path}")
+    return cfg, model
 
 
 def accuracy(cfg: DictConfig, model: nn.Module) -> Accuracy:

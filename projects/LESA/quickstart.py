@@ -82,7 +82,7 @@ def pretrain(args: argparse.Namespace) -> Path:
 
 def parse_args() -> argparse.Namespace:
     parser = argument_parser(Detection())
-    parser.description = __doc__
+    parser.description, parser.epilog = __doc__, None
     parser.add_argument("--operator", choices=OPERATORS, default="lesa")
     parser.add_argument("--from-scratch", action="store_true", help="leave out the classifier")
     args = parser.parse_args()

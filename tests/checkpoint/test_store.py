@@ -30,3 +30,12 @@ def test_missing_weights_say_what_is_there_and_what_to_do(tmp_path, monkeypatch)
         'train.init_checkpoint=""',
     ):
         assert words in str(error.value)
+
+
+def test_a_missing_start_of_a_yacs_detector_names_its_classifier(tmp_path, monkeypatch):
+    monkeypatch.setenv("LESA_MODELS", str(tmp_path))
+    with pytest.raises(CheckpointError) as error:
+        PathManager.get_local_path("lesa://start_lesa_r50.pth")
+    command = f"imagenet-to-detector {tmp_path / 'imagenet_lesa_r50.pth'} {tmp_path / 'start_lesa_r50.pth'}"
+    assert command in str(error.value)
+    assert "MODEL.WEIGHTS" in str(error.value)
