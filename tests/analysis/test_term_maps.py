@@ -61,7 +61,7 @@ def titles(sheet):
 @pytest.mark.parametrize(
     ("operator", "parts"),
     [
-        ("lesa", ["|unary|", "|binary|", "gate ω"]),
+        ("lesa", ["|unary|", "|binary| before gate", "gate ω"]),
         ("static_lesa", ["|unary|", "|binary|"]),
         ("self_attention", ["|binary|"]),
         ("attention_augmentation", []),

@@ -336,3 +336,15 @@ def test_a_tensor_of_another_shape_is_named(saved, tmp_path, released):
         CheckpointError, match=r"res4\.2\.conv2\.binary\.logit_norm\.weight \(7,\), expected \(24,\)"
     ):
         convert_file("official-imagenet", saved({"net": official}), tmp_path / "result.pth")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet101"])
+def test_resnets_of_another_depth_are_one_short_message(run, saved, tmp_path, capsys, name):
+    other = {
+        key: value[:1] if value.dim() else value
+        for key, value in getattr(torchvision.models, name)().state_dict().items()
+    }
+    assert run("--from", "torchvision", saved(other), tmp_path / "result.pth") == 2
+    error = capsys.readouterr().err
+    assert "not like a ResNet-50 or WideResNet-50-2 of torchvision" in error
+    assert len(error) < 600

@@ -211,3 +211,11 @@ def test_resuming_takes_no_classifier(tmp_path):
         ReportingCheckpointer(WithResNet()).load(str(file))
     with pytest.raises(CheckpointError, match="cannot start this model"):
         start(tmp_path, weights, WithResNet(operator="conv"))
+
+
+def test_a_file_of_another_library_is_sent_to_the_converter(tmp_path):
+    weights = {"layer1.0.conv1.weight": torch.ones(2), "fc.bias": torch.ones(3)}
+    with pytest.raises(
+        CheckpointError, match=r"0% of the backbone fits(.|\n)*convert it first, by .*convert_checkpoint"
+    ):
+        start(tmp_path, weights, WithResNet())
