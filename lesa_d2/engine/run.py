@@ -275,7 +275,11 @@ def make_hooks(
         trainer.last_results = evaluate(cfg, evaluated)
         return trainer.last_results
 
-    found = [hooks.IterationTimer(), hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier))]
+    try:
+        scheduler = instantiate(cfg.lr_multiplier)
+    except (ValueError, TypeError, AssertionError) as error:
+        raise ConfigError(f"the config's lr_multiplier cannot be built: {error}") from error
+    found = [hooks.IterationTimer(), hooks.LRScheduler(scheduler=scheduler)]
     if ema:
         found.append(EMAHook(ema, unwrap(trainer.model), cfg.train.output_dir))
     if is_main:

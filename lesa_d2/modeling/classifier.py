@@ -47,6 +47,11 @@ class ImageClassifier(nn.Module):
                 "label_smoothing must lie in [0, 1) and mixup, cutmix must not be negative, got "
                 f"{label_smoothing}, {mixup}, {cutmix}"
             )
+        if len(pixel_mean) != len(pixel_std):
+            raise ValueError(
+                "pixel_mean and pixel_std must have a value a channel each, got "
+                f"{len(pixel_mean)} and {len(pixel_std)}"
+            )
         self.backbone = backbone
         self.input_format = input_format
         self.label_smoothing = label_smoothing

@@ -178,6 +178,11 @@ def test_accuracy_by_hand(monkeypatch):
         (["model.label_smoothing=1"], [], "model.label_smoothing must be a number from 0 to below 1"),
         (["dataloader.train.num_workers=-1"], [], "num_workers must be a whole number of at least 0, got -1"),
         (["dataloader.test.batch_size=0"], [], "batch_size must be a whole number of at least 1, got 0"),
+        (
+            ["lr_multiplier.lengths=[1,2]"],
+            [],
+            "lr_multiplier cannot be built: The sum of all values in lengths",
+        ),
         (["train.accumulate=3"], [], "use a multiple of 3"),
         ([], ["--resume"], "holds no checkpoint"),
     ],

@@ -77,6 +77,8 @@ def test_channel_statistics_are_no_weights():
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="num_classes"):
         ImageClassifier(build_lesa_resnet("conv"), pixel_mean=MEAN, pixel_std=STD)
+    with pytest.raises(ValueError, match="got 2 and 3"):
+        ImageClassifier(build_lesa_resnet("conv", num_classes=2), pixel_mean=(1.0, 2.0), pixel_std=STD)
     for options in ({"label_smoothing": 1.0}, {"mixup": -1.0}):
         with pytest.raises(ValueError, match="must"):
             classifier(**options)
