@@ -100,7 +100,6 @@ def convert_file(
     convert = _check_kind(kind, state_dict, source)
     try:
         conversion = convert(state_dict)
-        _check_shapes(conversion.weights)
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from None
     checkpoint = {
@@ -207,12 +206,15 @@ def recognise(state_dict: Mapping[str, Tensor]) -> str:
 
 def _convert_classifier(state_dict: StateDict) -> Conversion:
     converted = convert_classifier(state_dict)
+    check_backbone_shapes(converted)
     rows = _official_rows(state_dict, strip_prefixes(state_dict), CLASSIFIER_NAMES, converted, CLASSIFIER)
     return Conversion({CLASSIFIER + name: value for name, value in converted.items()}, rows)
 
 
 def _convert_detector(state_dict: StateDict) -> Conversion:
     converted = convert_detector(state_dict)
+    trunk = {name: value for name, value in converted.items() if name.startswith(BACKBONE)}
+    check_backbone_shapes(strip_prefixes(trunk, (BACKBONE,)))
     is_cascade = any(name.startswith("roi_heads.semantic_head.") for name in converted)
     names = HTC_NAMES if is_cascade else MASK_RCNN_NAMES
     rows = _official_rows(state_dict, strip_prefixes(state_dict, PREFIXES[:1]), names, converted, "")
@@ -283,17 +285,6 @@ def _summary_line(name: str, rows: list[Row]) -> list[str]:
 def _plain(value: Tensor) -> Tensor:
     """A contiguous copy of its own: a slice would be saved with all it was cut from."""
     return value.detach().cpu().clone(memory_format=torch.contiguous_format)
-
-
-def _check_shapes(weights: StateDict) -> None:
-    """Of the backbone; a detector's start lacks its tables, and was checked as a classifier."""
-    prefix = next(p for p in (BACKBONE, CLASSIFIER) if any(name.startswith(p) for name in weights))
-    backbone = {name.removeprefix(prefix): v for name, v in weights.items() if name.startswith(prefix)}
-    is_start = any(name.endswith("binary.qkv.weight") for name in backbone) and not any(
-        ".positions." in name for name in backbone
-    )
-    if not is_start:
-        check_backbone_shapes(backbone)
 
 
 def _check_target(source: Path, target: Path, listing: Path, force: bool) -> None:

@@ -87,7 +87,7 @@ class ImageMapper:
         image_format: "RGB" or "BGR", the order of the channels.
 
     Raises:
-        DatasetError: the file is no picture that torchvision reads; names it.
+        DatasetError: the file is no picture; names it.
     """
 
     def __init__(self, transform: Callable[[Tensor], Tensor], image_format: str = "RGB") -> None:
@@ -103,6 +103,9 @@ def read_image(file: str) -> Tensor:
     """(3, H, W) uint8 RGB, turned upright as its EXIF tag says; the first picture of an animation.
 
     torchvision decodes the usual formats, in half of PIL's time, and PIL all others.
+
+    Raises:
+        DatasetError: neither can read the file.
     """
     try:
         with PathManager.open(file, "rb") as stream:

@@ -4,8 +4,7 @@ from .classification import Classification
 from .detection import Detection, dataset_names
 from .launch import argument_parser, launch
 from .overrides import is_given, load_config
-from .run import evaluate, load_trained, main, run_command_line, train
-from .tasks import task_of
+from .run import evaluate, load_trained, main, run_command_line, task_of, train
 from .trainer import Trainer
 
 __all__ = [

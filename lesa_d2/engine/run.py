@@ -26,6 +26,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..checkpoint import LoadReport, ReportingCheckpointer, unwrap
 from ..errors import CheckpointError, ConfigError, DatasetError, LesaError
+from .classification import Classification
+from .detection import Detection
 from .ema import EMAHook, make_ema
 from .hooks import BestCheckpointer
 from .launch import argument_parser, launch
@@ -41,6 +43,11 @@ logger = logging.getLogger("lesa_d2")
 def run_command_line(task: Task, arguments: Sequence[str] | None = None) -> int:
     """Do what the ``arguments`` (default: the program's) ask for; returns the exit status."""
     return launch(partial(main, task=task), argument_parser(task).parse_args(arguments))
+
+
+def task_of(cfg: DictConfig) -> Task:
+    """What the config's model is for: detection where it has RoI heads, else classification."""
+    return Classification() if OmegaConf.select(cfg, "model.roi_heads") is None else Detection()
 
 
 def main(args: argparse.Namespace, task: Task) -> dict[str, Any]:

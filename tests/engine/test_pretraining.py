@@ -98,7 +98,7 @@ def test_everything_at_once(start, tmp_path):
     )
 
 
-def test_compiled_backbone_trains_as_the_plain_one(start, tmp_path, monkeypatch):
+def test_compile_concerns_the_backbone_alone(start, tmp_path, monkeypatch):
     compiled = []
     monkeypatch.setattr(nn.Module, "compile", lambda module: compiled.append(type(module).__name__))
     assert start(tmp_path / "run", "train.compile=True", "train.max_iter=1") == 0
