@@ -1,10 +1,10 @@
 """Pictures, tables and numbers from trained models."""
 
 from .comparison import comparison_table, plot_curves, read_runs
+from .image_reader import ImageReader, SeenImage, find_images
 from .pictures import draw_predictions
 from .probes import without_own_position
 from .results import RunResult, write_table
-from .seen import ImageReader, SeenImage, find_images
 from .term_maps import draw_heads, draw_term_maps, layer_maps
 from .terms import Accuracy, TermReport, inspect_terms, plot_terms
 

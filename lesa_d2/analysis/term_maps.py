@@ -17,8 +17,8 @@ from matplotlib.ticker import ScalarFormatter
 from torch import Tensor, nn
 
 from ..errors import LesaError
+from .image_reader import Point, SeenImage
 from .probes import PARTS, Layer, Observation, find_layers, observing
-from .seen import Point, SeenImage
 
 TILE = 2.6  # inches a picture
 MARKS = ("#ffffff", "#ffe119", "#00e5ff", "#7dff5a", "#ff9cf5", "#ffb000")

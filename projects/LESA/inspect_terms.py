@@ -25,7 +25,7 @@ from lesa_d2.analysis import (
     plot_terms,
     without_own_position,
 )
-from lesa_d2.analysis.seen import Point
+from lesa_d2.analysis.image_reader import Point
 from lesa_d2.analysis.term_maps import choose_layers
 from lesa_d2.analysis.terms import PLOT_FILE
 from lesa_d2.engine import Classification, evaluate, launch, load_config, task_of
