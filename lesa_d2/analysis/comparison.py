@@ -22,6 +22,7 @@ Curve = dict[int, float]
 
 METRIC = "accuracy/top1"
 LOSS = "total_loss"
+FINISHED = "finished"
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,13 @@ def run_folder(folder: str | Path, operator: str, seed: int) -> Path:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run in ``folder`` came to its end."""
-    return (folder / "model_final.pth").is_file()
+    """Whether the run in ``folder`` came to its end, last evaluation included."""
+    return (folder / FINISHED).is_file()
+
+
+def mark_finished(folder: Path) -> None:
+    """Note that the run came to its end: its weights are written before the last evaluation."""
+    (folder / FINISHED).touch()
 
 
 def read_runs(folder: str | Path) -> list[Run]:

@@ -14,7 +14,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lesa_d2.analysis.comparison import comparison_table, is_finished, plot_curves, read_runs, run_folder
+from lesa_d2.analysis.comparison import (
+    comparison_table,
+    is_finished,
+    mark_finished,
+    plot_curves,
+    read_runs,
+    run_folder,
+)
 from lesa_d2.engine import is_given
 from lesa_d2.engine.run import make_folder
 from lesa_d2.errors import LesaError
@@ -42,6 +49,7 @@ def train(args: argparse.Namespace, operator: str, seed: int) -> None:
     )
     if done.returncode:
         raise LesaError(f"{operator}, seed {seed} failed:\n{(done.stderr or done.stdout)[-2000:]}")
+    mark_finished(folder)
 
 
 def keep_settings(args: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from lesa_d2.analysis.comparison import (
     by_operator,
     comparison_table,
     is_finished,
+    mark_finished,
     plot_curves,
     read_runs,
     run_folder,
@@ -30,6 +31,7 @@ def write_run(folder, operator, seed, finals):
         "norm.num_batches_tracked": torch.ones(()),
     }
     torch.save({"model": weights}, place / "model_final.pth")
+    mark_finished(place)
 
 
 @pytest.fixture
@@ -39,6 +41,7 @@ def folder(tmp_path):
     write_run(tmp_path, "conv", 0, [60.0, 95.0])
     (tmp_path / "conv/seed_1").mkdir()  # still running
     (tmp_path / "conv/seed_1/metrics.json").write_text("")
+    torch.save({"model": {}}, tmp_path / "conv/seed_1/model_final.pth")  # not evaluated yet
     return tmp_path
 
 
