@@ -3,9 +3,9 @@
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 from detectron2.data import DatasetMapper, build_detection_test_loader, get_detection_dataset_dicts
-from detectron2.evaluation import COCOEvaluator
 
 from lesa_d2.data.loader import build_train_loader
+from lesa_d2.evaluation import CocoEvaluator
 
 dataloader = dict(
     train=L(build_train_loader)(
@@ -18,7 +18,8 @@ dataloader = dict(
             ],
             image_format="${model.input_format}",
             use_instance_mask=True,
-            instance_mask_format="polygon",
+            # The paper's targets are RoIAlign of bitmaps; detectron2's default rasterises polygons instead.
+            instance_mask_format="bitmask",
         ),
         total_batch_size=8,
         num_workers=4,
@@ -34,7 +35,7 @@ dataloader = dict(
         ),
         num_workers=4,
     ),
-    evaluator=L(COCOEvaluator)(
+    evaluator=L(CocoEvaluator)(
         dataset_name="${dataloader.test.dataset.names}", output_dir="${train.output_dir}"
     ),
 )

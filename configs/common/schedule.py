@@ -1,4 +1,4 @@
-"""The paper's 12-epoch schedule for COCO, batch 8."""
+"""The paper's schedules for COCO: 12 epochs here; others by calling `coco_schedule`."""
 
 import torch
 from detectron2.config import LazyCall as L
@@ -6,28 +6,35 @@ from detectron2.solver import WarmupParamScheduler
 from detectron2.solver.build import get_default_optimizer_params
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
-from .train import train
+from .train import train as settings
 
-train.reference_batch = 8
-# 117266 images of train2017 have objects:
-# 12 epochs * 117266 images / 8 images an iteration = 175899 iterations
-train.max_iter = 175899
-# An epoch is 117266 / 8 = 14658.25 iterations: evaluate and save once an epoch.
-train.eval_period = 14659
-train.checkpointer.period = 14659
+IMAGES = 117266  # of train2017 have objects
+RATE = 0.00125  # learning rate an image of the batch
+WARMUP = 500  # iterations
 
-lr_multiplier = L(WarmupParamScheduler)(
-    # ×0.1 after epochs 8 and 11 of 12; only the ratios of the milestones matter
-    scheduler=L(MultiStepParamScheduler)(values=[1.0, 0.1, 0.01], milestones=[8, 11, 12]),
-    warmup_length=500 / 175899,  # 500 iterations, as a share of the run
-    warmup_method="linear",
-    warmup_factor=0.001,
-)
 
-optimizer = L(torch.optim.SGD)(
-    # weight_decay_norm is not set: the paper's weight decay concerns norms and biases too
-    params=L(get_default_optimizer_params)(),
-    lr=0.01,  # 0.00125 an image * 8 images
-    momentum=0.9,
-    weight_decay=1e-4,
-)
+def coco_schedule(epochs, milestones, batch):
+    """``train``, ``lr_multiplier`` and ``optimizer`` for ×0.1 after each of the two milestones (epochs)."""
+    iterations = epochs * IMAGES // batch
+    epoch = -(-IMAGES // batch)  # evaluate and save once an epoch
+    settings.update(max_iter=iterations, eval_period=epoch, reference_batch=batch)
+    settings.checkpointer.period = epoch
+    lr_multiplier = L(WarmupParamScheduler)(
+        # only the ratios of the milestones matter
+        scheduler=L(MultiStepParamScheduler)(values=[1.0, 0.1, 0.01], milestones=[*milestones, epochs]),
+        warmup_length=WARMUP / iterations,
+        warmup_method="linear",
+        warmup_factor=0.001,
+    )
+    optimizer = L(torch.optim.SGD)(
+        # the paper's weight decay concerns norms and biases too; detectron2's default spares norms
+        params=L(get_default_optimizer_params)(),
+        lr=RATE * batch,
+        momentum=0.9,
+        weight_decay=1e-4,
+    )
+    return settings, lr_multiplier, optimizer
+
+
+# 12 epochs * 117266 images / 8 images an iteration = 175899 iterations, an epoch 14659, rate 0.01
+train, lr_multiplier, optimizer = coco_schedule(12, [8, 11], batch=8)

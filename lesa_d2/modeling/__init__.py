@@ -2,6 +2,7 @@
 
 from .classifier import ImageClassifier
 from .norm import NORMS, make_norm
+from .rcnn import SemanticRCNN
 from .resnet import (
     SLOT_OPERATORS,
     SlotBottleneck,
@@ -9,11 +10,16 @@ from .resnet import (
     build_lesa_resnet_backbone,
     build_lesa_resnet_fpn_backbone,
 )
+from .roi_heads import CascadeMaskHead, FusedSemanticHead, HybridTaskCascadeHeads
 
 __all__ = [
     "NORMS",
     "SLOT_OPERATORS",
+    "CascadeMaskHead",
+    "FusedSemanticHead",
+    "HybridTaskCascadeHeads",
     "ImageClassifier",
+    "SemanticRCNN",
     "SlotBottleneck",
     "build_lesa_resnet",
     "build_lesa_resnet_backbone",

@@ -7,6 +7,7 @@ the operator is injected.  The yacs builders at the end call the same function a
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
@@ -14,6 +15,7 @@ from detectron2.modeling.backbone import FPN, BasicStem, ResNet
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..layers import OPERATORS, EvalBatchNorm2d
 from ..layers.norm import may_be_repeated, statistics_once
@@ -23,6 +25,7 @@ from .norm import make_norm
 
 SLOT_OPERATORS = ("conv", *OPERATORS)
 RESNET50_BLOCKS = (3, 4, 6, 3)
+STAGES = {"res2", "res3", "res4", "res5"}
 EXPANSION = 4  # a stage's output channels over its middle channels, at width 1
 
 Norm = Callable[[int], nn.Module]
@@ -31,7 +34,10 @@ Slot = Callable[[int, int, int], nn.Module]
 
 
 class SlotBottleneck(BottleneckBlock):
-    """detectron2's bottleneck with ``slot`` in the place of its 3×3 convolution; None keeps that."""
+    """detectron2's bottleneck with ``slot`` in the place of its 3×3 convolution; None keeps that.
+
+    With ``checkpointed`` it keeps only its input for the backward pass, which computes the rest again.
+    """
 
     def __init__(
         self,
@@ -42,14 +48,21 @@ class SlotBottleneck(BottleneckBlock):
         slot: Slot | None = None,
         stride: int = 1,
         norm: Norm = nn.BatchNorm2d,
+        checkpointed: bool = False,
     ) -> None:
         super().__init__(
             in_channels, out_channels, bottleneck_channels=bottleneck_channels, stride=stride, norm=norm
         )
+        self.checkpointed = checkpointed
         if slot is not None:
             self.conv2 = slot(bottleneck_channels, bottleneck_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.checkpointed and self.training and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, use_reentrant=False, preserve_rng_state=False)
+        return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
         if not may_be_repeated(self):
             return super().forward(x)
         with statistics_once(self):
@@ -118,6 +131,7 @@ def build_lesa_resnet(
     out_features: Sequence[str] | None = None,
     in_channels: int = 3,
     res5_stride: int | None = None,
+    checkpoint_stages: Sequence[str] = (),
 ) -> ResNet:
     """ResNet-50 with an operator in the slots of res4 and res5: a detection backbone or a classifier.
 
@@ -140,6 +154,8 @@ def build_lesa_resnet(
         out_features: None is ``linear`` for a classifier, else res2..res5.
         in_channels: channels of the images.
         res5_stride: 1 or 2; None is that of the layout.
+        checkpoint_stages: those of res2..res5 that save memory in training by computing their maps again in
+            the backward pass; results are the same.
 
     Returns:
         detectron2's ResNet: (N, in_channels, H, W) -> {name: feature map}, for any H×W.
@@ -165,9 +181,11 @@ def build_lesa_resnet(
         raise ValueError(f"freeze_at must be 0 (nothing) to 5 (everything), got {freeze_at!r}")
     if res5_stride not in (None, 1, 2):
         raise ValueError(f"res5_stride must be 1, 2 or None, got {res5_stride!r}")
-    known = {"stem", "res2", "res3", "res4", "res5"} | ({"linear"} if num_classes else set())
+    known = {"stem", *STAGES} | ({"linear"} if num_classes else set())
     if out_features is not None and not (out_features and set(out_features) <= known):
         raise ValueError(f"out_features must be some of {sorted(known)}, got {out_features!r}")
+    if isinstance(checkpoint_stages, str) or not set(checkpoint_stages) <= STAGES:
+        raise ValueError(f"checkpoint_stages must be some of {sorted(STAGES)}, got {checkpoint_stages!r}")
     is_classifier = num_classes is not None
     norm_layer = make_norm(norm)
     plan = SlotPlan(
@@ -195,6 +213,7 @@ def build_lesa_resnet(
                 stride_per_block=[stride] + [1] * (number - 1),
                 slot_per_block=[plan.slot(stage, block, seen) for block, seen in enumerate(sizes)],
                 norm=norm_layer,
+                checkpointed=f"res{stage}" in checkpoint_stages,
             )
         )
         channels, size = EXPANSION * width, _shrink(size, stride)

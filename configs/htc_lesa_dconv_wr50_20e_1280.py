@@ -1,0 +1,7 @@
+"""Hybrid Task Cascade, WideResNet-50-2 with LESA and deformable convolutions, tested at 1280×1280 (paper, Tables 3 and 4)."""
+
+from .htc_lesa_dconv_wr50_20e import dataloader, lr_multiplier, model, optimizer, train
+
+model.backbone.bottom_up.image_size = 1280
+dataloader.test.mapper.augmentations[0].shape = [1280, 1280]
+train.output_dir = "./output/htc_lesa_dconv_wr50_20e_1280"

@@ -1,0 +1,9 @@
+"""Mask R-CNN, ResNet-50 with deformable convolutions, COCO, 20 epochs at 1024×1024 (paper, Table 3)."""
+
+from .common.coco import dataloader
+from .common.mask_rcnn import model
+from .common.schedule_20e import lr_multiplier, optimizer, train
+
+model.backbone.bottom_up.update(operator="conv", width_multiplier=1, deformable=True)
+train.init_checkpoint = "lesa://imagenet_conv_r50.pth"
+train.output_dir = "./output/mask_rcnn_dconv_r50_20e"

@@ -1,0 +1,98 @@
+"""Stuff maps: a class for every pixel, as PNG files beside the objects of COCO."""
+
+import os
+from pathlib import PurePath
+
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.utils.file_io import PathManager
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import DatasetError
+from .registration import register_dataset
+
+STUFF_FILE = "sem_seg_file_name"
+"""A record's key for its map, detectron2's name."""
+
+GET_COCO = (
+    "COCO's are in stuffthingmaps_trainval2017.zip (see the README); or train without the semantic branch: "
+    "model.roi_heads.semantic_head=null model.roi_heads.semantic_pooler=null and "
+    "dataloader.train.dataset.names=NAME of the data set without maps"
+)
+
+
+def coco_with_stuff_maps(name: str, folder: str) -> str:
+    """Register a data set with a stuff map for every image; returns the new name, ``NAME_stuff``.
+
+    A LazyConfig node:
+    ``names=L(coco_with_stuff_maps)(name="coco_2017_train", folder="coco/stuffthingmaps/train2017")``.
+
+    Args:
+        name: of a registered data set.
+        folder: with a PNG of each image's name, under ``$DETECTRON2_DATASETS`` (default ``./datasets``)
+            unless it is absolute.  8-bit grey values are classes, 255 is no label.
+
+    Raises:
+        DatasetError: the data set is not registered; on loading, images without a map.
+    """
+    if name not in DatasetCatalog:
+        raise DatasetError(f"data set {name!r} is not registered with detectron2, so it cannot get stuff maps")
+    root = os.path.join(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")), folder)
+    metadata = {k: v for k, v in MetadataCatalog.get(name).as_dict().items() if k != "name"}
+    return register_dataset(
+        f"{name}_stuff", _Records(name, root), **{**metadata, "sem_seg_root": root, "ignore_label": 255}
+    )
+
+
+class _Records:
+    """The records of a data set, each with its map."""
+
+    def __init__(self, name: str, root: str) -> None:
+        self.name, self.root = name, root
+
+    def __call__(self) -> list[dict]:
+        records = DatasetCatalog.get(self.name)
+        there = set(PathManager.ls(self.root)) if PathManager.isdir(self.root) else set()
+        names = [PurePath(record["file_name"]).stem + ".png" for record in records]
+        missing = [name for name in names if name not in there]
+        if missing:
+            raise DatasetError(
+                f"{len(missing)} of {len(names)} images of {self.name!r} have no stuff map, the first is "
+                f"{os.path.join(self.root, missing[0])}. {GET_COCO}"
+            )
+        return [
+            {**record, STUFF_FILE: os.path.join(self.root, file)}
+            for record, file in zip(records, names, strict=True)
+        ]
+
+
+class StuffMapper(DatasetMapper):
+    """DatasetMapper whose records must have stuff maps; those are checked when they are read.
+
+    Raises:
+        DatasetError: names the map that is missing, unreadable, of another size or kind.
+    """
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        file = dataset_dict.get(STUFF_FILE)
+        if file is None:
+            raise DatasetError(
+                f"{dataset_dict['file_name']} has no stuff map ({STUFF_FILE}), which the semantic branch needs. "
+                f"{GET_COCO}"
+            )
+        check_stuff_map(file, dataset_dict["height"], dataset_dict["width"])
+        return {**super().__call__(dataset_dict), STUFF_FILE: file}
+
+
+def check_stuff_map(file: str, height: int, width: int) -> None:
+    """DatasetError unless ``file`` is a map of 8-bit grey values of this size."""
+    expected = f"expected a PNG of 8-bit grey values, {width}×{height} pixels like its image"
+    try:
+        with PathManager.open(file, "rb") as content, Image.open(content) as image:
+            mode, size = image.mode, image.size
+            image.load()
+    except FileNotFoundError as error:
+        raise DatasetError(f"stuff map {file} does not exist; {expected}") from error
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise DatasetError(f"stuff map {file} cannot be read: {error}; {expected}") from error
+    if mode != "L" or size != (width, height):
+        raise DatasetError(f"stuff map {file}: {expected}, got mode {mode}, {size[0]}×{size[1]} pixels")

@@ -1,0 +1,6 @@
+"""Evaluating detectors: COCO metrics, files for COCO's evaluation server, test-time augmentation."""
+
+from .coco import CocoEvaluator
+from .test_time import DetectorWithAugmentation, TestTimeMapper
+
+__all__ = ["CocoEvaluator", "DetectorWithAugmentation", "TestTimeMapper"]

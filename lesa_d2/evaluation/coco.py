@@ -1,0 +1,39 @@
+"""detectron2's COCO evaluator, which for test-dev also writes what COCO's server takes."""
+
+import json
+import os
+from typing import Any
+
+from detectron2.evaluation import COCOEvaluator
+from detectron2.utils.file_io import PathManager
+
+BOX, MASK = "bbox", "segmentation"
+
+
+class CocoEvaluator(COCOEvaluator):
+    """COCOEvaluator that splits the results of a data set without annotations for upload.
+
+    COCO's server scores one kind at a time and takes a result with a box for a box.  Beside detectron2's
+    ``coco_instances_results.json`` the output folder gets ``detections_NAME_bbox_results.json`` and, for
+    detectors with masks, ``detections_NAME_segm_results.json``.
+    """
+
+    def __init__(self, dataset_name: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(dataset_name, *args, **kwargs)
+        self._name = dataset_name.removeprefix("coco_2017_")
+
+    def _eval_predictions(self, predictions: list[dict], img_ids: list[int] | None = None) -> None:
+        super()._eval_predictions(predictions, img_ids)
+        if self._do_evaluation or not self._output_dir:
+            return
+        with PathManager.open(os.path.join(self._output_dir, "coco_instances_results.json")) as file:
+            results = json.load(file)
+        for kind, key, other in (("bbox", BOX, MASK), ("segm", MASK, BOX)):
+            if kind == "bbox" or any(MASK in result for result in results):
+                self._write(kind, [{k: v for k, v in r.items() if k != other} for r in results if key in r])
+
+    def _write(self, kind: str, results: list[dict]) -> None:
+        path = os.path.join(self._output_dir, f"detections_{self._name}_{kind}_results.json")
+        with PathManager.open(path, "w") as file:
+            json.dump(results, file)
+        self._logger.info("No annotations to score against; to upload: %s", path)
