@@ -1,4 +1,4 @@
-"""Hybrid Task Cascade, WideResNet-50-2 with deformable convolutions, tested at 1280×1280 (paper, Tables 3 and 4)."""
+"""htc_dconv_wr50_20e, tested at 1280×1280 (paper, Tables 3 and 4)."""
 
 from .htc_dconv_wr50_20e import dataloader, lr_multiplier, model, optimizer, train
 

@@ -1,4 +1,4 @@
-"""Hybrid Task Cascade, WideResNet-50-2 with LESA and deformable convolutions, COCO, 20 epochs, tested at 1024×1024 (paper, Table 3)."""
+"""Hybrid Task Cascade, WideResNet-50-2 with deformable LESA, COCO, 20 epochs (paper, Table 3)."""
 
 from .common.coco_stuff import dataloader
 from .common.htc import model

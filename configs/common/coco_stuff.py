@@ -1,4 +1,4 @@
-"""COCO 2017 with stuff maps, for Hybrid Task Cascade: several sizes in training, 1024×1024 in tests, batch 4."""
+"""COCO 2017 with stuff maps, for Hybrid Task Cascade: many sizes in training, 1024×1024 in tests."""
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L

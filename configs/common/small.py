@@ -14,7 +14,7 @@ small_backbone = dict(base_channels=24, stem_channels=32, blocks=[2, 2, 3, 2], n
 
 
 def shrink(model):
-    """Make a COCO detector (Mask R-CNN, cascade or HTC) one for pictures of shapes 12 to 120 pixels across."""
+    """Make a COCO detector of any kind here one for pictures of shapes, 12 to 120 pixels across."""
     model.backbone.bottom_up.update(image_size=IMAGE_SIZE, **small_backbone)
     model.backbone.out_channels = CHANNELS
     model.backbone.norm = "BN"

@@ -35,7 +35,9 @@ def coco_with_stuff_maps(name: str, folder: str) -> str:
         DatasetError: the data set is not registered; on loading, images without a map.
     """
     if name not in DatasetCatalog:
-        raise DatasetError(f"data set {name!r} is not registered with detectron2, so it cannot get stuff maps")
+        raise DatasetError(
+            f"data set {name!r} is not registered with detectron2, so it cannot get stuff maps"
+        )
     root = os.path.join(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")), folder)
     metadata = {k: v for k, v in MetadataCatalog.get(name).as_dict().items() if k != "name"}
     return register_dataset(
@@ -76,8 +78,8 @@ class StuffMapper(DatasetMapper):
         file = dataset_dict.get(STUFF_FILE)
         if file is None:
             raise DatasetError(
-                f"{dataset_dict['file_name']} has no stuff map ({STUFF_FILE}), which the semantic branch needs. "
-                f"{GET_COCO}"
+                f"{dataset_dict['file_name']} has no stuff map ({STUFF_FILE}), which the semantic branch "
+                f"needs. {GET_COCO}"
             )
         check_stuff_map(file, dataset_dict["height"], dataset_dict["width"])
         return {**super().__call__(dataset_dict), STUFF_FILE: file}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from detectron2.config import LazyCall, instantiate
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
@@ -53,7 +53,7 @@ examples:
             raise ConfigError("--drop-invalid concerns the folder given by --dataset DIR, which is missing")
 
     def check_data(self, cfg: DictConfig, eval_only: bool) -> list[str]:
-        return check_datasets(cfg)
+        return check_datasets(cfg, eval_only)
 
 
 def use_dataset_folder(
@@ -83,6 +83,8 @@ def use_dataset_folder(
         cfg.dataloader.train.mapper.instance_mask_format = "bitmask"  # holds polygons and RLE alike
     else:
         switch_masks_off(cfg)
+    if cfg.model.roi_heads.get("semantic_head") is not None:
+        switch_semantics_off(cfg)
 
 
 def switch_masks_off(cfg: DictConfig) -> None:
@@ -90,10 +92,20 @@ def switch_masks_off(cfg: DictConfig) -> None:
     if comm.is_main_process():
         print("No annotation has a segmentation: training and evaluating boxes only.")
     heads = cfg.model.roi_heads
-    heads.mask_in_features = heads.mask_pooler = heads.mask_head = None
+    heads.mask_in_features = heads.mask_pooler = None
+    heads["mask_heads" if "mask_heads" in heads else "mask_head"] = None
     cfg.dataloader.train.mapper.use_instance_mask = False
     cfg.dataloader.evaluator.tasks = ["bbox"]
     cfg.train.best_metric = cfg.train.best_metric.replace("segm/", "bbox/")
+
+
+def switch_semantics_off(cfg: DictConfig) -> None:
+    """Turn an HTC config, in place, into one without semantic branch: for data without stuff maps."""
+    if comm.is_main_process():
+        print("The folder has no stuff maps: training Hybrid Task Cascade without its semantic branch.")
+    heads = cfg.model.roi_heads
+    heads.semantic_head = heads.semantic_pooler = None
+    cfg.dataloader.train.mapper._target_ = DatasetMapper
 
 
 def _check_once(directory: str) -> None:
@@ -109,17 +121,20 @@ def _check_once(directory: str) -> None:
         raise DatasetError(message)
 
 
-def check_datasets(cfg: DictConfig) -> list[str]:
+def check_datasets(cfg: DictConfig, eval_only: bool = False) -> list[str]:
     """The class names of the config's data sets, which must exist and agree with the model.
+
+    With ``eval_only`` the data for training need not be there.
 
     Raises:
         DatasetError: a data set is not registered, or its files are missing.
         ConfigError: the model has another number of classes.
     """
-    for loader in (cfg.dataloader.train, cfg.dataloader.test):
+    loaders = [cfg.dataloader.test] if eval_only else [cfg.dataloader.train, cfg.dataloader.test]
+    for loader in loaders:
         for name in dataset_names(loader):
             _check_files(name)
-    classes = list(MetadataCatalog.get(dataset_names(cfg.dataloader.train)[0]).thing_classes)
+    classes = list(MetadataCatalog.get(dataset_names(loaders[0])[0]).thing_classes)
     expected = OmegaConf.select(cfg, NUM_CLASSES)
     if expected != len(classes):
         raise ConfigError(
@@ -139,7 +154,7 @@ def _check_files(name: str) -> None:
     if name not in DatasetCatalog:
         raise DatasetError(f"data set {name!r} is not registered with detectron2; known: {_similar(name)}")
     metadata = MetadataCatalog.get(name)
-    for kind in ("json_file", "image_root"):
+    for kind in ("json_file", "image_root", "sem_seg_root"):
         path = metadata.get(kind)
         if path and not PathManager.exists(path):
             root = os.getenv("DETECTRON2_DATASETS", "datasets")

@@ -26,6 +26,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..checkpoint import LoadReport, ReportingCheckpointer, unwrap
 from ..errors import CheckpointError, ConfigError, DatasetError, LesaError
+from ..evaluation import with_test_time_augmentation
 from .classification import Classification
 from .detection import Detection
 from .ema import EMAHook, make_ema
@@ -261,9 +262,10 @@ def load_trained(output_dir: str | Path) -> tuple[DictConfig, nn.Module]:
 def evaluate(cfg: DictConfig, model: nn.Module) -> OrderedDict:
     """Run the config's evaluator over its test loader; results on the main process, else empty."""
     was_training = model.training
-    results = inference_on_dataset(
-        model, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
-    )
+    detector, loader = model, cfg.dataloader.test
+    if OmegaConf.select(cfg, "train.tta.enabled"):
+        detector, loader = with_test_time_augmentation(cfg, model)
+    results = inference_on_dataset(detector, instantiate(loader), instantiate(cfg.dataloader.evaluator))
     model.train(was_training)
     if comm.is_main_process():
         print_csv_format(results)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ..errors import ConfigError
 from .trainer import PRECISIONS
@@ -36,6 +36,11 @@ def _one_of(*allowed: Any) -> Rule:
 def matches(pattern: str, wanted: str) -> Rule:
     """Texts that the regular expression describes as a whole."""
     return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None, wanted
+
+
+def _are_scales(value: Any) -> bool:
+    test, _ = POSITIVE
+    return isinstance(value, ListConfig) and len(value) > 0 and all(map(test, value))
 
 
 _SWITCH = _one_of(True, False)
@@ -84,6 +89,9 @@ OPTIONAL_RULES: dict[str, Rule] = {
     "dataloader.train.num_workers": whole(0),
     "dataloader.test.num_workers": whole(0),
     "train.checkpointer.max_to_keep": whole(1),
+    "train.tta.enabled": _SWITCH,
+    "train.tta.flip": _SWITCH,
+    "train.tta.scales": (_are_scales, "a list of positive numbers such as [0.75, 1.0, 1.25]"),
 }
 """Of keys that a config may leave out."""
 

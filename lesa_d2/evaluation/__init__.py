@@ -1,6 +1,11 @@
 """Evaluating detectors: COCO metrics, files for COCO's evaluation server, test-time augmentation."""
 
 from .coco import CocoEvaluator
-from .test_time import DetectorWithAugmentation, TestTimeMapper
+from .test_time import DetectorWithAugmentation, TestTimeMapper, with_test_time_augmentation
 
-__all__ = ["CocoEvaluator", "DetectorWithAugmentation", "TestTimeMapper"]
+__all__ = [
+    "CocoEvaluator",
+    "DetectorWithAugmentation",
+    "TestTimeMapper",
+    "with_test_time_augmentation",
+]

@@ -1,13 +1,15 @@
 """Test-time augmentation: detections of several sizes of an image, flipped too, merged by detectron2."""
 
+import copy
 from collections.abc import Sequence
 
 import detectron2.data.transforms as T
 import numpy as np
 import torch
-from detectron2.config import get_cfg
+from detectron2.config import get_cfg, instantiate
 from detectron2.modeling import GeneralizedRCNN, GeneralizedRCNNWithTTA
 from fvcore.transforms import NoOpTransform
+from omegaconf import DictConfig
 from torch import nn
 
 from ..errors import ConfigError
@@ -24,9 +26,8 @@ class TestTimeMapper:
     __test__ = False  # pytest would take it for a test
 
     def __init__(self, resizings: Sequence[T.Augmentation], flip: bool = True) -> None:
-        self.versions = [[resize] for resize in resizings]
-        if flip:
-            self.versions += [[resize, T.RandomFlip(prob=1.0)] for resize in resizings]
+        flips: list[list[T.Augmentation]] = [[], [T.RandomFlip(prob=1.0)]]
+        self.versions = [[resize, *also] for resize in resizings for also in flips[: 1 + flip]]
 
     def __call__(self, dataset_dict: dict) -> list[dict]:
         """A model input with "image" (C, H, W) -> one for each version, with its "transforms"."""
@@ -43,6 +44,23 @@ class TestTimeMapper:
         return found
 
 
+def scaled(resize: T.Augmentation, scale: float) -> T.Augmentation:
+    """A resizing to ``scale`` times the pixels, on either side, of another.
+
+    Raises:
+        ConfigError: an augmentation that is neither Resize nor ResizeShortestEdge.
+    """
+    if isinstance(resize, T.Resize):
+        return T.Resize([round(side * scale) for side in resize.shape])
+    if isinstance(resize, T.ResizeShortestEdge):
+        edges = [round(edge * scale) for edge in resize.short_edge_length]
+        return T.ResizeShortestEdge(edges, round(resize.max_size * scale), resize.sample_style)
+    raise ConfigError(
+        "test-time augmentation scales what resizes the test images: expected Resize or ResizeShortestEdge "
+        f"in dataloader.test.mapper.augmentations, got {type(resize).__name__}"
+    )
+
+
 class DetectorWithAugmentation(GeneralizedRCNNWithTTA):
     """detectron2's test-time augmentation for a detector built from a LazyConfig.
 
@@ -51,13 +69,13 @@ class DetectorWithAugmentation(GeneralizedRCNNWithTTA):
     Args:
         model: a GeneralizedRCNN, of Mask R-CNN, cascade or Hybrid Task Cascade.
         mapper: makes the versions.
-        batch_size: versions at once; those of one size go together best.
+        batch_size: versions at once; 2 are an image and its flipped one, of one size.
 
     Raises:
         ConfigError: another kind of model.
     """
 
-    def __init__(self, model: nn.Module, mapper: TestTimeMapper, batch_size: int = 1) -> None:
+    def __init__(self, model: nn.Module, mapper: TestTimeMapper, batch_size: int = 2) -> None:
         if not isinstance(model, GeneralizedRCNN):
             raise ConfigError(
                 f"test-time augmentation takes a two-stage detector of detectron2, got {type(model).__name__}"
@@ -71,3 +89,23 @@ class DetectorWithAugmentation(GeneralizedRCNNWithTTA):
         cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST = predictor.test_nms_thresh
         cfg.TEST.DETECTIONS_PER_IMAGE = predictor.test_topk_per_image
         super().__init__(cfg, model, mapper, batch_size)
+
+
+def with_test_time_augmentation(cfg: DictConfig, model: nn.Module) -> tuple[nn.Module, DictConfig]:
+    """A config's detector and test loader for evaluation at the sizes of ``train.tta``.
+
+    The loader gives images as they are in their files, so that every version is resized once.
+
+    Raises:
+        ConfigError: another kind of model, or a test loader that does more than resize.
+    """
+    tta, loader = cfg.train.tta, copy.deepcopy(cfg).dataloader.test
+    resizings = [instantiate(found) for found in loader.mapper.augmentations]
+    if len(resizings) != 1:
+        raise ConfigError(
+            "test-time augmentation needs exactly one augmentation in dataloader.test.mapper.augmentations, "
+            f"the resizing; got {len(resizings)}"
+        )
+    loader.mapper.augmentations = []
+    mapper = TestTimeMapper([scaled(resizings[0], scale) for scale in tta.scales], tta.flip)
+    return DetectorWithAugmentation(model, mapper), loader

@@ -6,11 +6,11 @@ from detectron2.structures import ImageList
 from torch import Tensor
 
 from ..errors import DatasetError
-from .roi_heads.semantic_head import IGNORE_LABEL
+from .roi_heads.semantic_head import FusedSemanticHead
 
 
 class LabelledImages(ImageList):
-    """A batch of images with ``sem_seg`` (N, H, W) int64: the class of every pixel, padded like the images."""
+    """A batch of images with ``sem_seg`` (N, H, W) int64: the class of each pixel, padded alike."""
 
     def __init__(self, images: ImageList, sem_seg: Tensor) -> None:
         super().__init__(images.tensor, images.image_sizes)
@@ -25,29 +25,40 @@ class SemanticRCNN(GeneralizedRCNN):
         """Normalised, padded images; in training with their label maps.
 
         Raises:
-            DatasetError: an input without label map, or with one of another size than its image.
+            DatasetError: an input without label map, of another size than its image, or with unknown labels.
         """
         images = super().preprocess_image(batched_inputs)
-        return LabelledImages(images, self._label_maps(batched_inputs)) if self.training else images
+        head = getattr(self.roi_heads, "semantic_head", None)
+        if not self.training or head is None:
+            return images
+        return LabelledImages(images, self._label_maps(batched_inputs, head))
 
-    def _label_maps(self, batched_inputs: list[dict]) -> Tensor:
-        maps = []
-        for item in batched_inputs:
-            size, name = tuple(item["image"].shape[-2:]), item.get("file_name", "an image")
-            if "sem_seg" not in item:
-                raise DatasetError(
-                    f"{name} came without a stuff map (sem_seg), which the semantic branch learns from: register "
-                    "the data set with stuff maps, or set model.roi_heads.semantic_head=null "
-                    "model.roi_heads.semantic_pooler=null"
-                )
-            if tuple(item["sem_seg"].shape) != size:
-                raise DatasetError(
-                    f"{name}: the stuff map must have the image's size {size}, got {tuple(item['sem_seg'].shape)}"
-                )
-            maps.append(item["sem_seg"].to(self.device, torch.long))
+    def _label_maps(self, batched_inputs: list[dict], head: FusedSemanticHead) -> Tensor:
+        maps = [_label_map(item, head) for item in batched_inputs]
         return ImageList.from_tensors(
-            maps,
+            [labels.to(self.device, torch.long) for labels in maps],
             self.backbone.size_divisibility,
-            pad_value=IGNORE_LABEL,
+            pad_value=head.ignore_label,
             padding_constraints=self.backbone.padding_constraints,
         ).tensor
+
+
+def _label_map(item: dict, head: FusedSemanticHead) -> Tensor:
+    """The stuff map of a model input, (H, W); DatasetError unless it fits the image and the classes."""
+    name = item.get("sem_seg_file_name") or f"stuff map of {item.get('file_name', 'an image')}"
+    labels, size = item.get("sem_seg"), tuple(item["image"].shape[-2:])
+    if labels is None:
+        raise DatasetError(
+            f"{name}: the input has no sem_seg, which the semantic branch learns from; use a data set with "
+            "stuff maps and lesa_d2.data.StuffMapper, or set model.roi_heads.semantic_head=null "
+            "model.roi_heads.semantic_pooler=null"
+        )
+    if tuple(labels.shape) != size:
+        raise DatasetError(f"{name}: expected the size of its image, {size}, got {tuple(labels.shape)}")
+    used = labels[labels != head.ignore_label]
+    if used.numel() and not 0 <= used.min() <= used.max() < head.num_classes:
+        raise DatasetError(
+            f"{name}: expected labels of 0 to {head.num_classes - 1}, and {head.ignore_label} where there is "
+            f"none, got {used.min()} to {used.max()}; model.roi_heads.semantic_head.num_classes must fit"
+        )
+    return labels

@@ -58,7 +58,9 @@ class HybridTaskCascadeHeads(CascadeROIHeads):
             kwargs["mask_head"] = nn.ModuleList(mask_heads)
         super().__init__(proposal_matchers=proposal_matchers, **kwargs)
         if mask_heads is not None and len(mask_heads) != self.num_cascade_stages:
-            raise ValueError(f"expected {self.num_cascade_stages} mask heads, one a stage, got {len(mask_heads)}")
+            raise ValueError(
+                f"expected {self.num_cascade_stages} mask heads, one a stage, got {len(mask_heads)}"
+            )
         if (semantic_head is None) != (semantic_pooler is None):
             raise ValueError("semantic_head and semantic_pooler belong together: give both, or neither")
         self.semantic_head = semantic_head
@@ -83,13 +85,12 @@ class HybridTaskCascadeHeads(CascadeROIHeads):
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], Losses]:
         """As :class:`ROIHeads`: losses in training, where images carry ``sem_seg``, else detections."""
+        features, semantic_logits = self._with_semantics(features)
         if not self.training:
-            features, _ = self._with_semantics(features)
             return self.forward_with_given_boxes(features, self._forward_box(features, proposals)), {}
         assert targets is not None
-        features, semantic_logits = self._with_semantics(features)
         losses = {}
-        if self.semantic_head is not None:
+        if self.semantic_head is not None and semantic_logits is not None:
             losses["loss_sem_seg"] = self.semantic_head.loss(semantic_logits, _labels(images))
         for stage in range(self.num_cascade_stages):
             with get_event_storage().name_scope(f"stage{stage}"):
@@ -133,7 +134,9 @@ class HybridTaskCascadeHeads(CascadeROIHeads):
         """The boxes that a stage makes of its samples, without those that were ground truth."""
         boxes = self.box_predictor[stage].predict_boxes(predictions, sampled)
         if not all(found.isfinite().all() for found in boxes):
-            raise FloatingPointError(f"boxes refined by stage {stage} contain Inf or NaN: training has diverged")
+            raise FloatingPointError(
+                f"boxes refined by stage {stage} contain Inf or NaN: training has diverged"
+            )
         kept = [found[~samples.is_gt] for found, samples in zip(boxes, sampled, strict=True)]
         return self._create_proposals_from_boxes(kept, [samples.image_size for samples in sampled])
 
@@ -150,15 +153,16 @@ class HybridTaskCascadeHeads(CascadeROIHeads):
 
     def _forward_box(self, features: Features, proposals: list[Instances]) -> list[Instances]:
         """Detections by the mean of the stages' logits and the last stage's boxes."""
-        sizes = [found.image_size for found in proposals]
-        logits = []
+        logits: list[Tensor] = []
         for stage, predictor in enumerate(self.box_predictor):
-            if stage:
-                proposals = self._create_proposals_from_boxes(boxes, sizes)
             scores, deltas = self._run_stage(features, proposals, stage)
-            boxes = predictor.predict_boxes((scores, deltas), proposals)
             logits.append(scores.float())
-        detections, _ = predictor.inference((torch.stack(logits).mean(0), deltas), proposals)
+            if stage + 1 < self.num_cascade_stages:
+                boxes = predictor.predict_boxes((scores, deltas), proposals)
+                sizes = [found.image_size for found in proposals]
+                proposals = self._create_proposals_from_boxes(boxes, sizes)
+        mean = torch.stack(logits).mean(0)
+        detections, _ = self.box_predictor[-1].inference((mean, deltas), proposals)
         return detections
 
     def _forward_mask(self, features: Features, instances: list[Instances]) -> list[Instances]:

@@ -1,4 +1,4 @@
-"""A mask head that hands its features on to the mask head of the next stage (arXiv 1901.07518, section 3.2)."""
+"""A mask head that hands its features on to that of the next stage (arXiv 1901.07518, section 3.2)."""
 
 from typing import Any
 
@@ -11,17 +11,15 @@ from torch import Tensor, nn
 class CascadeMaskHead(MaskRCNNConvUpsampleHead):
     """detectron2's mask head, split where the next stage's head takes its features.
 
-    ``f_t = convs(M + ReLU(1×1(f_{t-1})))`` with the pooled maps M, then ``logits_t = 1×1(ReLU(deconv(f_t)))``.
+    With the pooled maps M: ``f_t = convs(M + ReLU(1×1(f_{t-1})))``, ``logits_t = 1×1(ReLU(deconv(f_t)))``.
 
     Args:
         input_shape: of the pooled maps.
-        follows: whether there is an earlier head; the first one has no 1×1 for features of another.
+        follows: whether there is an earlier head, whose features a 1×1 takes.
         conv_dims, num_classes, conv_norm, loss_weight: as in detectron2's class.
     """
 
-    def __init__(
-        self, input_shape: ShapeSpec, *, follows: bool, conv_dims: list[int], **kwargs: Any
-    ) -> None:
+    def __init__(self, input_shape: ShapeSpec, *, follows: bool, conv_dims: list[int], **kwargs: Any) -> None:
         super().__init__(input_shape, conv_dims=conv_dims, **kwargs)
         if follows:
             handed_on = conv_dims[-2] if len(conv_dims) > 1 else input_shape.channels

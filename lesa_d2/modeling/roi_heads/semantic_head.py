@@ -7,8 +7,6 @@ from detectron2.layers import Conv2d
 from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor, nn
 
-IGNORE_LABEL = 255
-
 
 class FusedSemanticHead(nn.Module):
     """Pixel classes, and a map of features for the boxes and masks, from all levels of a pyramid.
@@ -39,11 +37,13 @@ class FusedSemanticHead(nn.Module):
         num_convs: int = 4,
         stride: int = 8,
         loss_weight: float = 0.2,
-        ignore_label: int = IGNORE_LABEL,
+        ignore_label: int = 255,
     ) -> None:
         super().__init__()
         if fused_level not in in_features:
-            raise ValueError(f"fused_level must be one of in_features {list(in_features)}, got {fused_level!r}")
+            raise ValueError(
+                f"fused_level must be one of in_features {list(in_features)}, got {fused_level!r}"
+            )
         self.in_features = list(in_features)
         self.fused_level = fused_level
         self.num_classes = num_classes
@@ -81,7 +81,9 @@ class FusedSemanticHead(nn.Module):
         return self.loss_weight * total / labelled.clamp(min=1)
 
 
-def _conv(in_channels: int, out_channels: int, size: int, activation: type[nn.Module] | None = nn.ReLU) -> Conv2d:
+def _conv(
+    in_channels: int, out_channels: int, size: int, activation: type[nn.Module] | None = nn.ReLU
+) -> Conv2d:
     conv = Conv2d(
         in_channels, out_channels, size, padding=size // 2, activation=activation() if activation else None
     )
