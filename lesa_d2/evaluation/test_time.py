@@ -99,7 +99,7 @@ def with_test_time_augmentation(cfg: DictConfig, model: nn.Module) -> tuple[nn.M
     Raises:
         ConfigError: another kind of model, or a test loader that does more than resize.
     """
-    tta, loader = cfg.train.tta, copy.deepcopy(cfg).dataloader.test
+    tta, loader = cfg.train.tta, copy.deepcopy(cfg.dataloader.test)
     resizings = [instantiate(found) for found in loader.mapper.augmentations]
     if len(resizings) != 1:
         raise ConfigError(
