@@ -24,6 +24,17 @@ DETECTORS = {
     "mask_rcnn_lesa_wr50": 79_496_304,
     "mask_rcnn_sa_r50": 36_651_216,
     "mask_rcnn_sa_wr50": 56_634_480,
+    "mask_rcnn_dconv_r50_20e": 44_977_178,
+    "mask_rcnn_dconv_wr50_20e": 88_883_994,
+    "mask_rcnn_lesa_dconv_r50_20e": 42_953_146,  # as in the authors' release
+    "mask_rcnn_lesa_dconv_wr50_20e": 80_657_754,
+    "cascade_mask_rcnn_lesa_r50": 70_014_014,
+    "cascade_mask_rcnn_lesa_wr50": 107_138_014,
+    "htc_dconv_wr50_20e": 124_745_951,
+    "htc_dconv_wr50_20e_1280": 124_745_951,
+    "htc_lesa_dconv_wr50_20e": 116_519_711,
+    "htc_lesa_dconv_wr50_20e_1280": 116_538_143,  # as in the authors' release
+    "htc_lesa_dconv_wr50_20e_1280_fixed": 116_538_143,
 }
 CLASSIFIERS = {
     "imagenet_conv_r50": 25_557_032,
@@ -35,7 +46,9 @@ CLASSIFIERS = {
     "imagenet_lesa_r50": 23_777_512,
     "imagenet_lesa_wr50": 61_145_896,
 }
-QUICKSTART = {"quickstart_conv", "quickstart_lesa", "quickstart_self_attention", "quickstart_classifier"}
+QUICKSTART = {
+    f"quickstart_{kind}" for kind in ("conv", "lesa", "self_attention", "cascade", "htc", "classifier")
+}
 PROMISED = {*DETECTORS, *CLASSIFIERS, *QUICKSTART}
 
 
@@ -74,34 +87,35 @@ def test_parameters(name, expected):
     assert count(build(load_config(str(CONFIGS / f"{name}.py")))) == expected
 
 
-def test_deformable_detector_has_the_official_number_of_parameters():
-    cfg = load_config(str(CONFIGS / "mask_rcnn_lesa_r50.py"), ["model.backbone.bottom_up.deformable=True"])
-    assert count(build(cfg)) == 42_953_146
-
-
 @pytest.mark.parametrize("name", DETECTORS)
 def test_schedule_arithmetic(name):
     cfg = load_config(str(CONFIGS / f"{name}.py"))
-    images, batch, epochs = 117_266, cfg.dataloader.train.total_batch_size, 12
-    assert batch == 8
-    assert cfg.train.max_iter == epochs * images // batch
+    epochs, first, second = (20, 16, 19) if "_20e" in name else (12, 8, 11)
+    batch = 4 if name.startswith("htc") else 8
+    assert (cfg.dataloader.train.total_batch_size, cfg.train.reference_batch) == (batch, batch)
+    assert cfg.train.max_iter == epochs * 117_266 // batch
+    assert cfg.train.eval_period == cfg.train.checkpointer.period == math.ceil(117_266 / batch)
+    assert cfg.optimizer.lr == {8: 0.01, 4: 0.005}[batch]
     multiplier = instantiate(cfg.lr_multiplier)
-    at_epoch = {epoch: multiplier(epoch / epochs) for epoch in (1, 7.9, 8.1, 10.9, 11.1)}
-    assert at_epoch == pytest.approx({1: 1, 7.9: 1, 8.1: 0.1, 10.9: 0.1, 11.1: 0.01})
+    near = {first - 0.1: 1, first + 0.1: 0.1, second - 0.1: 0.1, second + 0.1: 0.01}
+    assert {epoch: multiplier(epoch / epochs) for epoch in near} == pytest.approx(near)
     assert multiplier(0) == pytest.approx(0.001)
     assert multiplier(500 / cfg.train.max_iter) == pytest.approx(1)
     assert multiplier(250 / cfg.train.max_iter) == pytest.approx(0.5, abs=0.01)
 
 
-def test_optimizer_decays_every_parameter():
-    cfg = load_config(str(CONFIGS / "mask_rcnn_lesa_r50.py"))
+@pytest.mark.parametrize(
+    ("name", "rate"), [("mask_rcnn_lesa_r50", 0.01), ("htc_lesa_dconv_wr50_20e_1280", 0.005)]
+)
+def test_optimizer_decays_every_parameter(name, rate):
+    cfg = load_config(str(CONFIGS / f"{name}.py"))
     model = build(cfg)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
     trained = [p for p in model.parameters() if p.requires_grad]
     assert sum(p.numel() for group in optimizer.param_groups for p in group["params"]) == count_of(trained)
     for group in optimizer.param_groups:
-        assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.01, 0.9, 1e-4)
+        assert (group["lr"], group["momentum"], group["weight_decay"]) == (rate, 0.9, 1e-4)
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -126,19 +140,79 @@ def test_imagenet_recipe(name):
     assert instantiate(training)(image).shape == instantiate(test)(image).shape == (3, 224, 224)
 
 
-@pytest.mark.parametrize("net", ["r50", "wr50"])
-@pytest.mark.parametrize("kind", ["conv", "sa", "lesa"])
-def test_detectors_start_from_the_classifier_of_their_name(kind, net):
-    """Every parameter of the backbone is filled, but for position tables."""
-    name = f"imagenet_{kind}_{net}"
-    cfg = load_config(str(CONFIGS / f"mask_rcnn_{kind}_{net}.py"))
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_detectors_start_from_the_classifier_of_their_name(detector):
+    """Every parameter of the backbone is filled, but for position tables and the deformable offsets."""
+    kind = next(kind for kind in ("lesa", "conv", "sa") if kind in detector)
+    name = f"imagenet_{kind}_{'wr50' if 'wr50' in detector else 'r50'}"
+    cfg = load_config(str(CONFIGS / f"{detector}.py"))
     assert cfg.train.init_checkpoint == f"lesa://{name}.pth"
     start = classifier_to_detector(build(load_config(str(CONFIGS / f"{name}.py"))).state_dict())
     wanted = {k: v for k, v in shapes(build(cfg)).items() if k.startswith("backbone.bottom_up.")}
     given = {k: tuple(v.shape) for k, v in start.weights.items()}
     missing = wanted.keys() - given.keys()
-    assert all(".positions.rel_" in k for k in missing)
+    assert all(".positions.rel_" in k or ".offset." in k for k in missing)
     assert given == {k: v for k, v in wanted.items() if k not in missing}
+
+
+def released(name):
+    """The RPN, predictors and mapper of a config."""
+    cfg = load_config(str(CONFIGS / f"{name}.py"))
+    model = build(cfg)
+    return cfg, model.proposal_generator, model.roi_heads
+
+
+@pytest.mark.parametrize("name", [name for name in DETECTORS if name.startswith("mask")])
+def test_released_settings_of_mask_rcnn(name):
+    cfg, rpn, heads = released(name)
+    check_shared_settings(cfg, rpn, heads)
+    assert (rpn.anchor_boundary_thresh, rpn.smooth_l1_beta) == (-1, 0)
+    assert (rpn.post_nms_topk[True], rpn.post_nms_topk[False]) == (1000, 1000)
+    assert heads.proposal_matcher.thresholds[1] == 0.5
+    predictor = heads.box_predictor
+    assert tuple(predictor.box2box_transform.weights) == (10, 10, 5, 5)
+    assert (predictor.smooth_l1_beta, predictor.test_score_thresh) == (0, 0.05)
+    assert predictor.bbox_pred.out_features == 4 * 80
+    for loader in (cfg.dataloader.train, cfg.dataloader.test):
+        assert instantiate(loader.mapper.augmentations[0]).shape == (1024, 1024)
+
+
+@pytest.mark.parametrize("name", [name for name in DETECTORS if name.startswith("htc")])
+def test_released_settings_of_htc(name):
+    cfg, rpn, heads = released(name)
+    check_shared_settings(cfg, rpn, heads)
+    assert (rpn.anchor_boundary_thresh, rpn.smooth_l1_beta) == (0, 1 / 9)
+    assert (rpn.post_nms_topk[True], rpn.post_nms_topk[False]) == (2000, 1000)
+    assert [matcher.thresholds[1] for matcher in heads.proposal_matchers] == [0.5, 0.6, 0.7]
+    weights = [predictor.box2box_transform.weights for predictor in heads.box_predictor]
+    assert weights[0] == pytest.approx((10, 10, 5, 5))
+    assert weights[1] == pytest.approx((20, 20, 10, 10))
+    assert weights[2] == pytest.approx((1 / 0.033, 1 / 0.033, 1 / 0.067, 1 / 0.067))
+    for predictor, head, weight in zip(heads.box_predictor, heads.mask_head, (1, 0.5, 0.25), strict=True):
+        assert (predictor.smooth_l1_beta, predictor.test_score_thresh) == (1, 0.001)
+        assert predictor.loss_weight == {"loss_cls": weight, "loss_box_reg": weight}
+        assert head.loss_weight == weight
+        assert predictor.bbox_pred.out_features == 4
+    assert (heads.semantic_head.num_classes, heads.semantic_head.loss_weight) == (183, 0.2)
+    size = 1280 if "1280" in name else 1024
+    assert instantiate(cfg.dataloader.test.mapper.augmentations[0]).shape == (size, size)
+    resize = instantiate(cfg.dataloader.train.mapper.augmentations[0])
+    if name.endswith("fixed"):
+        assert resize.shape == (1280, 1280)
+    else:
+        assert resize.ranges == [[512, 1024], [1024, 2048]]
+
+
+def check_shared_settings(cfg, rpn, heads):
+    matcher = rpn.anchor_matcher
+    assert (matcher.thresholds[1:3], matcher.labels) == ([0.3, 0.7], [0, -1, 1])
+    assert (rpn.batch_size_per_image, rpn.positive_fraction, rpn.nms_thresh) == (256, 0.5, 0.7)
+    assert rpn.pre_nms_topk[True] == 2000
+    assert rpn.pre_nms_topk[False] == 1000
+    sizes = cfg.model.proposal_generator.anchor_generator.sizes
+    assert sizes == [[8 * stride] for stride in (4, 8, 16, 32, 64)]
+    assert (heads.batch_size_per_image, heads.positive_fraction) == (512, 0.25)
+    assert cfg.dataloader.train.mapper.instance_mask_format == "bitmask"
 
 
 def count_of(parameters):

@@ -232,3 +232,38 @@ def test_compiles_into_one_graph_that_trains_alike(num_classes):
         torch.testing.assert_close(
             q.grad, p.grad, rtol=1e-3, atol=1e-5 * largest, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+@pytest.mark.parametrize("operator", ["conv", "lesa", "self_attention"])
+@pytest.mark.parametrize("norm", ["BN", "EvalBN"])
+def test_checkpointed_stages_change_nothing_but_memory(operator, norm):
+    """Outputs, gradients and running statistics are those of the plain backbone."""
+    plain = build_lesa_resnet(operator, deformable=True, norm=norm, **SMALL)
+    saving = build_lesa_resnet(
+        operator, deformable=True, norm=norm, checkpoint_stages=["res3", "res4", "res5"], **SMALL
+    )
+    saving.load_state_dict(plain.state_dict())
+    assert saving.state_dict().keys() == plain.state_dict().keys()
+    kept = []
+    x = torch.randn(2, 3, 64, 64)
+    for model in (plain, saving):
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, saved=saved: saved.append(t.numel()) or t, lambda t: t
+        ):
+            features = model.train()(x)
+        kept.append(sum(saved))
+        sum(f.square().mean() for f in features.values()).backward()
+    for ours, theirs in zip(saving.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(saving.state_dict()[name], value)
+    assert kept[1] < 0.5 * kept[0]
+    with torch.no_grad():
+        torch.testing.assert_close(saving.eval()(x), plain.eval()(x))
+
+
+@pytest.mark.parametrize("stages", ["res4", ["res6"], ["stem"]])
+def test_unknown_stages_to_checkpoint(stages):
+    with pytest.raises(ValueError, match="checkpoint_stages must be some of"):
+        build_lesa_resnet(checkpoint_stages=stages, **SMALL)

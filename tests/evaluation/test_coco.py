@@ -1,0 +1,81 @@
+"""Results for COCO's evaluation server."""
+
+import json
+
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+from pycocotools.coco import COCO
+
+from lesa_d2.data.registration import register_dataset
+from lesa_d2.evaluation import CocoEvaluator
+
+SIZE = (20, 30)
+IDS = {7: 0, 90: 1}
+
+
+def evaluate(folder, annotations=None, masks=True, found=2):
+    """Evaluate detections on one picture; returns results and the output folder."""
+    data = {
+        "info": {},
+        "images": [{"id": 5, "file_name": "5.jpg", "height": SIZE[0], "width": SIZE[1]}],
+        "categories": [{"id": i, "name": str(i)} for i in IDS],
+    }
+    if annotations is not None:
+        data["annotations"] = annotations
+    (folder / "info.json").write_text(json.dumps(data))
+    name = register_dataset(
+        f"coco_2017_test_{folder.name}",
+        list,
+        json_file=str(folder / "info.json"),
+        thing_classes=["a", "b"],
+        thing_dataset_id_to_contiguous_id=IDS,
+    )
+    boxes = torch.tensor([[2.0, 3, 12, 13], [5, 5, 9, 9]])[:found]
+    instances = Instances(
+        SIZE, pred_boxes=Boxes(boxes), scores=torch.rand(found), pred_classes=torch.ones(found, dtype=int)
+    )
+    if masks:
+        instances.pred_masks = torch.zeros(found, *SIZE, dtype=torch.bool)
+        instances.pred_masks[:, 3:13, 2:12] = True
+    evaluator = CocoEvaluator(name, output_dir=str(folder / "out"))
+    evaluator.reset()
+    evaluator.process([{"image_id": 5}], [{"instances": instances}])
+    return evaluator.evaluate(), folder / "out"
+
+
+def uploads(folder):
+    return {file.name.split("_")[-2]: file for file in folder.glob("detections_*_results.json")}
+
+
+@pytest.mark.parametrize("found", [2, 0])
+def test_a_set_without_annotations_is_split(tmp_path, found):
+    results, folder = evaluate(tmp_path, found=found)
+    assert not results
+    files = uploads(folder)
+    boxes = json.loads(files["bbox"].read_text())
+    assert len(boxes) == found
+    assert all(set(r) == {"image_id", "category_id", "bbox", "score"} for r in boxes)
+    assert ("segm" in files) == (found > 0)
+    assert files["bbox"].name.startswith("detections_test_")
+    if found:
+        for file in files.values():  # as the server reads them
+            entries = COCO(str(tmp_path / "info.json")).loadRes(str(file)).dataset["annotations"]
+            assert [entry["category_id"] for entry in entries] == [90, 90]
+            assert list(entries[0]["bbox"]) == [2, 3, 10, 10]
+    if found:
+        masks = json.loads(files["segm"].read_text())
+        assert all(set(r) == {"image_id", "category_id", "segmentation", "score"} for r in masks)
+
+
+def test_detectors_of_boxes_alone(tmp_path):
+    _, folder = evaluate(tmp_path, masks=False)
+    assert set(uploads(folder)) == {"bbox"}
+
+
+def test_a_set_with_annotations_is_scored_as_ever(tmp_path):
+    truth = {"id": 1, "image_id": 5, "category_id": 90, "bbox": [2, 3, 10, 10], "area": 100, "iscrowd": 0}
+    truth["segmentation"] = [[2, 3, 12, 3, 12, 13, 2, 13]]
+    results, folder = evaluate(tmp_path, [truth])
+    assert results["bbox"]["AP50"] > 0
+    assert not uploads(folder)
