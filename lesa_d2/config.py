@@ -21,5 +21,6 @@ def add_lesa_config(cfg: CfgNode) -> None:
             "NUM_HEADS": 8,
             "BLOCKS": [3, 4, 6, 3],
             "BACKEND": "auto",
+            "CHECKPOINT_STAGES": [],
         }
     )

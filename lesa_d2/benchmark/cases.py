@@ -151,20 +151,36 @@ def backbone(
     return make_step(mode, lambda: module(x), place, list(module.parameters()))
 
 
+def make_config_backbone(norm: type[nn.Module], *, bottom_up: Any) -> nn.Module:
+    """The backbone that a config describes, with this norm and nothing frozen."""
+    from detectron2.config import instantiate
+
+    name = "EvalBN" if norm is EvalBatchNorm2d else "BN"
+    return instantiate({**bottom_up, "norm": name, "freeze_at": 0})
+
+
 def detector(
-    mode: str, *, config_file: str, image_size: int, place: Place, backend: str = "auto", objects: int = 12
+    mode: str,
+    *,
+    config_file: str,
+    image_size: int,
+    place: Place,
+    objects: int = 12,
+    **bottom_up: Any,
 ) -> Step:
-    """A config's detector on one random image: a training step's losses and gradients, or predictions."""
+    """A config's detector on one random image: a training step's losses and gradients, or predictions.
+
+    ``bottom_up`` holds arguments of the backbone beside those of the config.
+    """
     from detectron2.config import LazyConfig, instantiate
     from detectron2.structures import BitMasks, Boxes, Instances
     from detectron2.utils.events import EventStorage
 
     cfg = LazyConfig.load(config_file).model
-    cfg.backbone.bottom_up.update(image_size=image_size, backend=backend)
+    cfg.backbone.bottom_up.update(image_size=image_size, **bottom_up)
     model = instantiate(cfg).to(place.device)
-    options = dict(operator=cfg.backbone.bottom_up.operator, image_size=image_size, backend="auto")
     x = place.random(1, 3, image_size, image_size, dtype=torch.float32)
-    state = settled(partial(make_backbone, **options), x).state_dict()
+    state = settled(partial(make_config_backbone, bottom_up=cfg.backbone.bottom_up), x).state_dict()
     model.backbone.bottom_up.load_state_dict(state)
     corner = torch.rand(objects, 2) * image_size * 0.7
     target = Instances((image_size, image_size))
@@ -173,6 +189,8 @@ def detector(
     target.gt_masks = BitMasks(torch.rand(objects, image_size, image_size) > 0.5)
     image = torch.randint(0, 256, (3, image_size, image_size), dtype=torch.uint8)
     inputs = [{"image": image, "instances": target, "height": image_size, "width": image_size}]
+    if (semantic := cfg.roi_heads.get("semantic_head")) is not None:
+        inputs[0]["sem_seg"] = torch.randint(0, semantic.num_classes, (image_size, image_size))
     model.train(mode == "training")
 
     def run() -> Any:

@@ -13,10 +13,9 @@ from .registration import register_dataset
 STUFF_FILE = "sem_seg_file_name"
 """A record's key for its map, detectron2's name."""
 
-GET_COCO = (
-    "COCO's are in stuffthingmaps_trainval2017.zip (see the README); or train without the semantic branch: "
-    "model.roi_heads.semantic_head=null model.roi_heads.semantic_pooler=null and "
-    "dataloader.train.dataset.names=NAME of the data set without maps"
+WITHOUT_MAPS = (
+    "to train without the semantic branch: model.roi_heads.semantic_head=null "
+    "model.roi_heads.semantic_pooler=null dataloader.train.dataset.names={}"
 )
 
 
@@ -59,7 +58,8 @@ class _Records:
         if missing:
             raise DatasetError(
                 f"{len(missing)} of {len(names)} images of {self.name!r} have no stuff map, the first is "
-                f"{os.path.join(self.root, missing[0])}. {GET_COCO}"
+                f"{os.path.join(self.root, missing[0])}; COCO's are in stuffthingmaps_trainval2017.zip of "
+                f"COCO-Stuff; {WITHOUT_MAPS.format(self.name)}"
             )
         return [
             {**record, STUFF_FILE: os.path.join(self.root, file)}
@@ -68,7 +68,7 @@ class _Records:
 
 
 class StuffMapper(DatasetMapper):
-    """DatasetMapper whose records must have stuff maps; those are checked when they are read.
+    """DatasetMapper that checks stuff maps as it reads them, and says which file a label map came from.
 
     Raises:
         DatasetError: names the map that is missing, unreadable, of another size or kind.
@@ -76,11 +76,8 @@ class StuffMapper(DatasetMapper):
 
     def __call__(self, dataset_dict: dict) -> dict:
         file = dataset_dict.get(STUFF_FILE)
-        if file is None:
-            raise DatasetError(
-                f"{dataset_dict['file_name']} has no stuff map ({STUFF_FILE}), which the semantic branch "
-                f"needs. {GET_COCO}"
-            )
+        if file is None:  # fine without a semantic branch; with one, the detector misses it
+            return super().__call__(dataset_dict)
         check_stuff_map(file, dataset_dict["height"], dataset_dict["width"])
         return {**super().__call__(dataset_dict), STUFF_FILE: file}
 

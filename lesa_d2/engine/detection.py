@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from detectron2.config import LazyCall, instantiate
-from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
@@ -105,7 +105,6 @@ def switch_semantics_off(cfg: DictConfig) -> None:
         print("The folder has no stuff maps: training Hybrid Task Cascade without its semantic branch.")
     heads = cfg.model.roi_heads
     heads.semantic_head = heads.semantic_pooler = None
-    cfg.dataloader.train.mapper._target_ = DatasetMapper
 
 
 def _check_once(directory: str) -> None:

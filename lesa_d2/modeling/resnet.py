@@ -291,6 +291,7 @@ def build_lesa_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
         num_heads=lesa.NUM_HEADS,
         blocks=lesa.BLOCKS,
         backend=lesa.BACKEND,
+        checkpoint_stages=lesa.CHECKPOINT_STAGES,
         out_features=resnets.OUT_FEATURES,
         in_channels=input_shape.channels,
     )

@@ -123,6 +123,27 @@ def detector(args: argparse.Namespace, place: Place) -> Iterator[Report]:
         yield Report(title, measurer(args)(variants), "conv")
 
 
+def htc(args: argparse.Namespace, place: Place) -> Iterator[Report]:
+    """A training step of the paper's largest detector, with and without checkpointed stages."""
+
+    def variant(name: str, size: int, *stages: str) -> Variant:
+        file = str(ROOT / "configs/htc_lesa_dconv_wr50_20e_1280.py")
+        options = dict(config_file=file, image_size=size, place=place, checkpoint_stages=list(stages))
+        return Variant(name, partial(cases.detector, **options))
+
+    for size in args.image_sizes or (1280,):
+        plain = "nothing checkpointed"
+        variants = [
+            variant(plain, size),
+            variant("res4 checkpointed", size, "res4"),
+            variant("res3, res4, res5 checkpointed", size, "res3", "res4", "res5"),
+        ]
+        title = (
+            f"Hybrid Task Cascade, deformable LESA-WRN50, one image of {size}×{size}, stem and res2 frozen"
+        )
+        yield Report(title, measurer(args)(variants, modes=("training",)), plain)
+
+
 def pretraining(args: argparse.Namespace, place: Place) -> Iterator[Report]:
     """Pictures a second: training R50 classifiers at 224 px against reading and augmenting JPEGs alone."""
     from lesa_d2.benchmark import image_training as cases
@@ -154,6 +175,7 @@ TABLES: dict[str, Callable[[argparse.Namespace, Place], Iterator[Report]]] = {
     "operator": operator,
     "backbone": backbone,
     "detector": detector,
+    "htc": htc,
     "pretraining": pretraining,
 }
 
@@ -175,7 +197,7 @@ def parse_args() -> argparse.Namespace:
         "--budget", type=float, default=60, help="seconds after which a variant is not repeated"
     )
     parser.add_argument(
-        "--image-sizes", type=int, nargs="+", help="sides in pixels, for backbone and detector"
+        "--image-sizes", type=int, nargs="+", help="sides in pixels, for backbone, detector and htc"
     )
     parser.add_argument("--json", type=Path, help="file for every single run")
     parser.add_argument("--report", type=Path, help="Markdown file whose sections to replace")
@@ -187,8 +209,10 @@ def parse_args() -> argparse.Namespace:
     for file in filter(None, (args.json, args.report)):
         if not file.parent.is_dir():
             parser.error(f"there is no folder {file.parent} for {file.name}; make it first")
-    if args.image_sizes and not {"backbone", "detector"} & set(args.tables):
-        parser.error("--image-sizes is for backbone and detector; attention and operator have fixed sizes")
+    if args.image_sizes and not {"backbone", "detector", "htc"} & set(args.tables):
+        parser.error(
+            "--image-sizes is for backbone, detector and htc; attention and operator have fixed sizes"
+        )
     if args.rounds < 1 or not args.budget > 0 or any(size < 32 for size in args.image_sizes or ()):
         parser.error("--rounds must be at least 1, --budget positive, --image-sizes at least 32")
     return args

@@ -27,6 +27,13 @@ BUILDS = {
     "detector": partial(
         cases.detector, config_file=str(ROOT / "configs/mask_rcnn_lesa_r50.py"), image_size=64, place=CPU
     ),
+    "htc": partial(
+        cases.detector,
+        config_file=str(ROOT / "configs/htc_lesa_dconv_wr50_20e_1280.py"),
+        image_size=64,
+        place=CPU,
+        checkpoint_stages=["res4"],
+    ),
 }
 
 

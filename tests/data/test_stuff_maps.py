@@ -108,6 +108,7 @@ def test_a_truncated_map_is_named(coco):
         mapper()(record(coco, file))
 
 
-def test_a_record_without_a_map(coco):
-    with pytest.raises(DatasetError, match=r"000\.jpg has no stuff map"):
-        mapper()(DatasetCatalog.get(coco[0])[0])
+def test_a_record_without_a_map_is_mapped_as_ever(coco):
+    mapped = mapper()(DatasetCatalog.get(coco[0])[0])
+    assert "sem_seg" not in mapped
+    assert mapped["image"].shape == (3, HEIGHT, WIDTH)

@@ -210,6 +210,10 @@ def test_missing_and_wrong_stuff_maps_are_one_message(coco, tmp_path):
     assert missing.returncode == 2
     assert "1 of 3 images of 'coco_2017_train' have no stuff map" in missing.stderr
     assert f"stuffthingmaps/train2017/{1:012d}.png" in missing.stderr
+    without = [*NO_SEMANTICS, "dataloader.train.dataset.names=coco_2017_train", "train.max_iter=1"]
+    assert all(words in missing.stderr for words in without[:3])  # the way out that the message names
+    done = coco_run(tmp_path, "train.init_checkpoint=''", *without)
+    assert done.returncode == 0, done.stderr[-3000:]
     for done in (wrong, missing):
         assert done.stderr.count("error: ") == 1
         assert "Traceback" not in done.stderr
