@@ -29,7 +29,7 @@ quickstart: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-# One process a table; about 40 minutes on 2 cores.
+# One process a table; about three quarters of an hour on 2 cores.
 bench: $(READY)
 	for table in attention operator backbone detector htc pretraining; do \
 		$(BIN)/python projects/LESA/benchmark.py $$table --report projects/LESA/BENCHMARKS.md || exit 1; \

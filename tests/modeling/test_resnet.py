@@ -267,3 +267,10 @@ def test_checkpointed_stages_change_nothing_but_memory(operator, norm):
 def test_unknown_stages_to_checkpoint(stages):
     with pytest.raises(ValueError, match="checkpoint_stages must be some of"):
         build_lesa_resnet(checkpoint_stages=stages, **SMALL)
+
+
+def test_yacs_checkpoints_stages():
+    build = BACKBONE_REGISTRY.get("build_lesa_resnet_backbone")
+    resnet = build(yacs(CHECKPOINT_STAGES=["res4"]), ShapeSpec(channels=3))
+    assert [block.checkpointed for block in resnet.res4] == [True, True]
+    assert not resnet.res5[0].checkpointed
