@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from typing import Any
 
 from detectron2.evaluation import COCOEvaluator
@@ -14,13 +15,14 @@ class CocoEvaluator(COCOEvaluator):
     """COCOEvaluator that splits the results of a data set without annotations for upload.
 
     COCO's server scores one kind at a time and takes a result with a box for a box.  Beside detectron2's
-    ``coco_instances_results.json`` the output folder gets ``detections_NAME_bbox_results.json`` and, for
-    detectors with masks, ``detections_NAME_segm_results.json``.
+    ``coco_instances_results.json`` the output folder gets ``detections_SPLIT_bbox_results.json`` and, for
+    detectors with masks, ``detections_SPLIT_segm_results.json``.
     """
 
     def __init__(self, dataset_name: str, *args: Any, **kwargs: Any) -> None:
         super().__init__(dataset_name, *args, **kwargs)
-        self._name = dataset_name.removeprefix("coco_2017_")
+        # coco_2017_test-dev is test-dev2017 to the server
+        self._split = re.sub(r"^coco_(\d+)_(.+)$", r"\2\1", dataset_name)
 
     def _eval_predictions(self, predictions: list[dict], img_ids: list[int] | None = None) -> None:
         super()._eval_predictions(predictions, img_ids)
@@ -33,7 +35,7 @@ class CocoEvaluator(COCOEvaluator):
                 self._write(kind, [{k: v for k, v in r.items() if k != other} for r in results if key in r])
 
     def _write(self, kind: str, results: list[dict]) -> None:
-        path = os.path.join(self._output_dir, f"detections_{self._name}_{kind}_results.json")
+        path = os.path.join(self._output_dir, f"detections_{self._split}_{kind}_results.json")
         with PathManager.open(path, "w") as file:
             json.dump(results, file)
         self._logger.info("No annotations to score against; to upload: %s", path)

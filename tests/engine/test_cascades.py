@@ -194,7 +194,7 @@ def test_coco_config_trains_at_many_sizes_and_writes_uploads(coco, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     for kind, key in (("bbox", "bbox"), ("segm", "segmentation")):
-        results = json.loads((tmp_path / f"detections_test-dev_{kind}_results.json").read_text())
+        results = json.loads((tmp_path / f"detections_test-dev2017_{kind}_results.json").read_text())
         assert results
         assert all(set(r) == {"image_id", "category_id", key, "score"} for r in results)
 

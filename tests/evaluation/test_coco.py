@@ -57,7 +57,7 @@ def test_a_set_without_annotations_is_split(tmp_path, found):
     assert len(boxes) == found
     assert all(set(r) == {"image_id", "category_id", "bbox", "score"} for r in boxes)
     assert ("segm" in files) == (found > 0)
-    assert files["bbox"].name.startswith("detections_test_")
+    assert files["bbox"].name == f"detections_test_{tmp_path.name}2017_bbox_results.json"
     if found:
         for file in files.values():  # as the server reads them
             entries = COCO(str(tmp_path / "info.json")).loadRes(str(file)).dataset["annotations"]
