@@ -8,7 +8,13 @@ from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.poolers import ROIPooler
 
-from lesa_d2.modeling import CascadeMaskHead, FusedSemanticHead, HybridTaskCascadeHeads, SemanticRCNN
+from lesa_d2.modeling import (
+    CascadeMaskHead,
+    FusedSemanticHead,
+    HybridTaskCascadeHeads,
+    InsideRPN,
+    SemanticRCNN,
+)
 
 from .backbone import bottom_up, preprocessing
 
@@ -19,7 +25,8 @@ model._target_ = SemanticRCNN  # hands the stuff maps on to the RoI heads
 model.backbone.bottom_up = bottom_up
 model.update(preprocessing)
 model.proposal_generator.update(
-    anchor_boundary_thresh=0,  # released: anchors that cross the border are ignored (Mask R-CNN keeps them)
+    _target_=InsideRPN,
+    anchor_boundary_thresh=0,  # released: anchors that cross the border are left out (Mask R-CNN keeps them)
     smooth_l1_beta=1 / 9,  # released: SmoothL1 (Mask R-CNN: L1)
     post_nms_topk=[2000, 1000],  # released: 2000 proposals for training (Mask R-CNN: 1000)
 )

@@ -1,5 +1,7 @@
 """The paper's schedules for COCO: 12 epochs here; others by calling `coco_schedule`."""
 
+import copy
+
 import torch
 from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler
@@ -17,8 +19,9 @@ def coco_schedule(epochs, milestones, batch):
     """``train``, ``lr_multiplier`` and ``optimizer`` for ×0.1 after each of the two milestones (epochs)."""
     iterations = epochs * IMAGES // batch
     epoch = -(-IMAGES // batch)  # evaluate and save once an epoch
-    settings.update(max_iter=iterations, eval_period=epoch, reference_batch=batch)
-    settings.checkpointer.period = epoch
+    train = copy.deepcopy(settings)
+    train.update(max_iter=iterations, eval_period=epoch, reference_batch=batch)
+    train.checkpointer.period = epoch
     lr_multiplier = L(WarmupParamScheduler)(
         # only the ratios of the milestones matter
         scheduler=L(MultiStepParamScheduler)(values=[1.0, 0.1, 0.01], milestones=[*milestones, epochs]),
@@ -33,7 +36,7 @@ def coco_schedule(epochs, milestones, batch):
         momentum=0.9,
         weight_decay=1e-4,
     )
-    return settings, lr_multiplier, optimizer
+    return train, lr_multiplier, optimizer
 
 
 # 12 epochs * 117266 images / 8 images an iteration = 175899 iterations, an epoch 14659, rate 0.01

@@ -16,7 +16,7 @@ class RandomSquareResize(T.Augmentation):
     """
 
     def __init__(self, ranges: Sequence[Sequence[int]]) -> None:
-        if not ranges or not all(len(pair) == 2 and 0 < pair[0] <= pair[1] for pair in ranges):
+        if not ranges or not all(len(pair) == 2 and 1 < pair[0] <= pair[1] for pair in ranges):
             raise ConfigError(
                 f"ranges must hold pairs of pixels [least, most], such as [[512, 1024]], got {ranges}"
             )

@@ -88,7 +88,7 @@ def use_dataset_folder(
 
 
 def switch_masks_off(cfg: DictConfig) -> None:
-    """Turn a Mask R-CNN config, in place, into a Faster R-CNN one: for data that has boxes only."""
+    """Take the mask heads out of a config, in place: for data that has boxes only."""
     if comm.is_main_process():
         print("No annotation has a segmentation: training and evaluating boxes only.")
     heads = cfg.model.roi_heads
@@ -153,7 +153,7 @@ def _check_files(name: str) -> None:
     if name not in DatasetCatalog:
         raise DatasetError(f"data set {name!r} is not registered with detectron2; known: {_similar(name)}")
     metadata = MetadataCatalog.get(name)
-    for kind in ("json_file", "image_root", "sem_seg_root"):
+    for kind in ("json_file", "image_root"):
         path = metadata.get(kind)
         if path and not PathManager.exists(path):
             root = os.getenv("DETECTRON2_DATASETS", "datasets")

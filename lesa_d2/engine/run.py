@@ -120,7 +120,7 @@ def build_model(cfg: DictConfig) -> nn.Module:
     layout = torch.channels_last if cfg.train.channels_last else torch.preserve_format
     try:
         return instantiate(cfg.model).to(cfg.train.device, memory_format=layout)
-    except (ValueError, TypeError, AssertionError, ArithmeticError) as error:
+    except (ValueError, TypeError, AssertionError, ArithmeticError, LookupError) as error:
         raise ConfigError(f"the config's model cannot be built: {error}") from error
 
 

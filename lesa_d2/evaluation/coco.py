@@ -31,7 +31,8 @@ class CocoEvaluator(COCOEvaluator):
         with PathManager.open(os.path.join(self._output_dir, "coco_instances_results.json")) as file:
             results = json.load(file)
         for kind, key, other in (("bbox", BOX, MASK), ("segm", MASK, BOX)):
-            if kind == "bbox" or any(MASK in result for result in results):
+            # without any result nobody can tell whether the detector has masks: both files, then
+            if kind == "bbox" or not results or any(MASK in result for result in results):
                 self._write(kind, [{k: v for k, v in r.items() if k != other} for r in results if key in r])
 
     def _write(self, kind: str, results: list[dict]) -> None:

@@ -51,14 +51,18 @@ def scaled(resize: T.Augmentation, scale: float) -> T.Augmentation:
         ConfigError: an augmentation that is neither Resize nor ResizeShortestEdge.
     """
     if isinstance(resize, T.Resize):
-        return T.Resize([round(side * scale) for side in resize.shape])
+        return T.Resize([_pixels(side, scale) for side in resize.shape])
     if isinstance(resize, T.ResizeShortestEdge):
-        edges = [round(edge * scale) for edge in resize.short_edge_length]
-        return T.ResizeShortestEdge(edges, round(resize.max_size * scale), resize.sample_style)
+        edges = [_pixels(edge, scale) for edge in resize.short_edge_length]
+        return T.ResizeShortestEdge(edges, _pixels(resize.max_size, scale), resize.sample_style)
     raise ConfigError(
         "test-time augmentation scales what resizes the test images: expected Resize or ResizeShortestEdge "
         f"in dataloader.test.mapper.augmentations, got {type(resize).__name__}"
     )
+
+
+def _pixels(length: int, scale: float) -> int:
+    return max(1, round(length * scale))
 
 
 class DetectorWithAugmentation(GeneralizedRCNNWithTTA):

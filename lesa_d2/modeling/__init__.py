@@ -11,6 +11,7 @@ from .resnet import (
     build_lesa_resnet_fpn_backbone,
 )
 from .roi_heads import CascadeMaskHead, FusedSemanticHead, HybridTaskCascadeHeads
+from .rpn import InsideRPN
 
 __all__ = [
     "NORMS",
@@ -19,6 +20,7 @@ __all__ = [
     "FusedSemanticHead",
     "HybridTaskCascadeHeads",
     "ImageClassifier",
+    "InsideRPN",
     "SemanticRCNN",
     "SlotBottleneck",
     "build_lesa_resnet",

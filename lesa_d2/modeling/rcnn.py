@@ -1,7 +1,7 @@
 """detectron2's two-stage detector for RoI heads that also learn from a label of every pixel."""
 
 import torch
-from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import ImageList
 from torch import Tensor
 
@@ -17,7 +17,6 @@ class LabelledImages(ImageList):
         self.sem_seg = sem_seg
 
 
-@META_ARCH_REGISTRY.register()
 class SemanticRCNN(GeneralizedRCNN):
     """GeneralizedRCNN whose RoI heads find the inputs' ``sem_seg`` at the images in training."""
 

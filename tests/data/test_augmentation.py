@@ -31,7 +31,7 @@ def test_boxes_and_maps_follow():
     assert image.sem_seg.shape == (10, 10)
 
 
-@pytest.mark.parametrize("ranges", [[], [[5]], [[9, 8]], [[0, 8]]])
+@pytest.mark.parametrize("ranges", [[], [[5]], [[9, 8]], [[0, 8]], [[1, 8]]])
 def test_ranges_that_make_no_sense(ranges):
     with pytest.raises(ConfigError, match="pairs of pixels"):
         RandomSquareResize(ranges)

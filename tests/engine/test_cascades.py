@@ -39,7 +39,11 @@ def finished(tmp_path_factory):
 def test_htc_trains_and_evaluates(finished):
     keys = logged(finished)
     assert {"loss_sem_seg", "loss_mask_stage2", "loss_cls_stage0", "loss_box_reg_stage1"} <= keys
-    assert {"stage0/roi_head/num_fg_samples", "stage2/mask_rcnn/accuracy"} <= keys
+    assert {
+        "stage0/roi_head/num_fg_samples",
+        "stage2/mask_rcnn/accuracy",
+        "stage1/mask/roi_head/num_fg_samples",
+    } <= keys
     assert {"bbox/AP", "segm/AP"} <= keys
     assert len(losses(finished)) == 4
 
@@ -65,6 +69,14 @@ def test_cascade_trains_with_checkpointed_stages(datasets, tmp_path):
     options = ["model.backbone.bottom_up.checkpoint_stages=[res4,res5]", "train.max_iter=1"]
     assert run(CASCADE, tmp_path, *options) == 0
     assert {"loss_cls_stage2", "loss_mask"} <= logged(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["mask_heads", "semantic_head"])
+def test_half_a_branch_is_one_message(part, datasets, tmp_path, capfd):
+    assert run(HTC, tmp_path, f"model.roi_heads.{part}=null") == 2
+    error = capfd.readouterr().err
+    assert f"belong together: give all or none, got none for ['{part}']" in error
+    assert "Traceback" not in error
 
 
 def test_htc_without_its_semantic_branch(datasets, tmp_path):
@@ -210,10 +222,13 @@ def test_missing_and_wrong_stuff_maps_are_one_message(coco, tmp_path):
     assert missing.returncode == 2
     assert "1 of 3 images of 'coco_2017_train' have no stuff map" in missing.stderr
     assert f"stuffthingmaps/train2017/{1:012d}.png" in missing.stderr
+    maps.rename(maps.with_name("elsewhere"))
+    gone = coco_run(tmp_path, "train.init_checkpoint=''")
+    assert "3 of 3 images of 'coco_2017_train' have no stuff map" in gone.stderr
     without = [*NO_SEMANTICS, "dataloader.train.dataset.names=coco_2017_train", "train.max_iter=1"]
     assert all(words in missing.stderr for words in without[:3])  # the way out that the message names
     done = coco_run(tmp_path, "train.init_checkpoint=''", *without)
     assert done.returncode == 0, done.stderr[-3000:]
-    for done in (wrong, missing):
+    for done in (wrong, missing, gone):
         assert done.stderr.count("error: ") == 1
         assert "Traceback" not in done.stderr

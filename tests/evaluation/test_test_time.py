@@ -64,6 +64,7 @@ def test_an_image_that_was_resized_before():
 
 def test_scaling_of_resizings():
     assert scaled(T.Resize((100, 60)), 1.25).shape == (125, 75)
+    assert scaled(T.Resize((100, 60)), 0.001).shape == (1, 1)
     edges = scaled(T.ResizeShortestEdge([40], 80, "choice"), 0.5)
     assert (list(edges.short_edge_length), edges.max_size) == ([20], 40)
     with pytest.raises(ConfigError, match=r"expected Resize or ResizeShortestEdge .* got RandomFlip"):

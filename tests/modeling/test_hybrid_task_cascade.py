@@ -114,9 +114,8 @@ def test_what_a_stage_hands_on(heads):
     assert sorted(map(tuple, handed_on.proposal_boxes.tensor.tolist())) == sorted(clipped)
 
 
-def test_every_stage_samples_anew(heads, monkeypatch):
+def test_every_stage_samples_anew(monkeypatch):
     """Once for boxes and once for masks, each with ground truth, no more than the sampler's share."""
-    heads.batch_size_per_image = 8
     model = small_config(HTC).model.roi_heads
     model.batch_size_per_image = 8
     heads = instantiate(model).train()
@@ -278,7 +277,13 @@ def test_parts_that_do_not_fit_together():
         instantiate(model)
     model = small_config(HTC).model.roi_heads
     model.semantic_pooler = None
-    with pytest.raises(ValueError, match="belong together"):
+    with pytest.raises(
+        ValueError, match=r"belong together: give all or none, got none for .'semantic_pooler'"
+    ):
+        instantiate(model)
+    model = small_config(HTC).model.roi_heads
+    model.mask_heads = None
+    with pytest.raises(ValueError, match=r"belong together: give all or none, got none for .'mask_heads'"):
         instantiate(model)
     model = small_config(HTC).model.roi_heads.semantic_head
     model.fused_level = "p9"

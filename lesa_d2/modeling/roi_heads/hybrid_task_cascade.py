@@ -61,8 +61,12 @@ class HybridTaskCascadeHeads(CascadeROIHeads):
             raise ValueError(
                 f"expected {self.num_cascade_stages} mask heads, one a stage, got {len(mask_heads)}"
             )
-        if (semantic_head is None) != (semantic_pooler is None):
-            raise ValueError("semantic_head and semantic_pooler belong together: give both, or neither")
+        _check_together(semantic_head=semantic_head, semantic_pooler=semantic_pooler)
+        _check_together(
+            mask_heads=mask_heads,
+            mask_pooler=kwargs.get("mask_pooler"),
+            mask_in_features=kwargs.get("mask_in_features"),
+        )
         self.semantic_head = semantic_head
         self.semantic_pooler = semantic_pooler
         # detectron2's base class is matching and sampling, nothing else.
@@ -114,7 +118,8 @@ class HybridTaskCascadeHeads(CascadeROIHeads):
         losses = self.box_predictor[stage].losses(predictions, sampled)
         refined = self._refine(stage, predictions, sampled)
         if self.mask_on:
-            again = self._sample(stage, refined, targets)
+            with get_event_storage().name_scope(f"stage{stage}/mask"):
+                again = self._sample(stage, refined, targets)
             positives, _ = select_foreground_proposals(again, self.num_classes)
             losses["loss_mask"] = self._mask_loss(stage, features, positives)
         return refined, losses
@@ -215,6 +220,12 @@ class HybridTaskCascadeHeads(CascadeROIHeads):
             clipped.clip(size)
             proposals.append(Instances(size, proposal_boxes=clipped))
         return proposals
+
+
+def _check_together(**parts: object) -> None:
+    missing = [name for name, part in parts.items() if part is None]
+    if missing and len(missing) < len(parts):
+        raise ValueError(f"{', '.join(parts)} belong together: give all or none, got none for {missing}")
 
 
 def _with_ground_truth(proposals: Instances, truth: Instances) -> Instances:
