@@ -8,8 +8,8 @@ from torch import Tensor
 class InsideRPN(RPN):
     """RPN that matches objects with anchors inside the image alone, as the released HTC does.
 
-    detectron2 ignores anchors that cross the border by more than ``anchor_boundary_thresh`` only after matching,
-    so that an object whose best anchor is one of them may be left without any.
+    detectron2 ignores anchors that cross the border by more than ``anchor_boundary_thresh`` only after
+    matching, so that an object whose best anchor is one of them may be left without any.
     """
 
     def label_and_sample_anchors(
