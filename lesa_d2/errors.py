@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+WITHOUT_SEMANTICS = "model.roi_heads.semantic_head=null model.roi_heads.semantic_pooler=null"
+"""Overrides that take the semantic branch out of Hybrid Task Cascade: the way out that messages name."""
+
 
 class LesaError(ValueError):
     """Bad input; the message says what was expected, what came, and what to do."""

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from detectron2.data import DatasetFromList, MapDataset
 from detectron2.data.build import trivial_batch_collator
+from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Sampler, default_collate
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DatasetError
 
 Key = tuple[int, int]
 """(position, index of the image)."""
@@ -59,8 +60,11 @@ class PositionBatchSampler(Sampler[list[Key]]):
 
 
 class SeededMapDataset(MapDataset):
-    """detectron2's MapDataset, whose mapper finds the generators of Python, numpy and torch seeded by the
-    position."""
+    """detectron2's MapDataset, whose mapper finds all generators of random numbers seeded by the position.
+
+    Raises:
+        DatasetError: names the file that cannot be read.
+    """
 
     def __init__(self, dataset: Any, map_func: Callable[[dict], dict | None], seed: int) -> None:
         super().__init__(dataset, map_func)
@@ -78,7 +82,13 @@ class SeededMapDataset(MapDataset):
         random.seed(seed)
         np.random.seed(seed)
         torch.default_generator.manual_seed(seed)  # the CPU's alone: workers must not wake a GPU
-        return super().__getitem__(index)
+        try:
+            return super().__getitem__(index)
+        except (OSError, SyntaxError, SizeMismatchError) as error:  # detectron2's mapper does not say which
+            name = self._dataset[index].get("file_name", f"record {index}")
+            raise DatasetError(
+                f"{name} cannot be read: {error}; mend it, or remove it from the annotations, and --resume"
+            ) from error
 
 
 def mix_seed(*numbers: int) -> int:

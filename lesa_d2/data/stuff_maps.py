@@ -7,16 +7,11 @@ from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import DatasetError
+from ..errors import WITHOUT_SEMANTICS, DatasetError
 from .registration import register_dataset
 
 STUFF_FILE = "sem_seg_file_name"
 """A record's key for its map, detectron2's name."""
-
-WITHOUT_MAPS = (
-    "to train without the semantic branch: model.roi_heads.semantic_head=null "
-    "model.roi_heads.semantic_pooler=null dataloader.train.dataset.names={}"
-)
 
 
 def coco_with_stuff_maps(name: str, folder: str) -> str:
@@ -59,7 +54,8 @@ class _Records:
             raise DatasetError(
                 f"{len(missing)} of {len(names)} images of {self.name!r} have no stuff map, the first is "
                 f"{os.path.join(self.root, missing[0])}; COCO's are in stuffthingmaps_trainval2017.zip of "
-                f"COCO-Stuff; {WITHOUT_MAPS.format(self.name)}"
+                f"COCO-Stuff; to train without the semantic branch: {WITHOUT_SEMANTICS} "
+                f"dataloader.train.dataset.names={self.name}"
             )
         return [
             {**record, STUFF_FILE: os.path.join(self.root, file)}

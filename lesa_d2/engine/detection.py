@@ -12,7 +12,7 @@ from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
 
 from ..data import check_coco_folder, coco_folder_classes, coco_folder_has_masks, coco_folder_split
-from ..errors import ConfigError, DatasetError
+from ..errors import WITHOUT_SEMANTICS, ConfigError, DatasetError
 from .overrides import is_given
 from .task import Task
 from .values import Rule, explained, matches, whole
@@ -102,7 +102,7 @@ def switch_masks_off(cfg: DictConfig) -> None:
 def switch_semantics_off(cfg: DictConfig) -> None:
     """Turn an HTC config, in place, into one without semantic branch: for data without stuff maps."""
     if comm.is_main_process():
-        print("The folder has no stuff maps: training Hybrid Task Cascade without its semantic branch.")
+        print("No stuff maps are read from --dataset: Hybrid Task Cascade without its semantic branch.")
     heads = cfg.model.roi_heads
     heads.semantic_head = heads.semantic_pooler = None
 
@@ -133,6 +133,8 @@ def check_datasets(cfg: DictConfig, eval_only: bool = False) -> list[str]:
     for loader in loaders:
         for name in dataset_names(loader):
             _check_files(name)
+    if not eval_only and OmegaConf.select(cfg, "model.roi_heads.semantic_head") is not None:
+        _check_stuff_maps(dataset_names(cfg.dataloader.train))
     classes = list(MetadataCatalog.get(dataset_names(loaders[0])[0]).thing_classes)
     expected = OmegaConf.select(cfg, NUM_CLASSES)
     if expected != len(classes):
@@ -162,6 +164,15 @@ def _check_files(name: str) -> None:
                 "there, point DETECTRON2_DATASETS at the folder that holds it, or train on a COCO-format "
                 "folder of your own with --dataset DIR"
             )
+
+
+def _check_stuff_maps(names: list[str]) -> None:
+    without = [name for name in names if not MetadataCatalog.get(name).get("sem_seg_root")]
+    if without:
+        raise DatasetError(
+            f"data set {without[0]!r} has no stuff maps (no sem_seg_root), which the semantic branch learns "
+            f"from: register it by lesa_d2.data.coco_with_stuff_maps, or set {WITHOUT_SEMANTICS}"
+        )
 
 
 def _similar(name: str) -> list[str]:

@@ -26,12 +26,19 @@ def start_report(cfg: DictConfig, model: nn.Module, load: LoadReport, classes: l
         ("iterations", describe_iterations(cfg)),
         ("device", f"{parameters[0].device} x {comm.get_world_size()} process(es)"),
     ]
+    if OmegaConf.select(cfg, "train.tta.enabled"):
+        rows.append(("evaluation", describe_tta(cfg)))
     return tabulate(rows, tablefmt="plain")
 
 
 def describe_precision(cfg: DictConfig) -> str:
     extras = [name for name in ("channels_last", "compile") if cfg.train[name]]
     return ", ".join([cfg.train.amp.dtype if cfg.train.amp.enabled else "float32", *extras])
+
+
+def describe_tta(cfg: DictConfig) -> str:
+    scales = ", ".join(f"{scale:g}" for scale in cfg.train.tta.scales)
+    return f"at {scales} times the size{', flipped too' if cfg.train.tta.flip else ''}, merged"
 
 
 def describe_iterations(cfg: DictConfig) -> str:

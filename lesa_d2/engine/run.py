@@ -222,7 +222,7 @@ def evaluate_only(cfg: DictConfig, classes: list[str], given: Sequence[str] = ()
     if not path:
         raise ConfigError(
             f"--eval-only needs weights: {cfg.train.output_dir} holds no checkpoint, and "
-            "train.init_checkpoint was not given or is empty"
+            "train.init_checkpoint was not given or is empty; give train.init_checkpoint=FILE.pth"
         )
     model, report = load_evaluated(cfg, path)
     if comm.is_main_process():

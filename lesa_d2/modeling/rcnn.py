@@ -5,7 +5,7 @@ from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import ImageList
 from torch import Tensor
 
-from ..errors import DatasetError
+from ..errors import WITHOUT_SEMANTICS, DatasetError
 from .roi_heads.semantic_head import FusedSemanticHead
 
 
@@ -49,8 +49,7 @@ def _label_map(item: dict, head: FusedSemanticHead) -> Tensor:
     if labels is None:
         raise DatasetError(
             f"{name}: the input has no sem_seg, which the semantic branch learns from; use a data set with "
-            "stuff maps and lesa_d2.data.StuffMapper, or set model.roi_heads.semantic_head=null "
-            "model.roi_heads.semantic_pooler=null"
+            f"stuff maps and lesa_d2.data.StuffMapper, or set {WITHOUT_SEMANTICS}"
         )
     if tuple(labels.shape) != size:
         raise DatasetError(f"{name}: expected the size of its image, {size}, got {tuple(labels.shape)}")

@@ -4,11 +4,13 @@ import random
 
 import numpy as np
 import pytest
+from detectron2.data import DatasetMapper
 from detectron2.utils import comm
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from lesa_d2.data.loader import PositionBatchSampler, build_train_loader, mix_seed
-from lesa_d2.errors import ConfigError
+from lesa_d2.errors import ConfigError, DatasetError
 
 
 def mapper(record):
@@ -97,3 +99,23 @@ def test_the_data_set_can_be_sent_to_spawned_processes():
         multiprocessing_context="spawn",
     )
     assert next(iter(spawned)) == take(1, seed=3)[0]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda file: file.unlink(), "No such file"),
+        (lambda file: file.write_bytes(file.read_bytes()[:700]), "truncated|Truncated"),
+        (lambda file: file.write_bytes(b"spam"), "cannot identify"),
+        (lambda file: Image.new("RGB", (9, 9)).save(file), "Mismatched image shape"),
+    ],
+)
+def test_a_photograph_that_cannot_be_read_is_named(tmp_path, spoil, message):
+    file = tmp_path / "broken.jpg"
+    Image.effect_noise((64, 64), 90).convert("RGB").save(file)
+    spoil(file)
+    record = {"file_name": str(file), "height": 64, "width": 64, "annotations": []}
+    mapper = DatasetMapper(True, augmentations=[], image_format="RGB")
+    loader = build_train_loader([record], mapper=mapper, total_batch_size=1)
+    with pytest.raises(DatasetError, match=rf"broken\.jpg cannot be read: .*({message})"):
+        next(iter(loader))

@@ -59,7 +59,9 @@ def test_resumed_htc_equals_the_uninterrupted_one_exactly(finished, tmp_path):
 
 def test_evaluation_with_test_time_augmentation(finished, capfd):
     assert run(HTC, finished, "train.tta.enabled=True", "train.tta.scales=[1]", flags=["--eval-only"]) == 0
-    assert "Evaluation results for segm" in (finished / "log.txt").read_text()
+    log = (finished / "log.txt").read_text()
+    assert "Evaluation results for segm" in log
+    assert "at 1 times the size, flipped too, merged" in log
     wrong = run(HTC, finished, "train.tta.scales=[0]", flags=["--eval-only"])
     assert wrong == 2
     assert "train.tta.scales must be a list of positive numbers" in capfd.readouterr().err
@@ -225,10 +227,12 @@ def test_missing_and_wrong_stuff_maps_are_one_message(coco, tmp_path):
     maps.rename(maps.with_name("elsewhere"))
     gone = coco_run(tmp_path, "train.init_checkpoint=''")
     assert "3 of 3 images of 'coco_2017_train' have no stuff map" in gone.stderr
+    early = coco_run(tmp_path, "train.init_checkpoint=''", "dataloader.train.dataset.names=coco_2017_train")
+    assert "data set 'coco_2017_train' has no stuff maps (no sem_seg_root)" in early.stderr
     without = [*NO_SEMANTICS, "dataloader.train.dataset.names=coco_2017_train", "train.max_iter=1"]
     assert all(words in missing.stderr for words in without[:3])  # the way out that the message names
     done = coco_run(tmp_path, "train.init_checkpoint=''", *without)
     assert done.returncode == 0, done.stderr[-3000:]
-    for done in (wrong, missing, gone):
+    for done in (wrong, missing, gone, early):
         assert done.stderr.count("error: ") == 1
         assert "Traceback" not in done.stderr

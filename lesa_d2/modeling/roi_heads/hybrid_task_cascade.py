@@ -21,7 +21,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from ...errors import ConfigError
+from ...errors import WITHOUT_SEMANTICS, ConfigError
 from .mask_head import CascadeMaskHead
 from .semantic_head import FusedSemanticHead
 
@@ -239,7 +239,6 @@ def _labels(images: ImageList) -> Tensor:
     if sem_seg is None:
         raise ConfigError(
             "the semantic branch needs a label for every pixel in training: build the detector as "
-            "lesa_d2.modeling.SemanticRCNN instead of GeneralizedRCNN, or set "
-            "model.roi_heads.semantic_head=null model.roi_heads.semantic_pooler=null"
+            f"lesa_d2.modeling.SemanticRCNN instead of GeneralizedRCNN, or set {WITHOUT_SEMANTICS}"
         )
     return sem_seg
