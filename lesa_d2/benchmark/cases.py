@@ -126,12 +126,11 @@ def operator(
     return make_step(mode, lambda: module.train()(x), place, [x, *module.parameters()])
 
 
-def make_backbone(norm: type[nn.Module], *, operator: str, image_size: int, backend: str) -> nn.Module:
-    """R50 in detection's layout."""
+def make_backbone(norm: type[nn.Module], **options: Any) -> nn.Module:
+    """:func:`lesa_d2.modeling.build_lesa_resnet` with this norm."""
     from ..modeling import build_lesa_resnet
 
-    name = "EvalBN" if norm is EvalBatchNorm2d else "BN"
-    return build_lesa_resnet(operator, image_size=image_size, backend=backend, norm=name)
+    return build_lesa_resnet(norm="EvalBN" if norm is EvalBatchNorm2d else "BN", **options)
 
 
 def backbone(
@@ -149,14 +148,6 @@ def backbone(
     module = settled(build, x).to(memory_format=memory_format)
     x = x.to(memory_format=memory_format)
     return make_step(mode, lambda: module(x), place, list(module.parameters()))
-
-
-def make_config_backbone(norm: type[nn.Module], *, bottom_up: Any) -> nn.Module:
-    """The backbone that a config describes, with this norm and nothing frozen."""
-    from detectron2.config import instantiate
-
-    name = "EvalBN" if norm is EvalBatchNorm2d else "BN"
-    return instantiate({**bottom_up, "norm": name, "freeze_at": 0})
 
 
 def detector(
@@ -180,7 +171,8 @@ def detector(
     cfg.backbone.bottom_up.update(image_size=image_size, **bottom_up)
     model = instantiate(cfg).to(place.device)
     x = place.random(1, 3, image_size, image_size, dtype=torch.float32)
-    state = settled(partial(make_config_backbone, bottom_up=cfg.backbone.bottom_up), x).state_dict()
+    options = {k: v for k, v in cfg.backbone.bottom_up.items() if k not in ("_target_", "norm")}
+    state = settled(partial(make_backbone, **{**options, "freeze_at": 0}), x).state_dict()
     model.backbone.bottom_up.load_state_dict(state)
     corner = torch.rand(objects, 2) * image_size * 0.7
     target = Instances((image_size, image_size))

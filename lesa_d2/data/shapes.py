@@ -28,11 +28,11 @@ from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 from ..errors import ConfigError
 from .generated import Info, generate_once
 from .registration import register_dataset
+from .stuff_maps import IGNORE_LABEL, STUFF_FILE
 
 SHAPE_CLASSES = ["circle", "triangle", "square", "star"]
 STUFF_CLASSES = ["gradient", "stripes", "checker", "speckle"]
 SEM_SEG_CLASSES = SHAPE_CLASSES + STUFF_CLASSES  # the index is the value in a stuff map
-IGNORE_LABEL = 255
 
 GENERATOR_VERSION = "1"  # raise it whenever a change alters pictures or labels
 
@@ -106,7 +106,7 @@ def shapes_split(split: str, num_images: int, image_size: int, seed: int) -> str
 def _load(directory: Path, name: str) -> list[dict]:
     records = load_coco_json(str(directory / "annotations.json"), str(directory / "images"), name)
     for record in records:
-        record["sem_seg_file_name"] = str(directory / "stuff" / f"{record['image_id']:06d}.png")
+        record[STUFF_FILE] = str(directory / "stuff" / f"{record['image_id']:06d}.png")
     return records
 
 

@@ -10,6 +10,8 @@ from PIL import Image, UnidentifiedImageError
 from ..errors import WITHOUT_SEMANTICS, DatasetError
 from .registration import register_dataset
 
+IGNORE_LABEL = 255  # a map's value where there is no label
+
 STUFF_FILE = "sem_seg_file_name"
 """A record's key for its map, detectron2's name."""
 
@@ -35,7 +37,9 @@ def coco_with_stuff_maps(name: str, folder: str) -> str:
     root = os.path.join(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")), folder)
     metadata = {k: v for k, v in MetadataCatalog.get(name).as_dict().items() if k != "name"}
     return register_dataset(
-        f"{name}_stuff", _Records(name, root), **{**metadata, "sem_seg_root": root, "ignore_label": 255}
+        f"{name}_stuff",
+        _Records(name, root),
+        **{**metadata, "sem_seg_root": root, "ignore_label": IGNORE_LABEL},
     )
 
 
