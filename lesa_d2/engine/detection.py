@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..data import check_coco_folder, coco_folder_classes, coco_folder_has_masks, coco_folder_split
 from ..errors import WITHOUT_SEMANTICS, ConfigError, DatasetError
+from ..evaluation import make_tta_mapper
 from .overrides import is_given
 from .task import Task
 from .values import Rule, explained, matches, whole
@@ -53,6 +54,10 @@ examples:
             raise ConfigError("--drop-invalid concerns the folder given by --dataset DIR, which is missing")
 
     def check_data(self, cfg: DictConfig, eval_only: bool) -> list[str]:
+        if OmegaConf.select(cfg, "train.tta.enabled"):
+            make_tta_mapper(
+                cfg
+            )  # a test loader that it cannot serve is found now, not at the first evaluation
         return check_datasets(cfg, eval_only)
 
 
@@ -126,7 +131,8 @@ def check_datasets(cfg: DictConfig, eval_only: bool = False) -> list[str]:
     With ``eval_only`` the data for training need not be there.
 
     Raises:
-        DatasetError: a data set is not registered, or its files are missing.
+        DatasetError: a data set is not registered, its files are missing, or it has no stuff maps although
+            the model learns from them.
         ConfigError: the model has another number of classes.
     """
     loaders = [cfg.dataloader.test] if eval_only else [cfg.dataloader.train, cfg.dataloader.test]

@@ -1,11 +1,12 @@
 """Evaluating detectors: COCO metrics, files for COCO's evaluation server, test-time augmentation."""
 
 from .coco import CocoEvaluator
-from .test_time import DetectorWithAugmentation, TestTimeMapper, with_test_time_augmentation
+from .test_time import DetectorWithAugmentation, TestTimeMapper, make_tta_mapper, with_test_time_augmentation
 
 __all__ = [
     "CocoEvaluator",
     "DetectorWithAugmentation",
     "TestTimeMapper",
+    "make_tta_mapper",
     "with_test_time_augmentation",
 ]

@@ -95,21 +95,30 @@ class DetectorWithAugmentation(GeneralizedRCNNWithTTA):
         super().__init__(cfg, model, mapper, batch_size)
 
 
+def make_tta_mapper(cfg: DictConfig) -> TestTimeMapper:
+    """What makes the versions of ``train.tta`` from images as they are in their files.
+
+    Raises:
+        ConfigError: the config's test loader does more, or less, than resize.
+    """
+    tta, augmentations = cfg.train.tta, cfg.dataloader.test.mapper.augmentations
+    if len(augmentations) != 1:
+        raise ConfigError(
+            "test-time augmentation needs exactly one augmentation in dataloader.test.mapper.augmentations, "
+            f"the resizing; got {len(augmentations)}"
+        )
+    resize = instantiate(augmentations[0])
+    return TestTimeMapper([scaled(resize, scale) for scale in tta.scales], tta.flip)
+
+
 def with_test_time_augmentation(cfg: DictConfig, model: nn.Module) -> tuple[nn.Module, DictConfig]:
     """A config's detector and test loader for evaluation at the sizes of ``train.tta``.
 
     The loader gives images as they are in their files, so that every version is resized once.
 
     Raises:
-        ConfigError: another kind of model, or a test loader that does more than resize.
+        ConfigError: another kind of model, or see :func:`make_tta_mapper`.
     """
-    tta, loader = cfg.train.tta, copy.deepcopy(cfg.dataloader.test)
-    resizings = [instantiate(found) for found in loader.mapper.augmentations]
-    if len(resizings) != 1:
-        raise ConfigError(
-            "test-time augmentation needs exactly one augmentation in dataloader.test.mapper.augmentations, "
-            f"the resizing; got {len(resizings)}"
-        )
+    loader = copy.deepcopy(cfg.dataloader.test)
     loader.mapper.augmentations = []
-    mapper = TestTimeMapper([scaled(resizings[0], scale) for scale in tta.scales], tta.flip)
-    return DetectorWithAugmentation(model, mapper), loader
+    return DetectorWithAugmentation(model, make_tta_mapper(cfg)), loader

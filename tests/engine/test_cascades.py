@@ -67,6 +67,13 @@ def test_evaluation_with_test_time_augmentation(finished, capfd):
     assert "train.tta.scales must be a list of positive numbers" in capfd.readouterr().err
 
 
+def test_a_test_loader_unfit_for_augmentation_is_found_before_training(datasets, tmp_path, capfd):
+    options = ["train.tta.enabled=True", "dataloader.test.mapper.augmentations=[]"]
+    assert run(HTC, tmp_path, *options) == 2
+    assert "needs exactly one augmentation" in capfd.readouterr().err
+    assert not (tmp_path / "metrics.json").exists()
+
+
 def test_cascade_trains_with_checkpointed_stages(datasets, tmp_path):
     options = ["model.backbone.bottom_up.checkpoint_stages=[res4,res5]", "train.max_iter=1"]
     assert run(CASCADE, tmp_path, *options) == 0
