@@ -20,5 +20,6 @@ train = dict(
     eval_period=5000,
     best_metric="segm/AP",  # model_best.pth keeps the highest
     log_period=20,
+    class_names=None,  # taken from the data, so that the saved config knows them
     device="cuda",  # the CPU is used, with a message, where there is no GPU
 )

@@ -66,7 +66,7 @@ def main(args: argparse.Namespace, task: Task) -> dict[str, Any]:
     task.use_data(cfg, args)
     prepare(cfg)
     set_up_logging(cfg.train.output_dir)
-    classes = task.check_data(cfg, args.eval_only)
+    classes = cfg.train.class_names = task.check_data(cfg, args.eval_only)
     if args.eval_only:
         return evaluate_only(cfg, classes, given=args.opts)
     return train(cfg, classes, resume=args.resume)
