@@ -3,7 +3,7 @@
 from .files import CONVERSIONS, Conversion, convert_file
 from .loading import LoadReport, ReportingCheckpointer, WeightsWriter, unwrap
 from .official import convert_backbone, convert_classifier, convert_detector, convert_layer, to_official
-from .start import DetectorStart, classifier_to_detector, is_classifier
+from .start import DetectorStart, classifier_to_detector, is_classifier, is_start
 from .store import models_folder, register_models_folder
 
 register_models_folder()
@@ -22,6 +22,7 @@ __all__ = [
     "convert_file",
     "convert_layer",
     "is_classifier",
+    "is_start",
     "models_folder",
     "to_official",
     "unwrap",

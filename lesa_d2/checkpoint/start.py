@@ -7,6 +7,7 @@ position-dependent values and with them every second channel of its norm, and th
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from torch import Tensor
 
@@ -14,9 +15,15 @@ from ..errors import CheckpointError, listed
 from .names import BACKBONE
 
 CLASSIFIER = "backbone."
+START_NAMES = ("imagenet_", "start_")
 STEM = "stem.conv1.weight"
 TABLE = "binary.positions.table"
 NORM_VECTORS = ("weight", "bias", "running_mean", "running_var")
+
+
+def is_start(path: str) -> bool:
+    """Whether ``path`` is named as what detectors start from: ``imagenet_….pth``, ``start_….pth``."""
+    return PurePath(path).name.startswith(START_NAMES)
 
 
 @dataclass(frozen=True)

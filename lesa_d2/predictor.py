@@ -1,0 +1,227 @@
+"""Predictions for images in memory, with the model of a config file of either kind.
+
+detectron2's DefaultPredictor takes yacs configs alone; this one also takes LazyConfigs.  What happens to an
+image before it reaches the network is up to the config's own test mapper: there is no second preprocessing.
+"""
+
+import copy
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import detectron2.data.transforms as T
+import numpy as np
+import torch
+from detectron2.config import CfgNode, instantiate
+from detectron2.data import DatasetMapper, MetadataCatalog
+from detectron2.modeling import build_model as build_yacs_model
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from .checkpoint import ReportingCheckpointer, is_start
+from .engine import Detection, dataset_names, task_of
+from .engine.any_config import AnyConfig
+from .engine.run import build_model, last_checkpoint, load_evaluated, prepare
+from .engine.trainer import PRECISIONS
+from .engine.values import check_values
+from .errors import ConfigError, DatasetError, LesaError
+from .evaluation import with_test_time_augmentation
+
+logger = logging.getLogger(__name__)
+
+Output = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Detector:
+    """What both kinds of config come down to.
+
+    Attributes:
+        model: a list of detectron2's model inputs -> a list of outputs.
+        mapper: the config's, for tests; its augmentations and channel order are what images go through.
+        class_names: of the classes that the model tells apart; empty where nothing says.
+    """
+
+    model: nn.Module
+    mapper: DatasetMapper
+    class_names: list[str]
+
+
+class Predictor:
+    """Detections of a trained model: ``Predictor(cfg)(image)["instances"]``.
+
+    Args:
+        cfg: a LazyConfig (``lesa_d2.engine.load_config``, ``lesa_d2.model_zoo.get_config``) or a yacs config
+            with ``add_lesa_config``; not changed.
+        weights: a checkpoint; "" leaves the model untrained.  None takes those of the config: for yacs
+            ``MODEL.WEIGHTS``; for a LazyConfig the last checkpoint of its run in ``train.output_dir``, or
+            ``train.init_checkpoint`` where that is no start of training but was set to a whole detector.
+        device: such as "cuda:1" or "cpu"; None is the config's, or the CPU where there is no GPU.
+        amp: "bfloat16" or "float16" for mixed precision; None computes in float32.
+        batch_size: images at once.  1 gives every image the very result that it has alone.  More is faster
+            on a GPU; images of one size are put together, and results differ by rounding.
+
+    Attributes:
+        model: in eval mode.
+        class_names: by class index, as in ``instances.pred_classes``.
+
+    Raises:
+        ConfigError: the config is not that of a detector, or an argument is out of range.
+        CheckpointError: the weights are not there, or are not those of this model.
+    """
+
+    def __init__(
+        self,
+        cfg: AnyConfig,
+        weights: str | None = None,
+        device: str | None = None,
+        amp: str | None = None,
+        batch_size: int = 1,
+    ) -> None:
+        if amp is not None and amp not in PRECISIONS:
+            raise ConfigError(f"amp must be one of {sorted(PRECISIONS)} or None, got {amp!r}")
+        if type(batch_size) is not int or batch_size < 1:
+            raise ConfigError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+        load = _load_yacs if isinstance(cfg, CfgNode) else _load_lazy
+        detector = load(copy.deepcopy(cfg), weights, device)
+        self.model = detector.model.eval()
+        self.class_names = detector.class_names
+        self._augmentations = detector.mapper.augmentations
+        self._format = detector.mapper.image_format
+        self._batch_size = batch_size
+        if self._format not in ("RGB", "BGR"):
+            raise ConfigError(f"the predictor serves models of RGB or BGR images, got {self._format!r}")
+        self._precision = PRECISIONS[amp or "float32"]
+
+    def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> Output | list[Output]:
+        """
+        Args:
+            images: one image (H, W, 3) uint8 in BGR order, as OpenCV reads it, of any size; or several of
+                them, of any sizes, as a list or as one array (N, H, W, 3).
+
+        Returns:
+            {"instances": detectron2's Instances in the image's own pixels}; a list of such for several.
+
+        Raises:
+            LesaError: something else than such images.
+        """
+        if isinstance(images, np.ndarray) and images.ndim == 4:
+            images = list(images)
+        if isinstance(images, (list, tuple)):
+            return list(self.stream(images))
+        return next(self.stream([images]))  # type: ignore[list-item]
+
+    def stream(self, images: Iterable[np.ndarray]) -> Iterator[Output]:
+        """Outputs in the order of ``images``, which may be endless: ``batch_size`` of them are held at once."""
+        batch: list[dict[str, Any]] = []
+        for image in images:
+            model_input = self.preprocess(image)
+            if batch and (len(batch) == self._batch_size or _size(batch[0]) != _size(model_input)):
+                yield from self._run(batch)
+                batch = []
+            batch.append(model_input)
+        if batch:
+            yield from self._run(batch)
+
+    def preprocess(self, image: np.ndarray) -> dict[str, Any]:
+        """An image (H, W, 3) uint8, BGR -> what detectron2's models take, by the config's test mapper."""
+        _check_image(image)
+        seen = T.AugInput(np.ascontiguousarray(image[:, :, ::-1]) if self._format == "RGB" else image)
+        self._augmentations(seen)
+        pixels = torch.as_tensor(np.ascontiguousarray(seen.image.transpose(2, 0, 1)))
+        return {"image": pixels, "height": image.shape[0], "width": image.shape[1]}
+
+    def _run(self, batch: list[dict[str, Any]]) -> list[Output]:
+        device = next(self.model.parameters()).device.type
+        half = self._precision is not torch.float32
+        with torch.no_grad(), torch.autocast(device, self._precision if half else None, enabled=half):
+            return self.model(batch)
+
+
+def _size(model_input: dict[str, Any]) -> tuple[int, ...]:
+    image: Tensor = model_input["image"]
+    return tuple(image.shape)
+
+
+def _check_image(image: Any) -> None:
+    if isinstance(image, np.ndarray):
+        if image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8 and image.size:
+            return
+        got = f"an array {image.shape} of {image.dtype}"
+    else:
+        got = f"a {type(image).__name__}"
+    raise LesaError(
+        f"expected an image (H, W, 3) of uint8 in BGR order, as cv2.imread gives it, got {got}; "
+        "cv2.cvtColor adds or removes channels, and None is what cv2.imread returns for a file that it cannot read"
+    )
+
+
+def _load_lazy(cfg: DictConfig, weights: str | None, device: str | None) -> Detector:
+    if not isinstance(cfg, DictConfig) or "model" not in cfg:
+        raise ConfigError(
+            f"expected a LazyConfig or a yacs config, got {type(cfg).__name__}; load a file by "
+            "lesa_d2.engine.any_config.load_any_config"
+        )
+    task = task_of(cfg)
+    if not isinstance(task, Detection):
+        raise ConfigError("expected the config of a detector, got that of a classifier (no model.roi_heads)")
+    if device is not None:
+        cfg.train.device = device
+    check_values(cfg, task.rules)
+    prepare(cfg)
+    path = trained_weights(cfg) if weights is None else weights
+    model = load_evaluated(cfg, path)[0] if path else build_model(cfg)
+    _tell(path)
+    loader = cfg.dataloader.test
+    if OmegaConf.select(cfg, "train.tta.enabled"):
+        model, loader = with_test_time_augmentation(cfg, model)
+    return Detector(model, instantiate(loader.mapper), class_names(cfg))
+
+
+def trained_weights(cfg: DictConfig) -> str:
+    """The checkpoint of a LazyConfig's detector; "" where there is none.
+
+    ``train.init_checkpoint`` is what training starts from.  It is taken for the trained detector where it does
+    not look like a start and the config was not saved by a run.
+    """
+    given, last = cfg.train.init_checkpoint, last_checkpoint(cfg.train.output_dir)
+    was_saved_by_run = bool(OmegaConf.select(cfg, "train.class_names"))
+    if given and not is_start(given) and not was_saved_by_run:
+        return given
+    return last or given
+
+
+def class_names(cfg: DictConfig) -> list[str]:
+    """Of a run's saved config; else of the data set that the config is evaluated on."""
+    saved = OmegaConf.select(cfg, "train.class_names")
+    if saved:
+        return list(saved)
+    try:
+        name = dataset_names(cfg.dataloader.test)[0]
+    except DatasetError as error:  # the data need not be where the model is used
+        logger.warning("Classes are numbered, since their names are not known: %s", error)
+        return []
+    return list(MetadataCatalog.get(name).get("thing_classes", []))
+
+
+def _load_yacs(cfg: CfgNode, weights: str | None, device: str | None) -> Detector:
+    cfg.defrost()
+    cfg.MODEL.DEVICE = device or (cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu")
+    path = cfg.MODEL.WEIGHTS if weights is None else weights
+    try:
+        model = build_yacs_model(cfg)
+    except (ValueError, TypeError, AssertionError, LookupError, RuntimeError) as error:
+        raise ConfigError(f"the config's model cannot be built: {error}") from error
+    if path:
+        ReportingCheckpointer(model).load(path)
+    _tell(path)
+    names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).get("thing_classes", []) if cfg.DATASETS.TEST else []
+    return Detector(model, DatasetMapper(cfg, is_train=False), list(names))
+
+
+def _tell(path: str) -> None:
+    if path:
+        logger.info("Weights: %s", path)
+    else:
+        logger.warning("No weights: the model is untrained, and what it predicts means nothing.")
