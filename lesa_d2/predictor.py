@@ -41,11 +41,13 @@ class Detector:
         model: a list of detectron2's model inputs -> a list of outputs.
         mapper: the config's, for tests; its augmentations and channel order are what images go through.
         class_names: of the classes that the model tells apart; empty where nothing says.
+        weights: path of the checkpoint; "" for an untrained model.
     """
 
     model: nn.Module
     mapper: DatasetMapper
     class_names: list[str]
+    weights: str
 
 
 class Predictor:
@@ -65,6 +67,7 @@ class Predictor:
     Attributes:
         model: in eval mode.
         class_names: by class index, as in ``instances.pred_classes``.
+        weights: path of the checkpoint; "" for an untrained model.
 
     Raises:
         ConfigError: the config is not that of a detector, or an argument is out of range.
@@ -86,6 +89,7 @@ class Predictor:
         load = _load_yacs if isinstance(cfg, CfgNode) else _load_lazy
         detector = load(copy.deepcopy(cfg), weights, device)
         self.model = detector.model.eval()
+        self.weights = detector.weights
         self.class_names = detector.class_names
         self._augmentations = detector.mapper.augmentations
         self._format = detector.mapper.image_format
@@ -113,7 +117,7 @@ class Predictor:
         return next(self.stream([images]))  # type: ignore[list-item]
 
     def stream(self, images: Iterable[np.ndarray]) -> Iterator[Output]:
-        """Outputs in the order of ``images``, which may be endless: ``batch_size`` of them are held at once."""
+        """Outputs in the order of ``images``, which may be endless: at most ``batch_size`` are held."""
         batch: list[dict[str, Any]] = []
         for image in images:
             model_input = self.preprocess(image)
@@ -153,7 +157,7 @@ def _check_image(image: Any) -> None:
         got = f"a {type(image).__name__}"
     raise LesaError(
         f"expected an image (H, W, 3) of uint8 in BGR order, as cv2.imread gives it, got {got}; "
-        "cv2.cvtColor adds or removes channels, and None is what cv2.imread returns for a file that it cannot read"
+        "cv2.cvtColor adds or removes channels; cv2.imread returns None for a file that it cannot read"
     )
 
 
@@ -176,14 +180,14 @@ def _load_lazy(cfg: DictConfig, weights: str | None, device: str | None) -> Dete
     loader = cfg.dataloader.test
     if OmegaConf.select(cfg, "train.tta.enabled"):
         model, loader = with_test_time_augmentation(cfg, model)
-    return Detector(model, instantiate(loader.mapper), class_names(cfg))
+    return Detector(model, instantiate(loader.mapper), class_names(cfg), path)
 
 
 def trained_weights(cfg: DictConfig) -> str:
     """The checkpoint of a LazyConfig's detector; "" where there is none.
 
-    ``train.init_checkpoint`` is what training starts from.  It is taken for the trained detector where it does
-    not look like a start and the config was not saved by a run.
+    ``train.init_checkpoint`` is what training starts from.  It is taken for the trained detector where its
+    name is not that of a start and the config was not saved by a run.
     """
     given, last = cfg.train.init_checkpoint, last_checkpoint(cfg.train.output_dir)
     was_saved_by_run = bool(OmegaConf.select(cfg, "train.class_names"))
@@ -217,7 +221,7 @@ def _load_yacs(cfg: CfgNode, weights: str | None, device: str | None) -> Detecto
         ReportingCheckpointer(model).load(path)
     _tell(path)
     names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).get("thing_classes", []) if cfg.DATASETS.TEST else []
-    return Detector(model, DatasetMapper(cfg, is_train=False), list(names))
+    return Detector(model, DatasetMapper(cfg, is_train=False), list(names), path)
 
 
 def _tell(path: str) -> None:

@@ -236,7 +236,7 @@ def test_wrong_arguments(lazy):
         Predictor("configs/quickstart_lesa.py")
     with pytest.raises(ConfigError, match="got that of a classifier"):
         Predictor(load_config(str(CONFIGS / "quickstart_classifier.py")))
-    with pytest.raises(ConfigError, match="train.device must be"):
+    with pytest.raises(ConfigError, match=r"train\.device must be"):
         Predictor(lazy, device="gpu")
 
 
@@ -256,7 +256,7 @@ def test_yacs_overrides(tmp_path):
     assert yacs_config("MODEL.LESA.OPERATOR=conv").MODEL.LESA.OPERATOR == "conv"
     with pytest.raises(ConfigError, match=r"KEY=VALUE, got \['MODEL.DEVICE'\]"):
         yacs_config("MODEL.DEVICE")
-    with pytest.raises(ConfigError, match="Non-existent key: MODEL.NOTHING"):
+    with pytest.raises(ConfigError, match=r"Non-existent key: MODEL\.NOTHING"):
         yacs_config("MODEL.NOTHING=1")
     broken = tmp_path / "broken.yaml"
     broken.write_text("MODEL: [unclosed")

@@ -1,5 +1,6 @@
 """What a network sees of an image file, by the preprocessing of its own config."""
 
+import glob
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -37,10 +38,13 @@ class SeenImage:
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
     """Image files, each once: those given, and all below the folders given, by name.
 
+    Args:
+        paths: files, folders, or patterns such as ``photos/*.jpg``.
+
     Raises:
         LesaError: a path does not exist, or there is no image.
     """
-    places = [Path(path) for path in paths]
+    places = [place for path in paths for place in _expand(Path(path).expanduser())]
     found: list[Path] = []
     for path in places:
         if not path.exists():
@@ -54,6 +58,32 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
             f"expected images ({', '.join(SUFFIXES)}), found none in {', '.join(map(str, places))}"
         )
     return list(dict.fromkeys(found))
+
+
+def _expand(path: Path) -> list[Path]:
+    """The files and folders of a pattern; the path itself where it is none, or exists."""
+    if path.exists() or not glob.has_magic(str(path)):
+        return [path]
+    found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+    if not found:
+        raise LesaError(f"nothing matches {path}; give images, folders of them, or patterns")
+    return found
+
+
+def open_image(file: Path, channels: str) -> np.ndarray:
+    """The picture of a file, (H, W, 3) uint8, turned upright as its EXIF data say.
+
+    Args:
+        file: of any format that Pillow reads.
+        channels: "RGB" or "BGR".
+
+    Raises:
+        LesaError: the file is no image that can be read.
+    """
+    try:
+        return utils.read_image(str(file), channels)
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
+        raise LesaError(f"{file} cannot be read as an image: {error}") from error
 
 
 class ImageReader:
@@ -79,10 +109,7 @@ class ImageReader:
         Raises:
             LesaError: the file is no image that can be read.
         """
-        try:
-            height, width = utils.read_image(str(file), "RGB").shape[:2]
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
-            raise LesaError(f"{file} cannot be read as an image: {error}") from error
+        height, width = open_image(file, "RGB").shape[:2]
         mapped = self._map(file)
         return SeenImage(file, self._picture(mapped), self.batch(self.model, mapped), (width, height))
 

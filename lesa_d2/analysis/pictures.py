@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import detection_utils as utils
-from detectron2.data.catalog import Metadata
-from detectron2.utils.colormap import colormap
-from detectron2.utils.visualizer import ColorMode, Visualizer
 from torch import nn
+
+from .drawing import ClassVisualizer
 
 GAP = 6  # white pixels between tiles
 TILE_WIDTH = 320  # pixels that a picture is drawn at, so that labels of small images can be read
@@ -39,7 +38,7 @@ def draw_predictions(
         score_threshold: predictions below it are left out of the picture.
     """
     truth = {record["image_id"]: record for record in DatasetCatalog.get(dataset_name)}
-    metadata = _with_class_colours(MetadataCatalog.get(dataset_name))
+    classes = MetadataCatalog.get(dataset_name).thing_classes
     was_training = model.training
     model.eval()
     tiles = []
@@ -48,8 +47,8 @@ def draw_predictions(
         instances = output["instances"].to("cpu")
         kept = instances[instances.scores >= score_threshold]
         objects = {"annotations": truth[inputs["image_id"]].get("annotations", [])}  # no stuff map
-        above = _canvas(image, metadata).draw_dataset_dict(objects)
-        below = _canvas(image, metadata).draw_instance_predictions(kept)
+        above = ClassVisualizer(image, classes, TILE_WIDTH).draw_dataset_dict(objects)
+        below = ClassVisualizer(image, classes, TILE_WIDTH).draw_instance_predictions(kept)
         tiles.append(_stack([above.get_image(), below.get_image()], axis=0))
     model.train(was_training)
     rows = [_stack(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]
@@ -65,18 +64,6 @@ def _first(model: nn.Module, loader: Iterable[list[dict]], number: int) -> Itera
         number -= len(batch)
         if number <= 0:
             return
-
-
-def _with_class_colours(metadata: Metadata) -> Metadata:
-    """The classes of ``metadata`` with a colour each, the same for truth and predictions."""
-    classes = metadata.thing_classes
-    colours = [tuple(colormap(rgb=True, maximum=255)[index % 74].tolist()) for index in range(len(classes))]
-    return Metadata(thing_classes=classes, thing_colors=colours)
-
-
-def _canvas(image: np.ndarray, metadata: Metadata) -> Visualizer:
-    scale = TILE_WIDTH / image.shape[1]
-    return Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION)
 
 
 def _stack(images: list[np.ndarray], axis: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from .classification import Classification
 from .detection import Detection, dataset_names
-from .launch import argument_parser, launch
+from .launch import argument_parser, launch, separate_overrides
 from .overrides import is_given, load_config
 from .run import evaluate, load_trained, main, run_command_line, task_of, train
 from .trainer import Trainer
@@ -20,6 +20,7 @@ __all__ = [
     "load_trained",
     "main",
     "run_command_line",
+    "separate_overrides",
     "task_of",
     "train",
 ]

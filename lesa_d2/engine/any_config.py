@@ -1,6 +1,7 @@
 """Config files of either kind, for what takes both: predictor, demo."""
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
@@ -11,7 +12,7 @@ from ..config import add_lesa_config
 from ..errors import ConfigError
 from .overrides import load_config
 
-AnyConfig = DictConfig | CfgNode
+AnyConfig: TypeAlias = DictConfig | CfgNode
 
 
 def load_any_config(file: str, overrides: Sequence[str] = ()) -> AnyConfig:

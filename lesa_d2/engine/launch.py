@@ -24,6 +24,13 @@ def argument_parser(task: Task) -> argparse.ArgumentParser:
     return parser
 
 
+def separate_overrides(args: argparse.Namespace, *lists: list[str]) -> None:
+    """Move what is ``key=value`` to ``args.opts``: argparse gives it to an option's list that it follows."""
+    for given in lists:
+        args.opts += [item for item in given if "=" in item and not os.path.exists(item)]
+        given[:] = [item for item in given if item not in args.opts]
+
+
 def launch(main: Main, args: argparse.Namespace) -> int:
     """Run ``main(args)`` in the processes that the arguments or torchrun ask for.
 

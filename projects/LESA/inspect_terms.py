@@ -28,7 +28,7 @@ from lesa_d2.analysis import (
 from lesa_d2.analysis.image_reader import Point
 from lesa_d2.analysis.term_maps import choose_layers
 from lesa_d2.analysis.terms import PLOT_FILE
-from lesa_d2.engine import Classification, evaluate, launch, load_config, task_of
+from lesa_d2.engine import Classification, evaluate, launch, load_config, separate_overrides, task_of
 from lesa_d2.engine.run import last_checkpoint, load_evaluated, make_folder, prepare
 from lesa_d2.engine.values import check_values
 from lesa_d2.errors import ConfigError, LesaError
@@ -171,10 +171,7 @@ def parse_args() -> argparse.Namespace:
     add("--click", action="store_true", help="ask for a position on every picture that is drawn")
     add("opts", nargs="*", default=[], metavar="key=value", help="overrides of the config")
     args = parser.parse_args()
-    # argparse gives overrides that follow a list of paths to that list
-    for given in (args.images, args.layers):
-        args.opts += [item for item in given if "=" in item and not Path(item).exists()]
-        given[:] = [item for item in given if item not in args.opts]
+    separate_overrides(args, args.images, args.layers)
     if args.maps < 0:
         parser.error(f"--maps must be 0 or more, got {args.maps}")
     if args.limit is not None and args.limit < 1:

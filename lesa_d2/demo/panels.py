@@ -1,0 +1,136 @@
+"""One picture a model, side by side under their titles, as the paper's Figures 1, 2 and 4."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from detectron2.structures import Instances
+from PIL import Image, ImageDraw, ImageFont
+
+from ..analysis.drawing import draw_detections
+from ..engine.any_config import load_any_config
+from ..errors import ConfigError
+from ..predictor import Predictor
+
+GAP = 6  # white pixels between panels
+TITLE_SHARE = 18  # a title is this part of its panel's width high …
+TITLE_SIZES = (14, 40)  # … within these pixels
+
+
+@dataclass(frozen=True)
+class DemoModel:
+    """A predictor, and the name that it goes by."""
+
+    title: str
+    predictor: Predictor
+
+
+@dataclass(frozen=True)
+class Panels:
+    """An image and what each model found in it.
+
+    Attributes:
+        image: (H, W, 3) uint8, BGR.
+        detections: of every model in order, on the CPU, with all scores that the model gives.
+    """
+
+    image: np.ndarray
+    detections: list[Instances]
+
+    def draw(self, models: Sequence[DemoModel], threshold: float) -> np.ndarray:
+        """(h, w, 3) uint8, BGR: a panel a model, titled where there are several.
+
+        Args:
+            models: those of ``detections``.
+            threshold: detections with a lower score are left out.
+        """
+        panels = [
+            draw_detections(self.image, confident(found, threshold), model.predictor.class_names)
+            for found, model in zip(self.detections, models, strict=True)
+        ]
+        if len(panels) == 1:
+            return panels[0]
+        titled = [add_title(panel, model.title) for panel, model in zip(panels, models, strict=True)]
+        gap = np.full((titled[0].shape[0], GAP, 3), 255, np.uint8)
+        parts = [part for panel in titled for part in (gap, panel)]
+        return np.concatenate(parts[1:], axis=1)
+
+
+def confident(detections: Instances, threshold: float) -> Instances:
+    """Those with at least this score."""
+    return detections[detections.scores >= threshold]
+
+
+def add_title(panel: np.ndarray, title: str) -> np.ndarray:
+    """``panel`` (h, w, 3), BGR, below a white strip with ``title``, which is shortened to its width."""
+    width = panel.shape[1]
+    least, most = TITLE_SIZES
+    size = min(max(width // TITLE_SHARE, least), most)
+    font = ImageFont.load_default(size)
+    strip = Image.new("RGB", (width, round(1.6 * size)), "white")
+    draw = ImageDraw.Draw(strip)
+    shown = title
+    while len(shown) > 1 and draw.textlength(shown, font) > width - size:
+        shown = shown[:-2].rstrip("…") + "…"
+    draw.text((width / 2, strip.height / 2), shown, "black", font, anchor="mm")
+    return np.concatenate([np.asarray(strip), panel], axis=0)
+
+
+def load_models(
+    files: Sequence[str],
+    overrides: Sequence[str] = (),
+    weights: Sequence[str | None] = (),
+    titles: Sequence[str] = (),
+    device: str | None = None,
+    amp: str | None = None,
+) -> list[DemoModel]:
+    """A predictor for each config file.
+
+    Args:
+        files: LazyConfig or yacs, in any mixture.
+        overrides: ``key=value`` of every config.
+        weights, titles: none, or one a file; a title is else the name of the config, or of its run's folder.
+        device, amp: of :class:`Predictor`.
+
+    Raises:
+        ConfigError: another number of weights or titles than files, or a config that cannot be used.
+        CheckpointError: no weights, or others than the model's.
+    """
+    for name, given in (("weights", weights), ("titles", titles)):
+        if given and len(given) != len(files):
+            raise ConfigError(
+                f"--{name}: expected one for each of the {len(files)} configs, got {len(given)}"
+            )
+    models = []
+    for file, path, title in zip(
+        files, weights or [None] * len(files), titles or default_titles(files), strict=True
+    ):
+        cfg = load_any_config(file, overrides)
+        predictor = Predictor(cfg, path, device=device, amp=amp)
+        if not predictor.weights:
+            raise ConfigError(
+                f"{file}: no trained weights: give --weights FILE.pth, or the config.yaml of a run, whose "
+                "last checkpoint is taken"
+            )
+        models.append(DemoModel(title, predictor))
+    return models
+
+
+def default_titles(files: Sequence[str]) -> list[str]:
+    """A config's name; of a run's config.yaml the folder's; numbered where they are the same."""
+    names = [path.parent.name if path.stem == "config" else path.stem for path in map(Path, files)]
+    total, seen = Counter(names), Counter[str]()
+    titles = []
+    for name in names:
+        seen[name] += 1
+        titles.append(f"{name} ({seen[name]})" if total[name] > 1 else name)
+    return titles
+
+
+def predict(models: Sequence[DemoModel], images: Iterable[np.ndarray]) -> Iterator[Panels]:
+    """What every model finds in each of the images, BGR, one image at a time."""
+    for image in images:
+        found = [model.predictor(image)["instances"].to("cpu") for model in models]  # type: ignore[call-overload]
+        yield Panels(image, found)

@@ -1,0 +1,79 @@
+"""What was found in all pictures together: a table, and every detection in a file."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Instances
+from tabulate import tabulate
+
+from ..analysis.drawing import named_classes
+from .panels import DemoModel, Panels, confident
+
+
+class DetectionSummary:
+    """Collects the detections of several models over pictures.
+
+    Args:
+        models: whose detections are given to :meth:`add`.
+        threshold: detections with a lower score are not counted.
+    """
+
+    def __init__(self, models: Sequence[DemoModel], threshold: float) -> None:
+        self.models = models
+        self.threshold = threshold
+        self.pictures: list[dict[str, Any]] = []
+        self._counts = [Counter[str]() for _ in models]
+        self._found_in = [0 for _ in models]
+        self._highest = [0.0 for _ in models]
+
+    def add(self, name: str, panels: Panels) -> None:
+        """Take in one picture's detections."""
+        height, width = panels.image.shape[:2]
+        entry: dict[str, Any] = {"file": name, "width": width, "height": height, "detections": {}}
+        for index, (model, found) in enumerate(zip(self.models, panels.detections, strict=True)):
+            names = named_classes(model.predictor.class_names, found)
+            counted = confident(found, self.threshold)
+            self._counts[index].update(names[c] for c in counted.pred_classes.tolist())
+            self._found_in[index] += len(counted) > 0
+            self._highest[index] = max([self._highest[index], *found.scores.tolist()])
+            entry["detections"][model.title] = as_dicts(counted, names)
+        self.pictures.append(entry)
+
+    def table(self) -> str:
+        """Detections a class and model; where a model found nothing, its highest score."""
+        total = len(self.pictures)
+        headers = ["class", *(model.title for model in self.models)]
+        classes = sorted({name for counts in self._counts for name in counts})
+        rows: list[list[Any]] = [[name, *(counts[name] for counts in self._counts)] for name in classes]
+        rows.append(["all", *(counts.total() for counts in self._counts)])
+        rows.append(["pictures with any", *(f"{found} of {total}" for found in self._found_in)])
+        lines = [tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)]
+        for model, counts, highest in zip(self.models, self._counts, self._highest, strict=True):
+            if total and not counts:
+                lines.append(
+                    f"{model.title}: no detection reaches the score {self.threshold:g}; the highest is "
+                    f"{highest:.3f}. Lower --confidence-threshold, or train longer."
+                )
+        return "\n".join(lines)
+
+    def save(self, file: Path) -> Path:
+        """Write all detections as JSON: boxes [x, y, width, height] in pixels, masks as COCO's RLE."""
+        content = {"threshold": self.threshold, "pictures": self.pictures}
+        file.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        return file
+
+
+def as_dicts(detections: Instances, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Detections in COCO's result format, with the name of the class in the place of ids."""
+    found = instances_to_coco_json(detections, img_id=0)
+    return [
+        {
+            "class": class_names[item["category_id"]],
+            **{key: item[key] for key in ("score", "bbox", "segmentation") if key in item},
+        }
+        for item in found
+    ]
