@@ -28,19 +28,26 @@ def load_config(file: str, overrides: Sequence[str] = ()) -> DictConfig:
         ConfigError: no such config, a missing section, or an override that is malformed or names a key that
             neither the config nor the signature of the thing it configures knows.
     """
-    if not file:
-        raise ConfigError("no config file: give --config-file, for example configs/mask_rcnn_lesa_r50.py")
-    cfg = _load(file if PathManager.isfile(file) else _shipped(file))
+    cfg = _load(config_path(file))
     for override in overrides:
         _apply(cfg, override)
     return cfg
 
 
-def _shipped(name: str) -> str:
+def config_path(file: str) -> str:
+    """``file`` itself, or where there is no such file, the path of the shipped config of this name.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    if not file:
+        raise ConfigError("no config file: give --config-file, for example configs/mask_rcnn_lesa_r50.py")
+    if PathManager.isfile(file):
+        return file
     try:
-        return str(find_config(name))
+        return str(find_config(file))
     except ConfigError as error:
-        raise ConfigError(f"config file {name!r} does not exist, and {error}") from None
+        raise ConfigError(f"config file {file!r} does not exist, and {error}") from None
 
 
 def _load(file: str) -> DictConfig:

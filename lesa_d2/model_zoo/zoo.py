@@ -6,8 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode, get_cfg, instantiate
-from detectron2.modeling import build_model
+from detectron2.config import CfgNode, instantiate
 from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
 from tabulate import tabulate
@@ -15,11 +14,8 @@ from torch import nn
 
 from ..checkpoint import ReportingCheckpointer, models_folder, weights_state
 from ..checkpoint.catalog import Entry, read_catalog
-from ..config import add_lesa_config
 from ..config_files import config_files, find_config
-from ..engine import load_config
-
-YACS = ".yaml"
+from ..engine import build_yacs_model, load_any_config
 
 
 @dataclass(frozen=True)
@@ -118,13 +114,7 @@ def get_config(name: str) -> DictConfig | CfgNode:
     Raises:
         ConfigError: there is none of this name; names the nearest.
     """
-    file = find_config(name)
-    if file.suffix != YACS:
-        return load_config(str(file))
-    cfg = get_cfg()
-    add_lesa_config(cfg)
-    cfg.merge_from_file(str(file))
-    return cfg
+    return load_any_config(str(find_config(name)))
 
 
 def get(name: str, trained: bool = False, device: str | None = None) -> nn.Module:
@@ -154,5 +144,5 @@ def get(name: str, trained: bool = False, device: str | None = None) -> nn.Modul
 def _build(cfg: DictConfig | CfgNode, device: str) -> nn.Module:
     if isinstance(cfg, CfgNode):
         cfg.MODEL.DEVICE = device
-        return build_model(cfg)
+        return build_yacs_model(cfg)
     return instantiate(cfg.model).to(device)
