@@ -21,6 +21,14 @@ DETECTRON2_NEEDS = [
     "yacs>=0.1.8",
 ]
 
+# They keep their place at the top of the repository; the model zoo of an installed wheel needs them as well.
+CONFIGS = {
+    "lesa_d2.configs": "configs",
+    "lesa_d2.configs.common": "configs/common",
+    "lesa_d2.configs.yacs": "configs/yacs",
+}
+EXPORT = ["onnx", "onnxruntime", "onnxscript"]
+
 setup(
     name="lesa_d2",
     version="0.1.0",
@@ -29,8 +37,12 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["lesa_d2", "lesa_d2.*"]),
-    package_data={"lesa_d2": ["py.typed"]},
+    packages=[*find_packages(include=["lesa_d2", "lesa_d2.*"]), *CONFIGS],
+    package_dir=CONFIGS,
+    package_data={
+        "lesa_d2": ["py.typed", "checkpoint/catalog.json", "demo/report.html"],
+        "lesa_d2.configs.yacs": ["*.yaml"],
+    },
     install_requires=[
         "torch>=2.6,<3",
         "torchvision>=0.21,<1",
@@ -42,6 +54,16 @@ setup(
         *DETECTRON2_NEEDS,
     ],
     extras_require={
-        "dev": ["hypothesis", "mypy", "pytest", "pytest-xdist", "ruff", "types-tabulate", "types-PyYAML"]
+        "export": EXPORT,
+        "dev": [
+            "hypothesis",
+            "mypy",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "types-tabulate",
+            "types-PyYAML",
+            *EXPORT,
+        ],
     },
 )

@@ -15,13 +15,11 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, instantiate
 from detectron2.data import DatasetMapper, MetadataCatalog
-from detectron2.modeling import build_model as build_yacs_model
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from .checkpoint import ReportingCheckpointer, is_start
-from .engine import Detection, dataset_names, task_of
-from .engine.any_config import AnyConfig
+from .engine import Detection, build_yacs_model, dataset_names, task_of
 from .engine.run import build_model, last_checkpoint, load_evaluated, prepare
 from .engine.trainer import PRECISIONS
 from .engine.values import check_values
@@ -76,7 +74,7 @@ class Predictor:
 
     def __init__(
         self,
-        cfg: AnyConfig,
+        cfg: DictConfig | CfgNode,
         weights: str | None = None,
         device: str | None = None,
         amp: str | None = None,
@@ -165,7 +163,7 @@ def _load_lazy(cfg: DictConfig, weights: str | None, device: str | None) -> Dete
     if not isinstance(cfg, DictConfig) or "model" not in cfg:
         raise ConfigError(
             f"expected a LazyConfig or a yacs config, got {type(cfg).__name__}; load a file by "
-            "lesa_d2.engine.any_config.load_any_config"
+            "lesa_d2.engine.load_any_config"
         )
     task = task_of(cfg)
     if not isinstance(task, Detection):
@@ -213,10 +211,7 @@ def _load_yacs(cfg: CfgNode, weights: str | None, device: str | None) -> Detecto
     cfg.defrost()
     cfg.MODEL.DEVICE = device or (cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu")
     path = cfg.MODEL.WEIGHTS if weights is None else weights
-    try:
-        model = build_yacs_model(cfg)
-    except (ValueError, TypeError, AssertionError, LookupError, RuntimeError) as error:
-        raise ConfigError(f"the config's model cannot be built: {error}") from error
+    model = build_yacs_model(cfg)
     if path:
         ReportingCheckpointer(model).load(path)
     _tell(path)

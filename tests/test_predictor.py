@@ -14,8 +14,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from lesa_d2.data import SHAPE_CLASSES
-from lesa_d2.engine import load_config
-from lesa_d2.engine.any_config import load_any_config
+from lesa_d2.engine import load_any_config, load_config
 from lesa_d2.errors import CheckpointError, ConfigError, LesaError
 from lesa_d2.predictor import Predictor
 
@@ -250,15 +249,3 @@ def test_test_time_augmentation_of_the_config(lazy):
     augmented = Predictor(lazy)(image())["instances"]
     assert augmented.image_size == (48, 80)
     assert not torch.equal(plain.scores[:3], augmented.scores[:3])
-
-
-def test_yacs_overrides(tmp_path):
-    assert yacs_config("MODEL.LESA.OPERATOR=conv").MODEL.LESA.OPERATOR == "conv"
-    with pytest.raises(ConfigError, match=r"KEY=VALUE, got \['MODEL.DEVICE'\]"):
-        yacs_config("MODEL.DEVICE")
-    with pytest.raises(ConfigError, match=r"Non-existent key: MODEL\.NOTHING"):
-        yacs_config("MODEL.NOTHING=1")
-    broken = tmp_path / "broken.yaml"
-    broken.write_text("MODEL: [unclosed")
-    with pytest.raises(ConfigError, match="cannot be loaded"):
-        load_any_config(str(broken))

@@ -4,7 +4,7 @@ from .files import CONVERSIONS, Conversion, convert_file
 from .loading import LoadReport, ReportingCheckpointer, WeightsWriter, unwrap
 from .official import convert_backbone, convert_classifier, convert_detector, convert_layer, to_official
 from .start import DetectorStart, classifier_to_detector, is_classifier, is_start
-from .store import models_folder, register_models_folder
+from .store import models_folder, register_models_folder, weights_state
 
 register_models_folder()
 
@@ -26,4 +26,5 @@ __all__ = [
     "models_folder",
     "to_official",
     "unwrap",
+    "weights_state",
 ]

@@ -186,6 +186,15 @@ def _check_kind(kind: str, state_dict: StateDict, file: Path) -> Callable[[State
     raise CheckpointError(f"{file} looks like {SOURCES[found].title}, {wanted}; {advice}")
 
 
+def recognise_file(file: Path) -> str:
+    """:func:`recognise` for the weights in a file.
+
+    Raises:
+        CheckpointError: no such file, or it cannot be read as weights.
+    """
+    return recognise(_state_dict(read(file), file))
+
+
 def recognise(state_dict: Mapping[str, Tensor]) -> str:
     """Which of ``SOURCES`` a state dict looks like, by its names; "" for none."""
     names = strip_prefixes(state_dict, PREFIXES[:1])

@@ -10,7 +10,7 @@ from detectron2.structures import Instances
 from PIL import Image, ImageDraw, ImageFont
 
 from ..analysis.drawing import draw_detections
-from ..engine.any_config import load_any_config
+from ..engine import load_any_config
 from ..errors import ConfigError
 from ..predictor import Predictor
 

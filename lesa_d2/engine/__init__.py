@@ -6,18 +6,22 @@ from .launch import argument_parser, launch, separate_overrides
 from .overrides import is_given, load_config
 from .run import evaluate, load_trained, main, run_command_line, task_of, train
 from .trainer import Trainer
+from .yacs import build_yacs_model, load_any_config, load_yacs_config
 
 __all__ = [
     "Classification",
     "Detection",
     "Trainer",
     "argument_parser",
+    "build_yacs_model",
     "dataset_names",
     "evaluate",
     "is_given",
     "launch",
+    "load_any_config",
     "load_config",
     "load_trained",
+    "load_yacs_config",
     "main",
     "run_command_line",
     "separate_overrides",

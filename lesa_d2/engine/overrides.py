@@ -10,26 +10,44 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from ..config_files import find_config
 from ..errors import ConfigError
 
 SECTIONS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
 
 def load_config(file: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """A LazyConfig (.py, or a saved .yaml) with overrides applied.
+    """A LazyConfig with overrides applied.
+
+    Args:
+        file: a .py or a saved .yaml; where there is no such file, the name of a shipped config, such as
+            ``mask_rcnn_lesa_r50``.
+        overrides: ``key=value``.
 
     Raises:
-        ConfigError: no such file, a missing section, or an override that is malformed or names a key that
+        ConfigError: no such config, a missing section, or an override that is malformed or names a key that
             neither the config nor the signature of the thing it configures knows.
     """
-    if not file:
-        raise ConfigError("no config file: give --config-file, for example configs/mask_rcnn_lesa_r50.py")
-    if not PathManager.isfile(file):
-        raise ConfigError(f"config file {file!r} does not exist")
-    cfg = _load(file)
+    cfg = _load(config_path(file))
     for override in overrides:
         _apply(cfg, override)
     return cfg
+
+
+def config_path(file: str) -> str:
+    """``file`` itself, or where there is no such file, the path of the shipped config of this name.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    if not file:
+        raise ConfigError("no config file: give --config-file, for example configs/mask_rcnn_lesa_r50.py")
+    if PathManager.isfile(file):
+        return file
+    try:
+        return str(find_config(file))
+    except ConfigError as error:
+        raise ConfigError(f"config file {file!r} does not exist, and {error}") from None
 
 
 def _load(file: str) -> DictConfig:

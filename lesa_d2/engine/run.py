@@ -40,6 +40,9 @@ from .values import check_values
 
 logger = logging.getLogger("lesa_d2")
 
+MODEL_ERRORS = (ValueError, TypeError, AssertionError, ArithmeticError, LookupError)
+"""What building a model raises where its arguments do not fit together."""
+
 
 def run_command_line(task: Task, arguments: Sequence[str] | None = None) -> int:
     """Do what the ``arguments`` (default: the program's) ask for; returns the exit status."""
@@ -120,7 +123,7 @@ def build_model(cfg: DictConfig) -> nn.Module:
     layout = torch.channels_last if cfg.train.channels_last else torch.preserve_format
     try:
         return instantiate(cfg.model).to(cfg.train.device, memory_format=layout)
-    except (ValueError, TypeError, AssertionError, ArithmeticError, LookupError) as error:
+    except MODEL_ERRORS as error:
         raise ConfigError(f"the config's model cannot be built: {error}") from error
 
 

@@ -14,8 +14,7 @@ from runs import ROOT, tiny_options, train_net
 from torch import nn
 
 from lesa_d2.demo import VideoReader, VideoWriter
-from lesa_d2.engine import launch, load_config
-from lesa_d2.engine.any_config import load_any_config
+from lesa_d2.engine import launch, load_any_config, load_config
 from lesa_d2.engine.run import build_model, prepare
 
 SCRIPT = ROOT / "projects/LESA/demo.py"

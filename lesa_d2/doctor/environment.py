@@ -1,4 +1,4 @@
-"""``python -m lesa_d2.doctor``: versions, what is missing, and the exact command that mends it."""
+"""What the environment is like: versions, detectron2, devices, folders."""
 
 import importlib
 import importlib.metadata
@@ -6,25 +6,16 @@ import os
 import platform
 import re
 import sys
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from .findings import Finding, checked, pip
 
 DISTRIBUTION = "lesa_d2"
 MODULES = {"opencv-python": "cv2", "Pillow": "PIL", "hydra-core": "hydra", "setuptools": "pkg_resources"}
 """Import names that differ from the distribution's."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report; ``mend`` is a command, empty when nothing is wrong."""
-
-    name: str
-    state: str
-    mend: str = ""
-
-
-def diagnose() -> list[Finding]:
+def check_environment() -> list[Finding]:
     """Every check in order; nothing is raised."""
     findings = [Finding("python", platform.python_version()), *check_requirements()]
     checks: list[Callable[[], Finding]] = [
@@ -53,9 +44,8 @@ def check_package(requirement: str) -> Finding:
     mend = pip("torch torchvision" if name in ("torch", "torchvision") else f'"{requirement}"')
     try:
         module = importlib.import_module(MODULES.get(name, name))
-        version = (
-            installed_version(name) or module.__version__
-        )  # another build, such as opencv's headless one
+        # without a distribution of this name it is another build, such as opencv's headless one
+        version = installed_version(name) or module.__version__
     except Exception as error:  # a broken installation fails in many ways
         return Finding(name, f"does not import: {type(error).__name__}: {error}", mend)
     if not in_range(version, requirement[len(name) :]):
@@ -76,11 +66,6 @@ def in_range(version: str, limits: str) -> bool:
     from packaging.specifiers import SpecifierSet
 
     return SpecifierSet(limits).contains(version, prereleases=True)
-
-
-def pip(arguments: str) -> str:
-    """A pip command for this very interpreter."""
-    return f"{sys.executable} -m pip install {arguments}"
 
 
 def check_torch_pair() -> Finding:
@@ -123,8 +108,8 @@ def check_lesa() -> Finding:
     try:
         import torch
 
-        from . import __version__
-        from .modeling import build_lesa_resnet
+        from .. import __version__
+        from ..modeling import build_lesa_resnet
 
         with torch.device("meta"):
             build_lesa_resnet()
@@ -153,30 +138,13 @@ def check_data() -> Finding:
 
 
 def check_weights() -> Finding:
-    """Where our own weights are looked for; missing ones are not an error."""
+    """Where our own weights are looked for; missing ones are not an error, a malformed catalog is."""
     try:
-        from .checkpoint.store import models_folder
+        from ..checkpoint.catalog import read_catalog
+        from ..checkpoint.store import models_folder
     except Exception:
         return Finding("LESA_MODELS", "unknown without detectron2")
     folder = models_folder()
     present = sorted(path.name for path in folder.glob("*.pth"))
-    return Finding("LESA_MODELS", f"{folder}: {', '.join(present) or 'no weights there yet'}")
-
-
-def main() -> int:
-    """Print the report; 1 when something has to be mended."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        findings = diagnose()
-    width = max(len(finding.name) for finding in findings)
-    for finding in findings:
-        print(f"{'!!' if finding.mend else 'ok'}  {finding.name:<{width}}  {finding.state}")
-    mends = list(dict.fromkeys(finding.mend for finding in findings if finding.mend))
-    if mends:
-        print("\nTo mend, run:")
-        print("\n".join(f"  {mend}" for mend in mends))
-    return 1 if mends else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    state = f"{folder}: {', '.join(present) or 'no weights there yet'}"
+    return checked("LESA_MODELS", lambda: [Finding("LESA_MODELS", state)] if read_catalog(folder) else [])[0]

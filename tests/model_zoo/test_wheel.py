@@ -1,0 +1,90 @@
+"""The zoo of an installed wheel, away from the repository."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ("lesa_d2", "configs", "setup.py", "pyproject.toml", "README.md")
+
+LOAD_EVERYTHING = """
+import torch
+from pathlib import Path
+import lesa_d2
+from detectron2.config import CfgNode, instantiate
+from detectron2.modeling import build_model
+from lesa_d2 import model_zoo
+
+site = Path(lesa_d2.__file__).parent
+zoo = model_zoo.available()
+for name, row in zoo.items():
+    assert row.config.is_relative_to(site / "configs"), row.config
+    cfg = model_zoo.get_config(name)
+    with torch.device("meta"):
+        if isinstance(cfg, CfgNode):
+            cfg.MODEL.DEVICE = "meta"
+            build_model(cfg)
+        else:
+            instantiate(cfg.model)
+print(site.parent, len(zoo))
+"""
+
+
+def run(*command, cwd, **environment):
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", *map(str, command)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder with the package installed from a wheel of this repository."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for path in (ROOT / name for name in SOURCES):
+        if path.is_dir():
+            shutil.copytree(path, source / path.name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(path, source)
+    pip = ("-m", "pip", "--disable-pip-version-check")
+    build = ("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", "dist", "./source")
+    run(*pip, *build, cwd=folder)
+    (wheel,) = (folder / "dist").glob("lesa_d2-*.whl")
+    run(*pip, "install", "--no-deps", "--target", "site", wheel, cwd=folder)
+    return folder / "site"
+
+
+def test_everything_loads_and_builds_away_from_the_repository(site, tmp_path):
+    out = run("-c", LOAD_EVERYTHING, cwd=tmp_path, PYTHONPATH=str(site)).split()
+    names = len(list(ROOT.glob("configs/*.py"))) + len(list(ROOT.glob("configs/yacs/*.yaml")))
+    assert out == [str(site), str(names)]
+
+
+def test_the_wheel_has_every_config_and_nothing_of_the_tests(site):
+    ours = {
+        file.relative_to(ROOT) for suffix in ("py", "yaml") for file in ROOT.glob(f"configs/**/*.{suffix}")
+    }
+    theirs = {
+        file.relative_to(site / "lesa_d2")
+        for file in (site / "lesa_d2/configs").rglob("*.*")
+        if file.suffix in (".py", ".yaml")
+    }
+    assert theirs == ours
+    assert {entry.name for entry in site.iterdir() if not entry.name.endswith(".dist-info")} == {"lesa_d2"}
+
+
+def test_the_table_and_the_training_script_know_the_names(site, tmp_path):
+    assert "mask_rcnn_lesa_r50" in run("-m", "lesa_d2.model_zoo", cwd=tmp_path, PYTHONPATH=str(site))
+    code = "from lesa_d2.engine import load_config; print(load_config('quickstart_htc').train.output_dir)"
+    assert run("-c", code, cwd=tmp_path, PYTHONPATH=str(site)).strip() == "./output/quickstart/htc"
