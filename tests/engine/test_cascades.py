@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from coco_tree import write_coco_tree
 from PIL import Image
 from runs import ROOT, losses, tiny_options, train_net, weights
 
@@ -155,44 +156,9 @@ SMALL_COCO = [
 
 
 @pytest.fixture
-def coco(datasets, monkeypatch):
+def coco(datasets):
     """A folder like COCO's: train2017 with stuff maps, val2017, and test-dev without annotations."""
-    from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
-
-    things = [{"id": c["id"], "name": c["name"]} for c in COCO_CATEGORIES if c["isthing"]]
-    root = datasets / "coco"
-    (root / "annotations").mkdir(parents=True)
-    for split, file in (
-        ("train", "instances_train2017"),
-        ("val", "instances_val2017"),
-        ("test", "image_info_test-dev2017"),
-    ):
-        images, annotations = [], []
-        (root / f"{split}2017").mkdir()
-        (root / f"stuffthingmaps/{split}2017").mkdir(parents=True)
-        for index in range(3):
-            pixels = np.random.default_rng(index).integers(0, 255, (48, 56, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / f"{split}2017/{index:012d}.jpg")
-            labels = np.full((48, 56), 150 + index, np.uint8)
-            Image.fromarray(labels).save(root / f"stuffthingmaps/{split}2017/{index:012d}.png")
-            images.append({"id": index, "file_name": f"{index:012d}.jpg", "width": 56, "height": 48})
-            polygon = [5, 5, 35, 5, 35, 30, 5, 30]
-            annotations.append(
-                {
-                    "id": index + 1,
-                    "image_id": index,
-                    "category_id": 90,
-                    "bbox": [5, 5, 30, 25],
-                    "area": 750,
-                    "iscrowd": 0,
-                    "segmentation": [polygon],
-                }
-            )
-        data = {"info": {}, "images": images, "categories": things}
-        (root / f"annotations/{file}.json").write_text(
-            json.dumps(data if split == "test" else {**data, "annotations": annotations})
-        )
-    return root
+    return write_coco_tree(datasets)
 
 
 def coco_run(output_dir, *extra, flags=()):
