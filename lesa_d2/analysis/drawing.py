@@ -7,9 +7,12 @@ from detectron2.data.catalog import Metadata
 from detectron2.structures import Instances
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import ColorMode, Visualizer
+from PIL import Image, ImageDraw, ImageFont
 
 LEAST_WIDTH = 320  # pixels that a picture is drawn at, so that labels of small images can be read
 LEAST_SIDE = 3  # pixels; Visualizer refuses thinner masks
+TITLE_SHARE = 26  # a title's letters are this part of its picture's width high …
+TITLE_SIZES = (13, 40)  # … within these pixels
 
 
 class ClassVisualizer(Visualizer):
@@ -25,6 +28,25 @@ class ClassVisualizer(Visualizer):
         metadata = Metadata(thing_classes=list(class_names), thing_colors=class_colours(len(class_names)))
         scale = (width or max(LEAST_WIDTH, image.shape[1])) / image.shape[1]
         super().__init__(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION)
+
+    def draw_detections(self, detections: Instances) -> np.ndarray:
+        """Boxes, masks, classes and scores, (h, w, 3) RGB.
+
+        ``draw_instance_predictions`` of detectron2 hides what is below its masks.
+        """
+        names, colours = self.metadata.thing_classes, self.metadata.thing_colors
+        found = list(zip(detections.pred_classes.tolist(), detections.scores.tolist(), strict=True))
+        self.overlay_instances(
+            boxes=detections.pred_boxes,
+            masks=detections.pred_masks.numpy() if detections.has("pred_masks") else None,
+            labels=[f"{names[index]} {score:.0%}" for index, score in found],
+            assigned_colors=[tuple(part / 255 for part in colours[index]) for index, _ in found],
+        )
+        return self.output.get_image()
+
+    def draw_truth(self, record: dict) -> np.ndarray:
+        """The objects of a dataset dict, (h, w, 3) RGB; its stuff map is left out."""
+        return self.draw_dataset_dict({"annotations": record.get("annotations", [])}).get_image()
 
     def _jitter(self, color: tuple[float, float, float]) -> tuple[float, float, float]:
         return color
@@ -57,5 +79,20 @@ def draw_detections(image: np.ndarray, detections: Instances, class_names: Seque
     if min(image.shape[:2]) < LEAST_SIDE and detections.has("pred_masks"):
         detections = detections[:]  # the caller's keep their masks
         detections.remove("pred_masks")
-    drawn = ClassVisualizer(image[:, :, ::-1], names).draw_instance_predictions(detections)
-    return np.ascontiguousarray(drawn.get_image()[:, :, ::-1])
+    drawn = ClassVisualizer(image[:, :, ::-1], names).draw_detections(detections)
+    return np.ascontiguousarray(drawn[:, :, ::-1])
+
+
+def add_title(picture: np.ndarray, title: str) -> np.ndarray:
+    """``picture`` (h, w, 3) below a white strip with ``title``, which is shortened to its width."""
+    width = picture.shape[1]
+    least, most = TITLE_SIZES
+    size = min(max(width // TITLE_SHARE, least), most)
+    font = ImageFont.load_default(size)
+    strip = Image.new("RGB", (width, round(1.6 * size)), "white")
+    draw = ImageDraw.Draw(strip)
+    shown = title
+    while len(shown) > 1 and draw.textlength(shown, font) > width - size:
+        shown = shown[:-2].rstrip("…") + "…"
+    draw.text((width / 2, strip.height / 2), shown, "black", font, anchor="mm")
+    return np.concatenate([np.asarray(strip), picture], axis=0)

@@ -46,10 +46,9 @@ def draw_predictions(
         image = utils.read_image(inputs["file_name"], format="RGB")
         instances = output["instances"].to("cpu")
         kept = instances[instances.scores >= score_threshold]
-        objects = {"annotations": truth[inputs["image_id"]].get("annotations", [])}  # no stuff map
-        above = ClassVisualizer(image, classes, TILE_WIDTH).draw_dataset_dict(objects)
-        below = ClassVisualizer(image, classes, TILE_WIDTH).draw_instance_predictions(kept)
-        tiles.append(_stack([above.get_image(), below.get_image()], axis=0))
+        above = ClassVisualizer(image, classes, TILE_WIDTH).draw_truth(truth[inputs["image_id"]])
+        below = ClassVisualizer(image, classes, TILE_WIDTH).draw_detections(kept)
+        tiles.append(_stack([above, below], axis=0))
     model.train(was_training)
     rows = [_stack(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]
     file = Path(file)

@@ -7,16 +7,13 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.structures import Instances
-from PIL import Image, ImageDraw, ImageFont
 
-from ..analysis.drawing import draw_detections
+from ..analysis.drawing import add_title, draw_detections
 from ..engine import load_any_config
 from ..errors import ConfigError
 from ..predictor import Predictor
 
 GAP = 6  # white pixels between panels
-TITLE_SHARE = 18  # a title is this part of its panel's width high …
-TITLE_SIZES = (14, 40)  # … within these pixels
 
 
 @dataclass(frozen=True)
@@ -61,21 +58,6 @@ class Panels:
 def confident(detections: Instances, threshold: float) -> Instances:
     """Those with at least this score."""
     return detections[detections.scores >= threshold]
-
-
-def add_title(panel: np.ndarray, title: str) -> np.ndarray:
-    """``panel`` (h, w, 3), BGR, below a white strip with ``title``, which is shortened to its width."""
-    width = panel.shape[1]
-    least, most = TITLE_SIZES
-    size = min(max(width // TITLE_SHARE, least), most)
-    font = ImageFont.load_default(size)
-    strip = Image.new("RGB", (width, round(1.6 * size)), "white")
-    draw = ImageDraw.Draw(strip)
-    shown = title
-    while len(shown) > 1 and draw.textlength(shown, font) > width - size:
-        shown = shown[:-2].rstrip("…") + "…"
-    draw.text((width / 2, strip.height / 2), shown, "black", font, anchor="mm")
-    return np.concatenate([np.asarray(strip), panel], axis=0)
 
 
 def load_models(

@@ -5,10 +5,10 @@ import pytest
 import torch
 from detectron2.structures import Instances
 
-from lesa_d2.analysis.drawing import class_colours, draw_detections, named_classes
+from lesa_d2.analysis.drawing import add_title, class_colours, draw_detections, named_classes
 from lesa_d2.demo import DetectionSummary
 from lesa_d2.demo.files import output_names
-from lesa_d2.demo.panels import GAP, Panels, add_title, default_titles, load_models
+from lesa_d2.demo.panels import GAP, Panels, default_titles, load_models
 from lesa_d2.errors import ConfigError
 
 
@@ -32,7 +32,7 @@ def test_classes_keep_their_colours(panels):
     once, again = (draw_detections(panels.image, panels.detections[0], ["nut", "fig"]) for _ in range(2))
     assert np.array_equal(once, again)
     blue, green, red = draw_detections(panels.image, panels.detections[0][:1], ["nut", "fig"])[70, 70]
-    wanted = np.array(class_colours(1)[0]) * 0.8 + 128 * 0.2  # the mask is opaque by 0.8
+    wanted = np.array(class_colours(1)[0]) * 0.5 + 128 * 0.5  # the mask is opaque by half
     assert np.allclose([red, green, blue], wanted, atol=12)
 
 
