@@ -1,6 +1,7 @@
-"""Names of the pictures that are written."""
+"""Names of pictures: of those that are written, and those that are shown."""
 
 import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,3 +20,10 @@ def output_names(files: Sequence[Path]) -> dict[Path, str]:
             found[file] = f"{next(numbers)}_{name}"
         taken.add(found[file].lower())
     return found
+
+
+def short_names(files: Sequence[Path]) -> dict[Path, str]:
+    """Each file's path below the folder that all of them are in."""
+    absolute = {file: file.resolve() for file in files}
+    common = os.path.commonpath([path.parent for path in absolute.values()])
+    return {file: path.relative_to(common).as_posix() for file, path in absolute.items()}

@@ -33,7 +33,8 @@ class HtmlReport:
         self.models = models
         self.threshold = threshold
         self.least_score = min(LEAST_SCORE, threshold)
-        self.classes: list[str] = []
+        # of all models together, by name; the first model's keep the colours of its drawn pictures
+        self.classes = list(dict.fromkeys(name for m in models for name in m.predictor.class_names))
         self._pictures: list[dict[str, Any]] = []
 
     def add(self, name: str, panels: Panels) -> None:
@@ -79,7 +80,6 @@ class HtmlReport:
         ]
 
     def _class_index(self, name: str) -> int:
-        """Classes of all models together, by name."""
         if name not in self.classes:
             self.classes.append(name)
         return self.classes.index(name)

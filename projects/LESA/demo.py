@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from lesa_d2.analysis.image_reader import find_images, open_image
 from lesa_d2.demo import DemoModel, DetectionSummary, HtmlReport, VideoReader, VideoWriter, load_models
-from lesa_d2.demo.files import output_names
+from lesa_d2.demo.files import output_names, short_names
 from lesa_d2.demo.panels import predict
 from lesa_d2.engine import launch, separate_overrides
 from lesa_d2.engine.run import make_folder
@@ -55,7 +55,7 @@ def load(args: argparse.Namespace) -> list[DemoModel]:
 
 def show_images(args: argparse.Namespace, models: list[DemoModel], files: list[Path]) -> None:
     """Images one after the other; those that cannot be read are named at the end."""
-    names = output_names(files)
+    names, shown = output_names(files), short_names(files)
     summary, broken = DetectionSummary(models, args.confidence_threshold), []
     report = HtmlReport("Predictions", models, args.confidence_threshold) if args.report else None
     for file in tqdm(files, desc="images", unit="image"):
@@ -67,7 +67,7 @@ def show_images(args: argparse.Namespace, models: list[DemoModel], files: list[P
         panels = next(predict(models, [image]))
         summary.add(str(file), panels)
         if report:
-            report.add(str(file), panels)
+            report.add(shown[file], panels)
         drawn = panels.draw(models, args.confidence_threshold)
         if args.output:
             cv2.imwrite(str(args.output / names[file]), drawn)

@@ -7,7 +7,7 @@ from detectron2.structures import Instances
 
 from lesa_d2.analysis.drawing import add_title, class_colours, draw_detections, named_classes
 from lesa_d2.demo import DetectionSummary
-from lesa_d2.demo.files import output_names
+from lesa_d2.demo.files import output_names, short_names
 from lesa_d2.demo.panels import GAP, Panels, default_titles, load_models
 from lesa_d2.errors import ConfigError
 
@@ -102,6 +102,12 @@ def test_written_names_do_not_collide(tmp_path):
     files = [tmp_path / name for name in ("x/a.jpg", "y/a.jpg", "y/2_a.jpg", "b.tif", "y/A.JPG")]
     names = output_names(files)
     assert [names[file] for file in files] == ["a.jpg", "2_a.jpg", "2_2_a.jpg", "b.tif.jpg", "3_A.JPG"]
+
+
+def test_names_below_the_common_folder(tmp_path):
+    files = [tmp_path / name for name in ("x/a.jpg", "y/z/a.jpg")]
+    assert list(short_names(files).values()) == ["x/a.jpg", "y/z/a.jpg"]
+    assert list(short_names(files[:1]).values()) == ["a.jpg"]
 
 
 def test_summary_counts_and_saves(panels, models, tmp_path):

@@ -92,7 +92,7 @@ def test_filters_in_a_browser(page, tmp_path):
     assert start["labels"] == [[["nut 90%"], ["</script> 60%"]], [[], ["</script> 60%"]]]
     assert start["summary"] == "2 of 2 pictures, detections shown: 1 by LESA, 2 by convolution"
     assert seen["lower"]["labels"][0] == [["fig 30%", "nut 90%"], ["</script> 60%"]]  # the largest first
-    assert seen["lower"]["counts"] == ["fig1", "nut1", "</script>2"]
+    assert seen["lower"]["counts"] == ["nut1", "fig1", "</script>2"]
     assert seen["without"]["labels"][0] == [["fig 30%"], ["</script> 60%"]]
     assert seen["none"]["names"] == []
     assert seen["none"]["empty"]
