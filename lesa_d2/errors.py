@@ -26,6 +26,10 @@ class DatasetError(LesaError):
     """A data set is missing or wrong."""
 
 
+class ExportError(LesaError):
+    """A model cannot be exported, or what was exported is not the model."""
+
+
 def listed(names: Sequence[str], shown: int = 6) -> str:
     """The first names, for a message, and how many more there are."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""

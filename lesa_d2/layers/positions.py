@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .exporting import sizes_are_open
+
 Size = tuple[int, int]
 
 
@@ -28,7 +30,8 @@ def parse_size(feat_size: int | tuple[int, int]) -> Size:
 def resize_offsets(table: Tensor, side: int, dim: int) -> Tensor:
     """Resize axis ``dim`` of ``table`` from 2F−1 offsets to 2·side−1, linearly, zero offset kept."""
     length = table.shape[dim]
-    if length == 2 * side - 1:
+    # Open sizes cannot be compared; to interpolate to the same length changes nothing.
+    if not sizes_are_open() and length == 2 * side - 1:
         return table
     if side == 1:  # interpolation to one sample would take the first offset, not the middle one
         return table.narrow(dim, length // 2, 1)

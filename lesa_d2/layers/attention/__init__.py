@@ -10,6 +10,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from ..exporting import sizes_are_open
 from ..precision import no_autocast
 from .blockwise import attention_and_logsumexp, blockwise_attention
 from .fused import fused_attention, fused_obstacle, machine_obstacle
@@ -144,6 +145,8 @@ def fastest_backend(*inputs: Tensor) -> Backend:
     """What "auto" stands for, by device, dtype and size."""
     if inputs[0].is_cuda and fused_obstacle(*inputs) is None:
         return BACKENDS["fused"]
+    if sizes_are_open():  # blocks are a loop whose length depends on them
+        return BACKENDS["reference"]
     images, heads, places, _ = inputs[0].shape
     is_small = images * heads * places**2 <= SMALL_LOGITS
     return BACKENDS["reference" if is_small else "blockwise"]

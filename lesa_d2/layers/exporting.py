@@ -1,0 +1,9 @@
+"""Whether torch.export traces the layers, which must then not decide by sizes."""
+
+import torch
+
+
+def sizes_are_open() -> bool:
+    """Whether a size may stand for any other, so that no branch may depend on it."""
+    is_exporting = getattr(torch.compiler, "is_exporting", None)  # torch 2.6 cannot tell
+    return is_exporting is not None and is_exporting()
