@@ -9,12 +9,15 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import detection_utils as utils
 from detectron2.data.catalog import Metadata
+from detectron2.structures import Instances
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import ColorMode, Visualizer
 from torch import nn
 
 GAP = 6  # white pixels between tiles
 TILE_WIDTH = 320  # pixels that a picture is drawn at, so that labels of small images can be read
+CAPTION = 20  # pixels of height
+_FONT = (cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)  # face, scale, thickness
 
 
 @torch.no_grad()
@@ -90,3 +93,41 @@ def _stack(images: list[np.ndarray], axis: int) -> np.ndarray:
         pad[other] = (0, size - image.shape[other])
         padded.append(np.pad(image, pad, constant_values=255))
     return np.concatenate(padded, axis=axis)
+
+
+def draw_truth(record: dict, metadata: Metadata) -> np.ndarray:
+    """A dataset dict's picture with its objects, (H, W, 3) RGB.
+
+    Args:
+        record: with ``file_name`` and, where there are objects, ``annotations``.
+        metadata: classes and colours, of :func:`class_colours`.
+    """
+    canvas = _canvas(utils.read_image(record["file_name"], format="RGB"), metadata)
+    return canvas.draw_dataset_dict({"annotations": record.get("annotations", [])}).get_image()
+
+
+def draw_detections(record: dict, detections: Instances, metadata: Metadata) -> np.ndarray:
+    """A dataset dict's picture with detections (on the CPU), (H, W, 3) RGB."""
+    canvas = _canvas(utils.read_image(record["file_name"], format="RGB"), metadata)
+    return canvas.draw_instance_predictions(detections).get_image()
+
+
+def class_colours(dataset_name: str) -> Metadata:
+    """The classes of a registered data set with a colour each, the same in every picture."""
+    return _with_class_colours(MetadataCatalog.get(dataset_name))
+
+
+def captioned(image: np.ndarray, text: str) -> np.ndarray:
+    """``image`` below a white line with ``text``, which is cut to its width."""
+    line = np.full((CAPTION, image.shape[1], 3), 255, np.uint8)
+    while text and cv2.getTextSize(text, *_FONT)[0][0] > image.shape[1] - 4:
+        text = text[:-1]
+    cv2.putText(line, text, (2, CAPTION - 6), _FONT[0], _FONT[1], (0, 0, 0), _FONT[2], cv2.LINE_AA)
+    return np.concatenate([line, image])
+
+
+def write_sheet(tiles: list[np.ndarray], columns: int, file: str | Path) -> Path:
+    """Write pictures (H, W, 3) RGB in rows of ``columns`` to a PNG."""
+    rows = [_stack(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]
+    cv2.imwrite(str(file), _stack(rows, axis=0)[:, :, ::-1])
+    return Path(file)
