@@ -12,7 +12,7 @@ from ..data.statistics import PartStatistics, choose_samples, data_remarks, part
 from .pictures import captioned, class_colours, draw_truth, write_sheet
 
 REPORT_FILE, SAMPLES_FILE = "data_report.md", "data_samples.png"
-SAMPLES, COLUMNS = 12, 4
+SAMPLES, COLUMNS = 12, 3
 
 
 def write_data_report(

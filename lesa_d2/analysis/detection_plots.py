@@ -13,7 +13,12 @@ NAME = 22  # letters of a class name on an axis
 
 
 def plot_precision_recall(
-    precision: np.ndarray, recall: np.ndarray, ap50: np.ndarray, classes: Sequence[str], file: str | Path
+    precision: np.ndarray,
+    recall: np.ndarray,
+    ap50: np.ndarray,
+    classes: Sequence[str],
+    title: str,
+    file: str | Path,
 ) -> None:
     """Curves per class at IoU 0.5, and their mean.
 
@@ -36,7 +41,7 @@ def plot_precision_recall(
     if len(known) > 1:
         mean = precision[:, known].mean(1)
         axes.plot(recall, mean, "k--", linewidth=2, label=f"mean of {len(known)}: {ap50[known].mean():.1f}")
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision", title="Precision at IoU 0.5")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision", title=title)
     axes.grid(alpha=0.3)
     axes.legend(title="class: AP50" + (", best and worst" if len(known) > LEGEND else ""), **_OUTSIDE)
     figure.savefig(file, dpi=110)

@@ -74,7 +74,8 @@ def _report(
     classes = [evaluator.truth.cats[i]["name"] for i in matching.params.catIds]
     sections = [metrics_table(found, classes)]
     curves = found["bbox"] if "bbox" in found else matching
-    plot_precision_recall(*curves_at_half(curves), classes, folder / CURVES_FILE)
+    title = f"{KINDS[curves.params.iouType]} IoU from 0.5".capitalize()
+    plot_precision_recall(*curves_at_half(curves), classes, title, folder / CURVES_FILE)
     matches = match_evaluation(matching)
     if threshold is None:
         threshold, why = best_threshold(matches), "the best F1 over all images"

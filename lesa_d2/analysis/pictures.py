@@ -16,6 +16,7 @@ from torch import nn
 
 GAP = 6  # white pixels between tiles
 TILE_WIDTH = 320  # pixels that a picture is drawn at, so that labels of small images can be read
+PHOTO_WIDTH = 420  # of pictures with many objects
 CAPTION = 20  # pixels of height
 _FONT = (cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)  # face, scale, thickness
 
@@ -77,9 +78,14 @@ def _with_class_colours(metadata: Metadata) -> Metadata:
     return Metadata(thing_classes=classes, thing_colors=colours)
 
 
-def _canvas(image: np.ndarray, metadata: Metadata) -> Visualizer:
-    scale = TILE_WIDTH / image.shape[1]
-    return Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION)
+class _Canvas(Visualizer):
+    def _jitter(self, color: tuple[float, ...]) -> tuple[float, ...]:
+        return color  # detectron2 varies it from object to object, so that classes look alike
+
+
+def _canvas(image: np.ndarray, metadata: Metadata, width: int = TILE_WIDTH) -> Visualizer:
+    scale = width / image.shape[1]
+    return _Canvas(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION)
 
 
 def _stack(images: list[np.ndarray], axis: int) -> np.ndarray:
@@ -102,14 +108,20 @@ def draw_truth(record: dict, metadata: Metadata) -> np.ndarray:
         record: with ``file_name`` and, where there are objects, ``annotations``.
         metadata: classes and colours, of :func:`class_colours`.
     """
-    canvas = _canvas(utils.read_image(record["file_name"], format="RGB"), metadata)
+    canvas = _canvas(utils.read_image(record["file_name"], format="RGB"), metadata, PHOTO_WIDTH)
     return canvas.draw_dataset_dict({"annotations": record.get("annotations", [])}).get_image()
 
 
 def draw_detections(record: dict, detections: Instances, metadata: Metadata) -> np.ndarray:
     """A dataset dict's picture with detections (on the CPU), (H, W, 3) RGB."""
-    canvas = _canvas(utils.read_image(record["file_name"], format="RGB"), metadata)
-    return canvas.draw_instance_predictions(detections).get_image()
+    canvas = _canvas(utils.read_image(record["file_name"], format="RGB"), metadata, PHOTO_WIDTH)
+    classes, scores = detections.pred_classes.tolist(), detections.scores.tolist()
+    return canvas.overlay_instances(  # draw_instance_predictions hides what is below its masks
+        boxes=detections.pred_boxes,
+        masks=detections.pred_masks.numpy() if detections.has("pred_masks") else None,
+        labels=[f"{metadata.thing_classes[k]} {score:.0%}" for k, score in zip(classes, scores, strict=True)],
+        assigned_colors=[tuple(c / 255 for c in metadata.thing_colors[k]) for k in classes],
+    ).get_image()
 
 
 def class_colours(dataset_name: str) -> Metadata:

@@ -99,7 +99,8 @@ def _describe(cfg: DictConfig, schedule: Schedule, images: int, given: Sequence[
         why = "as in the config, which has no train.reference_images to fit them by"
     else:
         wanted = f"{schedule.epochs:.3g} epochs as in the config would be {schedule.epochs * images / batch:,.0f}"
-        why = f"{wanted}; at least {LEAST:,}, at most the config's {schedule.iterations:,}"
+        least = min(LEAST, schedule.iterations)
+        why = f"{wanted}; kept between {least:,} and the config's {schedule.iterations:,}"
     warmup = (OmegaConf.select(cfg, WARMUP) or 0.0) * iterations
     return (
         f"Schedule: {iterations:,} iterations of {batch} images = {iterations * batch / images:.3g} epochs of "
