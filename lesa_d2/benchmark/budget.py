@@ -57,12 +57,11 @@ class Setting:
         Raises:
             ConfigError: it cannot be built, or is of another kind.
         """
-        cfg = copy.deepcopy(self.cfg.model)
-        backbone = cfg.backbone if is_classifier(self.cfg) else cfg.backbone.bottom_up
-        if backbone.get("backend") == "fused":  # cannot be built where there is no such GPU, and costs as much
-            backbone.backend = "blockwise"
+        cfg, backend = copy.deepcopy(self.cfg), f"{self.bottom_up()}.backend"
+        if OmegaConf.select(cfg, backend) == "fused":  # cannot be built without such a GPU, and costs as much
+            OmegaConf.update(cfg, backend, "blockwise")
         try:
-            model = instantiate(cfg)
+            model = instantiate(cfg.model)
         except (ValueError, TypeError, AssertionError, ArithmeticError, LookupError) as error:
             raise ConfigError(f"the config's model cannot be built: {error}") from error
         check_is_known(model)
@@ -96,7 +95,7 @@ class Memory:
         return self.weights + self.average + self.optimizer + self.kept_gradients + self.step
 
     def table(self) -> str:
-        """Markdown, in GB."""
+        """Markdown, in GiB."""
         rows = [
             ("weights and buffers", self.weights),
             ("their average (train.ema)", self.average),
@@ -106,7 +105,7 @@ class Memory:
             ("**peak**", self.total),
         ]
         shown = [[name, f"{size / GIB:.2f}"] for name, size in rows if size]
-        return tabulate(shown, ["", "GB"], "github", colalign=("left", "right"), disable_numparse=True)
+        return tabulate(shown, ["memory", "GiB"], "github", colalign=("left", "right"), disable_numparse=True)
 
 
 def estimate(setting: Setting) -> Memory:
@@ -120,12 +119,13 @@ def estimate(setting: Setting) -> Memory:
         weights = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
         trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
         average = sum(t.nbytes for t in model.parameters())
+        regions = usual_regions(model, setting.training)
     with _quietly():
         step = step_memory(
             setting.build,
             setting.size,
             -(-setting.images // setting.accumulate),
-            setting.regions(),
+            regions,
             precision=_precision(setting.cfg) if setting.training else torch.float32,
             bit_masks=_has_bit_masks(setting.cfg),
         )
@@ -283,7 +283,7 @@ class Plan:
             [name, f"{size / GIB:.2f}", "yes" if size <= self.budget else "no", f"`{override}`" if override else ""]
             for name, override, size in self.rows
         ]
-        headers = ["each on top of those before", "GB", f"in {self.budget / GIB:g} GB", "override"]
+        headers = ["each on top of those before", "GiB", f"in {self.budget / GIB:g} GiB", "override"]
         align = ("left", "right", "left", "left")
         return "\n\n".join(
             [tabulate(shown, headers, "github", colalign=align, disable_numparse=True), self.verdict()]

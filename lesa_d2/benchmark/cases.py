@@ -164,7 +164,8 @@ def detector(
 
     Args:
         objects: of the image's truth.
-        proposals: untrained, most regions are empty; with this, anchors are proposals, as many as in training.
+        proposals: untrained, most regions are empty; with this, anchors are proposals, as many as in training,
+            and as many regions as there are objects count as such.
         bottom_up: arguments of the backbone beside those of the config.
     """
     from detectron2.config import LazyConfig, instantiate
@@ -181,6 +182,8 @@ def detector(
     if proposals:
         for parameter in model.proposal_generator.rpn_head.anchor_deltas.parameters():
             nn.init.zeros_(parameter)
+        for sampler in (model.roi_heads, *getattr(model.roi_heads, "_samplers", ())):
+            sampler.positive_fraction = objects / sampler.batch_size_per_image
     corner = torch.rand(objects, 2) * image_size * 0.7
     target = Instances((image_size, image_size))
     target.gt_boxes = Boxes(torch.cat([corner, corner + image_size * 0.2], 1))

@@ -14,6 +14,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..layers import AttentionAugmentation
 from ..layers.binary import BinaryTerm
 from .memory import without_numbers
 from .passes import Pass, Regions, parts
@@ -69,7 +70,7 @@ def _costs(run: Pass) -> Iterator[PartCost]:
 def by_formula(model: nn.Module) -> None:
     """Have every attention computed by its plain formula, in place."""
     for module in model.modules():
-        if isinstance(module, BinaryTerm):
+        if isinstance(module, (BinaryTerm, AttentionAugmentation)):
             module.backend = "reference"
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.backbone import ResNet
 from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ class Pass:
     """What the parts hand on to each other.
 
     Attributes:
-        model: a classifier, or a two-stage detector with FPN; see :func:`parts`.
+        model: a classifier, a ResNet alone, or a two-stage detector with FPN; see :func:`parts`.
         images: (N, 3, H, W), normalised.
         regions: of an image; None for a classifier.
         bit_masks: whether the objects' masks are maps of the whole image, as in our configs.
@@ -91,6 +92,10 @@ def parts(run: Pass) -> Iterator[tuple[str, str]]:
         run.learn(run.model.backbone(run.images)["linear"])
         yield "classifier", "backbone"
         return
+    if isinstance(run.model, ResNet):
+        run.learn(*run.model(run.images).values())
+        yield "backbone", ""
+        return
     check_is_known(run.model)
     fpn = run.model.backbone
     run.features = fpn.bottom_up(run.images)
@@ -108,7 +113,7 @@ def parts(run: Pass) -> Iterator[tuple[str, str]]:
 
 def check_is_known(model: nn.Module) -> None:
     """ConfigError unless :func:`parts` can run ``model``."""
-    if isinstance(model, ImageClassifier):
+    if isinstance(model, (ImageClassifier, ResNet)):
         return
     is_known = isinstance(model, GeneralizedRCNN) and isinstance(
         model.roi_heads, (StandardROIHeads, HybridTaskCascadeHeads)
