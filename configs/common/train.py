@@ -15,7 +15,9 @@ train = dict(
     compile=False,  # the backbone, by torch.compile
     amp=dict(enabled=False, dtype="bfloat16"),
     tta=dict(enabled=False, scales=[0.75, 1.0, 1.25], flip=True),  # evaluate on several sizes, flipped too
-    report=dict(enabled=False, score_threshold=None),  # of data and evaluation: tables and pictures; null: best F1
+    report=dict(
+        enabled=False, score_threshold=None
+    ),  # of data and evaluation: tables and pictures; null: best F1
     ema=dict(enabled=False, decay=0.9998),
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False),
     checkpointer=dict(period=5000, max_to_keep=3),

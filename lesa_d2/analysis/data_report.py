@@ -31,11 +31,12 @@ def write_data_report(
         seen: (height, width) in pixels that the network sees of every image, if it is one size.
     """
     train, val = (
-        [record for name in names for record in DatasetCatalog.get(name)] for names in (train_names, val_names)
+        [record for name in names for record in DatasetCatalog.get(name)]
+        for names in (train_names, val_names)
     )
     classes = MetadataCatalog.get(train_names[0]).thing_classes
-    parts = [part_statistics(records, len(classes), seen) for records in (train, val)]
-    text = data_report(*parts, classes, left_out)
+    of_train, of_val = (part_statistics(records, len(classes), seen) for records in (train, val))
+    text = data_report(of_train, of_val, classes, left_out)
     (Path(folder) / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
     draw_samples(train, train_names[0], Path(folder) / SAMPLES_FILE)
     return text

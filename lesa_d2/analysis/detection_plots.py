@@ -43,11 +43,14 @@ def plot_precision_recall(
         axes.plot(recall, mean, "k--", linewidth=2, label=f"mean of {len(known)}: {ap50[known].mean():.1f}")
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision", title=title)
     axes.grid(alpha=0.3)
-    axes.legend(title="class: AP50" + (", best and worst" if len(known) > LEGEND else ""), **_OUTSIDE)
+    axes.legend(
+        title="class: AP50" + (", best and worst" if len(known) > LEGEND else ""),
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.0),
+        fontsize=8,
+        title_fontsize=8,
+    )
     figure.savefig(file, dpi=110)
-
-
-_OUTSIDE = dict(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8, title_fontsize=8)
 
 
 def _named(known: list[int], ap50: np.ndarray) -> list[int]:

@@ -6,6 +6,7 @@ All of it comes from what the evaluation computed anyway; the model does not run
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ def _report(
     matching = found.get("segm") or found["bbox"]
     classes = [evaluator.truth.cats[i]["name"] for i in matching.params.catIds]
     sections = [metrics_table(found, classes)]
-    curves = found["bbox"] if "bbox" in found else matching
+    curves = found.get("bbox", matching)
     title = f"{KINDS[curves.params.iouType]} IoU from 0.5".capitalize()
     plot_precision_recall(*curves_at_half(curves), classes, title, folder / CURVES_FILE)
     matches = match_evaluation(matching)
@@ -191,7 +192,7 @@ def _overlaps(evaluation: COCOeval, found: list[dict], truth: list[dict], crowd:
     if not found or not truth:
         return np.zeros((len(found), len(truth)))
     if evaluation.params.iouType == "segm":
-        shapes = [
+        shapes: list[Any] = [
             [coco.annToRLE(a) for a in annotations]
             for coco, annotations in ((evaluation.cocoDt, found), (evaluation.cocoGt, truth))
         ]
@@ -205,10 +206,11 @@ def counts_text(kept: Sequence[ImageMatches], matrix: np.ndarray, kind: str) -> 
     counts = count(kept)
     wrong = int(matrix[:-1, :-1].sum() - np.trace(matrix[:-1, :-1]))
     return (
-        f"{counts.detections} detections of {counts.objects} objects, matched by {kind} IoU of at least {IOU:g} "
-        f"whatever the classes: {counts.correct} right, {wrong} of the wrong class, {matrix[-1].sum()} where "
-        f"nothing is (or is found twice), {matrix[:, -1].sum()} objects missed. Precision {counts.precision:.2f}, "
-        f"recall {counts.recall:.2f}, F1 {counts.f1:.2f}. Counts by class: {CONFUSION_FILE}."
+        f"{counts.detections} detections of {counts.objects} objects, matched by {kind} IoU of at least "
+        f"{IOU:g} whatever the classes: {counts.correct} right, {wrong} of the wrong class, "
+        f"{matrix[-1].sum()} where nothing is (or is found twice), {matrix[:, -1].sum()} objects missed. "
+        f"Precision {counts.precision:.2f}, recall {counts.recall:.2f}, F1 {counts.f1:.2f}. "
+        f"Counts by class: {CONFUSION_FILE}."
     )
 
 
@@ -257,8 +259,8 @@ def _draw_extremes(
             tiles.append(np.concatenate([above, below]))
         write_sheet(tiles, min(3, len(tiles)), folder / sheet.file)
     return (
-        f"Pictures: {BEST_FILE}, {WORST_FILE}, truth above and detections below. Quality is F1 of the picture times "
-        "the mean IoU of its right detections; pictures without objects and detections have none."
+        f"Pictures: {BEST_FILE}, {WORST_FILE}, truth above and detections below. Quality is F1 of the picture "
+        "times the mean IoU of its right detections; pictures without objects and detections have none."
     )
 
 

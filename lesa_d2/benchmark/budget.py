@@ -253,7 +253,9 @@ def size_override(setting: Setting, size: tuple[int, int]) -> str:
 def largest_size(cfg: DictConfig, training: bool) -> tuple[int, int]:
     """(H, W) of the largest images that the config's model sees, as far as its augmentations tell."""
     loader = "train" if training else "test"
-    for augmentation in OmegaConf.select(cfg, f"dataloader.{loader}.mapper.augmentations", default=None) or []:
+    for augmentation in (
+        OmegaConf.select(cfg, f"dataloader.{loader}.mapper.augmentations", default=None) or []
+    ):
         if (shape := augmentation.get("shape")) is not None:
             return shape[0], shape[1]
         if (ranges := augmentation.get("ranges")) is not None:
@@ -280,7 +282,12 @@ class Plan:
     def text(self) -> str:
         """Markdown: every estimate, and what to type."""
         shown = [
-            [name, f"{size / GIB:.2f}", "yes" if size <= self.budget else "no", f"`{override}`" if override else ""]
+            [
+                name,
+                f"{size / GIB:.2f}",
+                "yes" if size <= self.budget else "no",
+                f"`{override}`" if override else "",
+            ]
             for name, override, size in self.rows
         ]
         headers = ["each on top of those before", "GiB", f"in {self.budget / GIB:g} GiB", "override"]

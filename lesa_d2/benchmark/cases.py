@@ -164,8 +164,8 @@ def detector(
 
     Args:
         objects: of the image's truth.
-        proposals: untrained, most regions are empty; with this, anchors are proposals, as many as in training,
-            and as many regions as there are objects count as such.
+        proposals: untrained, most regions are empty; with this, anchors are proposals, as many as in
+            training, and as many regions as there are objects count as such.
         bottom_up: arguments of the backbone beside those of the config.
     """
     from detectron2.config import LazyConfig, instantiate

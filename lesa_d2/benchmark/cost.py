@@ -1,8 +1,8 @@
 """Parameters and FLOP of a model, part by part.
 
-A multiplication and an addition count as two FLOP; norms, activations and other element-wise work count nothing.
-Attention counts as its plain formula, whatever computes it: the other backends do the same multiplications,
-some of them again in the backward pass, and a counter does not see into them.
+A multiplication and an addition count as two FLOP; norms, activations and other element-wise work nothing.
+Attention counts as its plain formula, whatever computes it: the other backends do the same
+multiplications, some of them again in the backward pass, and a counter does not see into them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from tabulate import tabulate
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..layers import AttentionAugmentation
@@ -75,7 +75,11 @@ def by_formula(model: nn.Module) -> None:
 
 
 def deform_conv_flops(
-    input_shape: Sequence[int], weight_shape: Sequence[int], *args: Any, out_shape: Sequence[int], **kwargs: Any
+    input_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    *args: Any,
+    out_shape: Sequence[int],
+    **kwargs: Any,
 ) -> int:
     """Those of the convolution; finding the samples between pixels is not counted."""
     images, channels, height, width = out_shape

@@ -1,4 +1,4 @@
-"""The command ``benchmark.py cost``: what a config's model costs at a size and batch, before anything is run."""
+"""The command ``benchmark.py cost``: what a config's model costs at a size and batch, without running it."""
 
 import argparse
 import sys
@@ -12,8 +12,8 @@ from .cost import cost_table, part_costs
 EXAMPLES = """
 examples:
   python projects/LESA/benchmark.py cost --config-file configs/mask_rcnn_lesa_r50.py
-  python projects/LESA/benchmark.py cost --config-file configs/htc_lesa_dconv_wr50_20e_1280.py --memory 24 --batch 2
-  python projects/LESA/benchmark.py cost --config-file configs/imagenet_lesa_r50.py --mode inference --batch 32
+  python projects/LESA/benchmark.py cost --config-file configs/htc_lesa_dconv_wr50_20e_1280.py --memory 24
+  python projects/LESA/benchmark.py cost --config-file configs/imagenet_lesa_r50.py --batch 32
 """
 
 
@@ -35,12 +35,20 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="a config of configs/, or a saved one")
     parser.add_argument(
-        "--image-size", type=int, nargs=2, metavar=("H", "W"), help="in pixels; default: the largest of the config"
+        "--config-file", required=True, metavar="FILE", help="a config of configs/, or a saved one"
+    )
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="in pixels; default: the largest of the config",
     )
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="images a step on one device (1)")
-    parser.add_argument("--memory", type=float, metavar="GIB", help="of the device, in GiB; says what would make it fit")
+    parser.add_argument(
+        "--memory", type=float, metavar="GIB", help="of the device, in GiB; says what would make it fit"
+    )
     parser.add_argument("--mode", choices=("training", "inference"), default="training")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
     return parser

@@ -65,7 +65,9 @@ def backbone_case(mode: str, size: int, place: Place, **options: Any) -> Case:
     """R50 alone, everything trained."""
 
     def build() -> nn.Module:
-        return cases.make_backbone(cases.EvalBatchNorm2d, image_size=size, **options).train(mode == "training")
+        return cases.make_backbone(cases.EvalBatchNorm2d, image_size=size, **options).train(
+            mode == "training"
+        )
 
     make = partial(cases.backbone, image_size=size, place=place, **options)
     return Case(f"R50, {options['operator']}, {size} px", mode, size, make, build)

@@ -1,14 +1,13 @@
 """How much memory a step takes, without taking it: the step is run on tensors that have sizes but no numbers.
 
-Every storage that the step makes is followed by a weak reference, so that what autograd keeps, what activation
-checkpointing drops and makes again, and what is freed on the way are all seen as they are.  What operators use
-inside, a formula each gives (:data:`WORKSPACES`).
+Every storage that the step makes is followed by a weak reference, so that what autograd keeps, what
+activation checkpointing drops and makes again, and what is freed on the way are all seen as they are.  What
+operators use inside, a formula each gives (:data:`WORKSPACES`).
 """
 
 import contextlib
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch

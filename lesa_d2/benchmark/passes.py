@@ -1,14 +1,15 @@
 """A model's forward pass, part by part, with a fixed number of regions: what its cost can be counted on.
 
-Which anchors, proposals and levels of the pyramid are chosen depends on numbers, and tensors without numbers have
-none.  So the parts are called one by one, with as many regions as the model takes at most, evenly spread over the
-levels.  Everything else is the model's own code.
+Which anchors, proposals and levels of the pyramid are chosen depends on numbers, and tensors without
+numbers have none.  So the parts are called one by one, with as many regions as the model takes at most,
+evenly spread over the levels.  Everything else is the model's own code.
 
 Shapes: N images of H×W pixels, R regions of all images together.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from detectron2.modeling import GeneralizedRCNN
@@ -25,23 +26,25 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Regions:
-    """Of an image: ``boxes`` that the box heads see, ``masks`` that the mask heads see, ``objects`` of the truth."""
+    """Of an image: ``boxes`` that the box heads see, and ``masks`` that the mask heads see."""
 
     boxes: int
     masks: int
-    objects: int = 12
 
 
-def usual_regions(model: nn.Module, training: bool) -> Regions | None:
+def usual_regions(model: Any, training: bool) -> Regions | None:
     """As many as a detector takes at most; None for a classifier."""
     if not isinstance(model, GeneralizedRCNN):
         return None
-    heads = model.roi_heads
+    heads: Any = model.roi_heads
     if training:
-        return Regions(heads.batch_size_per_image, round(heads.batch_size_per_image * heads.positive_fraction))
+        return Regions(
+            heads.batch_size_per_image, round(heads.batch_size_per_image * heads.positive_fraction)
+        )
     predictors = heads.box_predictor
-    last = predictors[-1] if isinstance(predictors, nn.ModuleList) else predictors
-    return Regions(model.proposal_generator.post_nms_topk[False], last.test_topk_per_image)
+    last: Any = predictors[-1] if isinstance(predictors, nn.ModuleList) else predictors
+    rpn: Any = model.proposal_generator
+    return Regions(rpn.post_nms_topk[False], last.test_topk_per_image)
 
 
 @dataclass
@@ -56,7 +59,7 @@ class Pass:
         losses: one stand-in a loss, whose gradient is as large as the true one's.
     """
 
-    model: nn.Module
+    model: Any
     images: Tensor
     regions: Regions | None = None
     bit_masks: bool = True
@@ -111,7 +114,7 @@ def parts(run: Pass) -> Iterator[tuple[str, str]]:
     yield "RoI heads", "roi_heads"
 
 
-def check_is_known(model: nn.Module) -> None:
+def check_is_known(model: Any) -> None:
     """ConfigError unless :func:`parts` can run ``model``."""
     if isinstance(model, (ImageClassifier, ResNet)):
         return
@@ -120,12 +123,12 @@ def check_is_known(model: nn.Module) -> None:
     )
     if not is_known or not hasattr(model.backbone, "bottom_up"):
         raise ConfigError(
-            "the cost of Mask R-CNN, cascade, Hybrid Task Cascade (with FPN) and of classifiers is known, got "
+            "what is known is the cost of Mask R-CNN, cascade, Hybrid Task Cascade and classifiers, got "
             f"{type(model).__name__} with {type(getattr(model, 'roi_heads', None)).__name__}"
         )
 
 
-def _pyramid(fpn: nn.Module, features: dict[str, Tensor]) -> dict[str, Tensor]:
+def _pyramid(fpn: Any, features: dict[str, Tensor]) -> dict[str, Tensor]:
     """detectron2's FPN on maps that its backbone has made already."""
     bottom_up, fpn.bottom_up = fpn.bottom_up, _Ready(features)
     try:
@@ -159,7 +162,7 @@ def _region_proposals(run: Pass) -> None:
 class EvenPooler(nn.Module):
     """detectron2's ROIPooler that spreads its boxes over the levels evenly, whatever their sizes."""
 
-    def __init__(self, pooler: nn.Module) -> None:
+    def __init__(self, pooler: Any) -> None:
         super().__init__()
         self.level_poolers, self.output_size = pooler.level_poolers, pooler.output_size
 
@@ -183,7 +186,7 @@ def spread_evenly(heads: nn.Module) -> None:
             setattr(heads, name, EvenPooler(getattr(heads, name)))
 
 
-def _stages(heads: nn.Module) -> int:
+def _stages(heads: Any) -> int:
     return heads.num_cascade_stages if isinstance(heads, CascadeROIHeads) else 1
 
 

@@ -158,9 +158,7 @@ def save_json(file: str | Path, command: str, where: dict[str, str], reports: Se
     """All runs of all reports, with command and environment."""
     data: dict[str, Any] = {"command": command, "environment": where, "reports": []}
     for report in reports:
-        measurements = [
-            {**asdict(m), "seconds": m.seconds if m.runs else None} for m in report.measurements
-        ]
+        measurements = [{**asdict(m), "seconds": m.seconds if m.runs else None} for m in report.measurements]
         data["reports"].append({"title": report.title, "plain": report.plain, "measurements": measurements})
     Path(file).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 

@@ -114,7 +114,7 @@ def data_remarks(train: PartStatistics, val: PartStatistics, classes: Sequence[s
 
 
 def choose_samples(records: Sequence[dict], number: int) -> list[dict]:
-    """Up to ``number`` records in which every class comes up if it can, the rarest first; then spread evenly."""
+    """Up to ``number`` records: every class comes up if it can, the rarest first; then spread evenly."""
     places: dict[int, list[int]] = {}
     for place, record in enumerate(records):
         for class_id in {a["category_id"] for a in record.get("annotations", [])}:

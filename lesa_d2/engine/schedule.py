@@ -65,8 +65,8 @@ def fitted_iterations(schedule: Schedule, images: int, batch: int) -> int:
 def fit_schedule(cfg: DictConfig, schedule: Schedule, images: int, given: Sequence[str] = ()) -> str:
     """Fit a config's schedule, in place, to a number of training images; returns a line that says how.
 
-    Iterations by :func:`fitted_iterations`; an evaluation and a checkpoint every EVALUATIONS-th of the run; the
-    warm-up keeps its iterations, but at most WARMUP_SHARE of the run.  Fitting twice changes nothing.
+    Iterations by :func:`fitted_iterations`; an evaluation and a checkpoint every EVALUATIONS-th of the run;
+    the warm-up keeps its iterations, but at most WARMUP_SHARE of the run.  Fitting twice changes nothing.
 
     Args:
         cfg: with the command line's overrides applied.
@@ -98,12 +98,14 @@ def _describe(cfg: DictConfig, schedule: Schedule, images: int, given: Sequence[
     elif schedule.epochs is None:
         why = "as in the config, which has no train.reference_images to fit them by"
     else:
-        wanted = f"{schedule.epochs:.3g} epochs as in the config would be {schedule.epochs * images / batch:,.0f}"
+        wanted = (
+            f"{schedule.epochs:.3g} epochs as in the config would be {schedule.epochs * images / batch:,.0f}"
+        )
         least = min(LEAST, schedule.iterations)
         why = f"{wanted}; kept between {least:,} and the config's {schedule.iterations:,}"
     warmup = (OmegaConf.select(cfg, WARMUP) or 0.0) * iterations
     return (
-        f"Schedule: {iterations:,} iterations of {batch} images = {iterations * batch / images:.3g} epochs of "
-        f"{images:,} images ({why}); warm-up {warmup:.0f}, evaluation every {cfg.train.eval_period:,}, "
+        f"Schedule: {iterations:,} iterations of {batch} images = {iterations * batch / images:.3g} epochs "
+        f"of {images:,} images ({why}); warm-up {warmup:.0f}, evaluation every {cfg.train.eval_period:,}, "
         f"checkpoint every {cfg.train.checkpointer.period:,}"
     )

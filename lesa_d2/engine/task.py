@@ -35,6 +35,7 @@ class Task(ABC):
 
     def report_data(self, cfg: DictConfig, args: argparse.Namespace) -> None:
         """Describe the data before training, where the config asks for it; on every process."""
+        _ = cfg, args
 
     def reporting(
         self, cfg: DictConfig, model: nn.Module, evaluator: DatasetEvaluator

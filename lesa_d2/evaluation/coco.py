@@ -43,7 +43,9 @@ class CocoEvaluator(COCOEvaluator):
         super().reset()
         self.evaluations = {}
 
-    def _derive_coco_results(self, coco_eval: COCOeval | None, iou_type: str, **kwargs: Any) -> dict[str, float]:
+    def _derive_coco_results(
+        self, coco_eval: COCOeval | None, iou_type: str, **kwargs: Any
+    ) -> dict[str, float]:
         self.evaluations[iou_type] = coco_eval
         return super()._derive_coco_results(coco_eval, iou_type, **kwargs)
 

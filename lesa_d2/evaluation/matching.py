@@ -4,7 +4,7 @@ Shapes: D detections and G objects of an image, K classes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,8 +39,13 @@ class ImageMatches:
     def above(self, score: float) -> "ImageMatches":
         """Detections of at least this score; their matches do not depend on those below."""
         kept = self.scores >= score
-        parts = (self.scores, self.classes, self.objects, self.ious)
-        return ImageMatches(self.image_id, *(part[kept] for part in parts), self.object_classes)
+        return replace(
+            self,
+            scores=self.scores[kept],
+            classes=self.classes[kept],
+            objects=self.objects[kept],
+            ious=self.ious[kept],
+        )
 
     @property
     def correct(self) -> np.ndarray:
@@ -90,14 +95,14 @@ def match_image(
 
 
 def confusion_matrix(matches: Sequence[ImageMatches], num_classes: int) -> np.ndarray:
-    """(K+1, K+1) counts: rows the objects' classes, columns the detections'; the last of each is background."""
+    """(K+1, K+1) counts: rows the objects' classes, columns the detections'; last of each: background."""
     matrix = np.zeros((num_classes + 1, num_classes + 1), int)
     for image in matches:
         matched, alone = image.objects >= 0, image.objects == BACKGROUND
         np.add.at(matrix, (image.object_classes[image.objects[matched]], image.classes[matched]), 1)
-        np.add.at(matrix, (num_classes, image.classes[alone]), 1)
+        np.add.at(matrix[num_classes], image.classes[alone], 1)
         missed = np.delete(image.object_classes, image.objects[matched])
-        np.add.at(matrix, (missed, num_classes), 1)
+        np.add.at(matrix[:, num_classes], missed, 1)
     return matrix
 
 
@@ -136,7 +141,7 @@ def count(matches: Sequence[ImageMatches]) -> Counts:
 
 
 def best_threshold(matches: Sequence[ImageMatches], scores: Sequence[float] = SCORES) -> float:
-    """The one of ``scores`` with the highest F1 over all images, the highest of equals; the lowest if all are 0."""
+    """The one of ``scores`` with the highest F1; the highest of equals, the lowest where all are 0."""
     f1 = {score: count([image.above(score) for image in matches]).f1 for score in scores}
     return max(scores, key=lambda score: (f1[score], score if f1[score] else -score))
 

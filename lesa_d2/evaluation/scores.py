@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
@@ -18,7 +19,7 @@ class HighestScore:
     _stages: list[Tensor] = field(default_factory=list)
 
     def see(self, probabilities: Tensor, is_last: bool) -> None:
-        """Probabilities (R, K+1) of one stage, background last; a score is the mean over a cascade's stages."""
+        """Probabilities (R, K+1) of one stage, background last; a cascade takes the mean over its stages."""
         self._stages.append(probabilities)
         if is_last:
             scores = torch.stack(self._stages).mean(0)[:, :-1]
@@ -37,7 +38,7 @@ def highest_score(model: nn.Module) -> Iterator[HighestScore]:
     highest = HighestScore()
     predictors = [m for m in model.modules() if isinstance(m, FastRCNNOutputLayers)]
 
-    def watched(predictor: nn.Module) -> Callable[..., tuple[Tensor, ...]]:
+    def watched(predictor: Any) -> Callable[..., tuple[Tensor, ...]]:
         original, is_last = predictor.predict_probs, predictor is predictors[-1]
 
         def predict_probs(*args: object) -> tuple[Tensor, ...]:

@@ -17,7 +17,15 @@ import torch
 from lesa_d2.benchmark import cases
 from lesa_d2.benchmark.cases import Place
 from lesa_d2.benchmark.measure import Measurement, Variant, measure
-from lesa_d2.benchmark.report import Estimates, Growth, Report, Throughput, environment, save_json, write_section
+from lesa_d2.benchmark.report import (
+    Estimates,
+    Growth,
+    Report,
+    Throughput,
+    environment,
+    save_json,
+    write_section,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = "plain formula"
@@ -174,7 +182,7 @@ def pretraining(args: argparse.Namespace, place: Place) -> Iterator[Report]:
 
 
 def memory(args: argparse.Namespace, place: Place) -> Iterator[Report]:
-    """What the command `cost` estimates beside what a step really takes, in processes that return freed memory."""
+    """What the command `cost` estimates beside what a step takes, in processes that return freed memory."""
     from lesa_d2.benchmark import estimated
 
     sizes = args.image_sizes or (512, 1024)

@@ -45,7 +45,10 @@ def evaluated(tmp_path):
         file.write_text(json.dumps(data))
         name = f"report_{tmp_path.name}"
         register_dataset(
-            name, lambda: load_coco_json(str(file), str(tmp_path), name), json_file=str(file), evaluator_type="coco"
+            name,
+            lambda: load_coco_json(str(file), str(tmp_path), name),
+            json_file=str(file),
+            evaluator_type="coco",
         )
         DatasetCatalog.get(name)  # fills in the classes
         evaluator = CocoEvaluator(name, output_dir=str(tmp_path / "out"))

@@ -60,7 +60,9 @@ def test_every_operator_is_counted_alike_whatever_its_backend():
     for name, operator in OPERATORS.items():
         counts = set()
         for backend in ("reference", "blockwise"):
-            module = operator(32, 32, num_heads=4, feat_size=(7, 5), positions=operator.position_types[0], backend=backend)
+            module = operator(
+                32, 32, num_heads=4, feat_size=(7, 5), positions=operator.position_types[0], backend=backend
+            )
             by_formula(module)
             counts.add(flops(module.eval(), 1, 32, 7, 5))
         assert len(counts) == 1, name

@@ -51,7 +51,9 @@ def test_what_autograd_keeps_is_counted():
     [
         backbone_case("training", 384, Place(), operator="lesa"),
         backbone_case("forward", 512, Place(), operator="lesa", backend="reference"),
-        detector_case("training", 320, Place(), CONFIGS / "mask_rcnn_lesa_dconv_r50_20e.py", checkpoint_stages=["res4"]),
+        detector_case(
+            "training", 320, Place(), CONFIGS / "mask_rcnn_lesa_dconv_r50_20e.py", checkpoint_stages=["res4"]
+        ),
     ],
     ids=lambda case: case.name,
 )

@@ -36,7 +36,9 @@ def finished(tmp_path_factory):
 def test_reports_are_written(finished):
     assert written(finished / "run") == EVALUATION | DATA
     text = (finished / "run/data_report.md").read_text()
-    assert ["images", "5", "1"] in [[cell.strip() for cell in row.split("|")[1:-1]] for row in text.splitlines()]
+    assert ["images", "5", "1"] in [
+        [cell.strip() for cell in row.split("|")[1:-1]] for row in text.splitlines()
+    ]
     log = (finished / "run/log.txt").read_text()
     assert "# Evaluation on data_val_" in log
     assert "# Data" in log

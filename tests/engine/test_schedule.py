@@ -48,7 +48,9 @@ def test_warmup_keeps_its_iterations_up_to_a_fifth(images, warmup):
 
 
 def test_what_is_given_stays():
-    cfg, line = fitted(COCO, 14, "train.max_iter=100", "train.eval_period=7", "lr_multiplier.warmup_length=0.5")
+    cfg, line = fitted(
+        COCO, 14, "train.max_iter=100", "train.eval_period=7", "lr_multiplier.warmup_length=0.5"
+    )
     assert (cfg.train.max_iter, cfg.train.eval_period, cfg.train.checkpointer.period) == (100, 7, 20)
     assert cfg.lr_multiplier.warmup_length == 0.5
     assert "as given" in line

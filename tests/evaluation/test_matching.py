@@ -68,7 +68,11 @@ def test_worst_first():
     right = match([0.9], [0], [0], [[0.9]], name="right")
     missed = match([], [], [0], [], name="missed")
     all_wrong = match([0.9], [1], [0, 0], [[0.9, 0]], name="wrong")
-    assert [image.image_id for image in by_quality([right, missed, all_wrong])] == ["wrong", "missed", "right"]
+    assert [image.image_id for image in by_quality([right, missed, all_wrong])] == [
+        "wrong",
+        "missed",
+        "right",
+    ]
 
 
 def test_matches_above_a_score_are_those_of_the_rest_left_out():
