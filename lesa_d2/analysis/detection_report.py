@@ -259,8 +259,8 @@ def _draw_extremes(
             tiles.append(np.concatenate([above, below]))
         write_sheet(tiles, min(3, len(tiles)), folder / sheet.file)
     return (
-        f"Pictures: {BEST_FILE}, {WORST_FILE}, truth above and detections below. Quality is F1 of the picture "
-        "times the mean IoU of its right detections; pictures without objects and detections have none."
+        f"Pictures: {BEST_FILE}, {WORST_FILE}, truth above and detections below. Quality is F1 of the "
+        "picture times the mean IoU of its right detections; pictures without either have none."
     )
 
 

@@ -33,9 +33,9 @@ class Task(ABC):
     def check_data(self, cfg: DictConfig, eval_only: bool) -> list[str]:
         """The class names of the config's data, which must exist and agree with the model."""
 
+    @abstractmethod
     def report_data(self, cfg: DictConfig, args: argparse.Namespace) -> None:
-        """Describe the data before training, where the config asks for it; on every process."""
-        _ = cfg, args
+        """Describe the data before training, where the config asks for it; called on every process."""
 
     def reporting(
         self, cfg: DictConfig, model: nn.Module, evaluator: DatasetEvaluator
