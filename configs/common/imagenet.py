@@ -58,7 +58,8 @@ dataloader = dict(
 
 WARMUP, COSINE = 5, 90  # epochs
 
-train.pop("tta")  # for detectors
+for key in ("tta", "report", "reference_images"):
+    train.pop(key)  # for detectors
 train.epochs = WARMUP + COSINE  # of whatever data set; train.max_iter=N on the command line overrides it
 train.max_iter = 950866  # 95 epochs * 1281167 images / 128 images an iteration
 train.eval_period = 10009  # an epoch: 1281167 / 128

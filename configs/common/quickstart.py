@@ -55,6 +55,7 @@ dataloader = dict(
 )
 
 train.reference_batch = 4
+train.reference_images = 2000
 train.max_iter = 800
 train.clip_grad_norm = 20.0
 train.ema.update(enabled=True, decay=0.99)  # evens out the last steps of a short run

@@ -20,7 +20,7 @@ def coco_schedule(epochs, milestones, batch):
     iterations = epochs * IMAGES // batch
     epoch = -(-IMAGES // batch)  # evaluate and save once an epoch
     train = copy.deepcopy(settings)
-    train.update(max_iter=iterations, eval_period=epoch, reference_batch=batch)
+    train.update(max_iter=iterations, eval_period=epoch, reference_batch=batch, reference_images=IMAGES)
     train.checkpointer.period = epoch
     lr_multiplier = L(WarmupParamScheduler)(
         # only the ratios of the milestones matter

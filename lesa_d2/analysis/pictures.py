@@ -1,6 +1,6 @@
 """Contact sheets of predictions beside the truth, drawn by detectron2's Visualizer."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -14,6 +14,7 @@ from .drawing import ClassVisualizer
 
 GAP = 6  # white pixels between tiles
 TILE_WIDTH = 320  # pixels that a picture is drawn at, so that labels of small images can be read
+PHOTO_WIDTH = 420  # of pictures with many objects
 
 
 @torch.no_grad()
@@ -50,11 +51,8 @@ def draw_predictions(
         below = ClassVisualizer(image, classes, TILE_WIDTH).draw_detections(kept)
         tiles.append(_stack([above, below], axis=0))
     model.train(was_training)
-    rows = [_stack(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(file), _stack(rows, axis=0)[:, :, ::-1])
-    return file
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    return write_sheet(tiles, columns, file)
 
 
 def _first(model: nn.Module, loader: Iterable[list[dict]], number: int) -> Iterable[tuple[dict, dict]]:
@@ -76,3 +74,15 @@ def _stack(images: list[np.ndarray], axis: int) -> np.ndarray:
         pad[other] = (0, size - image.shape[other])
         padded.append(np.pad(image, pad, constant_values=255))
     return np.concatenate(padded, axis=axis)
+
+
+def photo_canvas(record: dict, class_names: Sequence[str]) -> ClassVisualizer:
+    """A dataset dict's picture to draw on, ``PHOTO_WIDTH`` pixels wide."""
+    return ClassVisualizer(utils.read_image(record["file_name"], format="RGB"), class_names, PHOTO_WIDTH)
+
+
+def write_sheet(tiles: list[np.ndarray], columns: int, file: str | Path) -> Path:
+    """Write pictures (H, W, 3) RGB in rows of ``columns`` to a PNG."""
+    rows = [_stack(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]
+    cv2.imwrite(str(file), _stack(rows, axis=0)[:, :, ::-1])
+    return Path(file)

@@ -157,11 +157,16 @@ def detector(
     image_size: int,
     place: Place,
     objects: int = 12,
+    proposals: bool = False,
     **bottom_up: Any,
 ) -> Step:
     """A config's detector on one random image: a training step's losses and gradients, or predictions.
 
-    ``bottom_up`` holds arguments of the backbone beside those of the config.
+    Args:
+        objects: of the image's truth.
+        proposals: untrained, most regions are empty; with this, anchors are proposals, as many as in
+            training, and as many regions as there are objects count as such.
+        bottom_up: arguments of the backbone beside those of the config.
     """
     from detectron2.config import LazyConfig, instantiate
     from detectron2.structures import BitMasks, Boxes, Instances
@@ -174,6 +179,11 @@ def detector(
     options = {k: v for k, v in cfg.backbone.bottom_up.items() if k not in ("_target_", "norm")}
     state = settled(partial(make_backbone, **{**options, "freeze_at": 0}), x).state_dict()
     model.backbone.bottom_up.load_state_dict(state)
+    if proposals:
+        for parameter in model.proposal_generator.rpn_head.anchor_deltas.parameters():
+            nn.init.zeros_(parameter)
+        for sampler in (model.roi_heads, *getattr(model.roi_heads, "_samplers", ())):
+            sampler.positive_fraction = objects / sampler.batch_size_per_image
     corner = torch.rand(objects, 2) * image_size * 0.7
     target = Instances((image_size, image_size))
     target.gt_boxes = Boxes(torch.cat([corner, corner + image_size * 0.2], 1))

@@ -4,8 +4,8 @@ import json
 import math
 import os
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,27 @@ class Throughput(Report):
         return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+@dataclass
+class Estimates(Report):
+    """Measured memory beside estimates: bytes by variant and mode."""
+
+    estimates: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+    def table(self) -> str:
+        """Markdown: both, and their ratio."""
+        rows = [["", "variant", "estimated, MB", "measured, MB", "estimated / measured"], ["---"] * 5]
+        rows += [
+            [m.mode, m.variant, megabytes(guess), megabytes(m.extra_bytes), self._ratio(guess, m.extra_bytes)]
+            for m in self.measurements
+            for guess in [self.estimates[m.variant, m.mode]]
+        ]
+        return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+    @staticmethod
+    def _ratio(guess: int, measured: int | None) -> str:
+        return f"{guess / measured:.2f}" if measured else "not measured"
+
+
 def fitted_exponent(sides: Sequence[int], values: Sequence[float]) -> float:
     """e of the least-squares fit value ~ sideᵉ."""
     x, y = [math.log(s) for s in sides], [math.log(v) for v in values]
@@ -137,7 +158,7 @@ def save_json(file: str | Path, command: str, where: dict[str, str], reports: Se
     """All runs of all reports, with command and environment."""
     data: dict[str, Any] = {"command": command, "environment": where, "reports": []}
     for report in reports:
-        measurements = [{**asdict(m), "seconds": m.seconds} for m in report.measurements]
+        measurements = [{**asdict(m), "seconds": m.seconds if m.runs else None} for m in report.measurements]
         data["reports"].append({"title": report.title, "plain": report.plain, "measurements": measurements})
     Path(file).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 

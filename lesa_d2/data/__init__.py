@@ -2,7 +2,12 @@
 
 from .augmentation import RandomSquareResize
 from .checks import check_coco_folder, check_coco_json
-from .coco_folder import coco_folder_classes, coco_folder_has_masks, coco_folder_split
+from .coco_folder import (
+    coco_folder_classes,
+    coco_folder_has_masks,
+    coco_folder_problems,
+    coco_folder_split,
+)
 from .coco_layout import find_layout
 from .images import ImageMapper, ImageRecords, image_folder
 from .problems import DatasetProblemsError, Problem
@@ -25,6 +30,7 @@ __all__ = [
     "check_coco_json",
     "coco_folder_classes",
     "coco_folder_has_masks",
+    "coco_folder_problems",
     "coco_folder_split",
     "coco_with_stuff_maps",
     "find_layout",

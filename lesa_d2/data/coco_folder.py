@@ -160,6 +160,15 @@ def _load_selection(
         return load_coco_json(str(selected), str(files.image_root), name)
 
 
+def coco_folder_problems(directory: str) -> list[Problem]:
+    """What ``drop_invalid`` leaves out of a COCO-format folder; every image is decoded, once in a process.
+
+    Raises:
+        DatasetError: see :func:`lesa_d2.data.find_layout`.
+    """
+    return [problem for files in find_layout(directory).parts for problem in _problems(files)]
+
+
 @lru_cache(maxsize=4)
 def _problems(files: SplitFiles) -> tuple[Problem, ...]:
     return tuple(check_coco_json(files.json_file, files.image_root))  # decodes every image: only once

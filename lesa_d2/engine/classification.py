@@ -71,6 +71,9 @@ examples:
             )
         return classes
 
+    def report_data(self, cfg: DictConfig, args: argparse.Namespace) -> None:
+        """Nothing: a folder of pictures a class can be looked at as it is."""
+
 
 def use_image_folder(cfg: DictConfig, directory: str) -> None:
     """Point a config, in place, at ``directory/train`` and ``directory/val``."""

@@ -1,24 +1,40 @@
 """Training detectors: data sets in a config, replaced by a folder of the user's, checked before training."""
 
 import argparse
+import contextlib
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from detectron2.config import LazyCall, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
+from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
-from ..data import check_coco_folder, coco_folder_classes, coco_folder_has_masks, coco_folder_split
+from ..data import (
+    check_coco_folder,
+    coco_folder_classes,
+    coco_folder_has_masks,
+    coco_folder_problems,
+    coco_folder_split,
+)
 from ..errors import WITHOUT_SEMANTICS, ConfigError, DatasetError
-from ..evaluation import make_tta_mapper
-from .overrides import is_given
+from ..evaluation import CocoEvaluator, highest_score, make_tta_mapper
+from .overrides import is_given, load_config
+from .schedule import Schedule, fit_schedule
 from .task import Task
 from .values import Rule, explained, matches, whole
 
 NUM_CLASSES = "model.roi_heads.num_classes"
+REPORT = "train.report.enabled"
+
+logger = logging.getLogger("lesa_d2")
 
 
 class Detection(Task):
@@ -50,6 +66,10 @@ examples:
     def use_data(self, cfg: DictConfig, args: argparse.Namespace) -> None:
         if args.dataset is not None:
             use_dataset_folder(cfg, args.dataset, args.drop_invalid, given=args.opts)
+            if not is_given(REPORT, args.opts):
+                OmegaConf.update(cfg, REPORT, True)
+            if not args.eval_only:
+                _fit_schedule(cfg, args)
         elif args.drop_invalid:
             raise ConfigError("--drop-invalid concerns the folder given by --dataset DIR, which is missing")
 
@@ -58,7 +78,72 @@ examples:
             make_tta_mapper(
                 cfg
             )  # a test loader that it cannot serve is found now, not at the first evaluation
+        _check_evaluator(cfg)
         return check_datasets(cfg, eval_only)
+
+    def report_data(self, cfg: DictConfig, args: argparse.Namespace) -> None:
+        if not OmegaConf.select(cfg, REPORT) or not comm.is_main_process():
+            return
+        from ..analysis.data_report import write_data_report  # analysis builds on the engine
+
+        text = write_data_report(
+            cfg.train.output_dir,
+            dataset_names(cfg.dataloader.train),
+            dataset_names(cfg.dataloader.test),
+            left_out=coco_folder_problems(args.dataset) if args.dataset and args.drop_invalid else (),
+            seen=_seen_size(cfg),
+        )
+        logger.info("%s\n", text)
+
+    @contextlib.contextmanager
+    def reporting(self, cfg: DictConfig, model: nn.Module, evaluator: DatasetEvaluator) -> Iterator[None]:
+        if not OmegaConf.select(cfg, REPORT):
+            yield
+            return
+        with highest_score(model) as highest:
+            yield
+        score = highest.over_processes()
+        if not comm.is_main_process():
+            return
+        from ..analysis.detection_report import write_detection_report  # analysis builds on the engine
+
+        text = write_detection_report(
+            cfg.train.output_dir,
+            evaluator,
+            score_threshold=OmegaConf.select(cfg, "train.report.score_threshold"),
+            highest_score=score,
+        )
+        logger.info("%s\n\nWritten to %s\n", text, cfg.train.output_dir)
+
+
+def _fit_schedule(cfg: DictConfig, args: argparse.Namespace) -> None:
+    records = [r for name in dataset_names(cfg.dataloader.train) for r in DatasetCatalog.get(name)]
+    images = sum(any(not a.get("iscrowd") for a in r["annotations"]) for r in records)
+    line = fit_schedule(cfg, Schedule.of(load_config(args.config_file)), images, given=args.opts)
+    if comm.is_main_process():
+        print(line)
+
+
+def _seen_size(cfg: DictConfig) -> tuple[int, int] | None:
+    """(height, width) in pixels of the pictures for testing, where all are resized to one."""
+    resizings = [instantiate(a) for a in cfg.dataloader.test.mapper.augmentations]
+    if len(resizings) == 1 and isinstance(resizings[0], T.Resize):
+        height, width = resizings[0].shape
+        return height, width
+    return None
+
+
+def _check_evaluator(cfg: DictConfig) -> None:
+    """ConfigError where a report is wanted from an evaluator that keeps nothing to report from."""
+    target = cfg.dataloader.evaluator._target_
+    if isinstance(target, str):  # as in a saved config
+        target = locate(target)
+    is_ours = isinstance(target, type) and issubclass(target, CocoEvaluator)
+    if OmegaConf.select(cfg, REPORT) and not is_ours:
+        raise ConfigError(
+            "train.report.enabled=True needs lesa_d2.evaluation.CocoEvaluator as dataloader.evaluator, got "
+            f"{getattr(target, '__name__', target)}; use it, or set train.report.enabled=False"
+        )
 
 
 def use_dataset_folder(

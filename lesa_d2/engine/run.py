@@ -72,6 +72,7 @@ def main(args: argparse.Namespace, task: Task) -> dict[str, Any]:
     classes = cfg.train.class_names = task.check_data(cfg, args.eval_only)
     if args.eval_only:
         return evaluate_only(cfg, classes, given=args.opts)
+    task.report_data(cfg, args)
     return train(cfg, classes, resume=args.resume)
 
 
@@ -268,7 +269,9 @@ def evaluate(cfg: DictConfig, model: nn.Module) -> OrderedDict:
     detector, loader = model, cfg.dataloader.test
     if OmegaConf.select(cfg, "train.tta.enabled"):
         detector, loader = with_test_time_augmentation(cfg, model)
-    results = inference_on_dataset(detector, instantiate(loader), instantiate(cfg.dataloader.evaluator))
+    evaluator = instantiate(cfg.dataloader.evaluator)
+    with task_of(cfg).reporting(cfg, model, evaluator):
+        results = inference_on_dataset(detector, instantiate(loader), evaluator)
     model.train(was_training)
     if comm.is_main_process():
         print_csv_format(results)

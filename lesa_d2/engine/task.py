@@ -1,10 +1,13 @@
 """What scripts that train do differently; everything else of the engine they share."""
 
 import argparse
+import contextlib
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+from detectron2.evaluation import DatasetEvaluator
 from omegaconf import DictConfig
+from torch import nn
 
 from .values import Rule
 
@@ -29,3 +32,13 @@ class Task(ABC):
     @abstractmethod
     def check_data(self, cfg: DictConfig, eval_only: bool) -> list[str]:
         """The class names of the config's data, which must exist and agree with the model."""
+
+    @abstractmethod
+    def report_data(self, cfg: DictConfig, args: argparse.Namespace) -> None:
+        """Describe the data before training, where the config asks for it; called on every process."""
+
+    def reporting(
+        self, cfg: DictConfig, model: nn.Module, evaluator: DatasetEvaluator
+    ) -> contextlib.AbstractContextManager:
+        """Around an evaluation: describe its outcome at the end, where the config asks for it."""
+        return contextlib.nullcontext()

@@ -89,6 +89,11 @@ OPTIONAL_RULES: dict[str, Rule] = {
     "dataloader.train.num_workers": whole(0),
     "dataloader.test.num_workers": whole(0),
     "train.checkpointer.max_to_keep": whole(1),
+    "train.reference_images": or_null(whole(1)),
+    "train.report.enabled": _SWITCH,
+    "train.report.score_threshold": or_null(
+        number(lambda value: 0 <= value < 1, "a number from 0 to below 1")
+    ),
     "train.tta.enabled": _SWITCH,
     "train.tta.flip": _SWITCH,
     "train.tta.scales": (_are_scales, "a list of positive numbers such as [0.75, 1.0, 1.25]"),

@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""What LESA costs on this machine: every variant beside the plain definition, as ratios."""
+"""What LESA costs on this machine: every variant beside the plain definition, as ratios.
+
+`benchmark.py cost --config-file FILE` computes parameters, FLOP and memory of a config, without running it.
+"""
 
 import argparse
 import shlex
@@ -14,7 +17,15 @@ import torch
 from lesa_d2.benchmark import cases
 from lesa_d2.benchmark.cases import Place
 from lesa_d2.benchmark.measure import Measurement, Variant, measure
-from lesa_d2.benchmark.report import Growth, Report, Throughput, environment, save_json, write_section
+from lesa_d2.benchmark.report import (
+    Estimates,
+    Growth,
+    Report,
+    Throughput,
+    environment,
+    save_json,
+    write_section,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = "plain formula"
@@ -170,6 +181,17 @@ def pretraining(args: argparse.Namespace, place: Place) -> Iterator[Report]:
     yield Throughput(title, found, plain="training step, lesa", images=images)
 
 
+def memory(args: argparse.Namespace, place: Place) -> Iterator[Report]:
+    """What the command `cost` estimates beside what a step takes, in processes that return freed memory."""
+    from lesa_d2.benchmark import estimated
+
+    sizes = args.image_sizes or (512, 1024)
+    yield Estimates(
+        "Estimated and measured memory of a step, one image, float32",
+        *estimated.compared(estimated.usual_cases(ROOT / "configs", sizes, place)),
+    )
+
+
 TABLES: dict[str, Callable[[argparse.Namespace, Place], Iterator[Report]]] = {
     "attention": attention,
     "operator": operator,
@@ -177,6 +199,7 @@ TABLES: dict[str, Callable[[argparse.Namespace, Place], Iterator[Report]]] = {
     "detector": detector,
     "htc": htc,
     "pretraining": pretraining,
+    "memory": memory,
 }
 
 
@@ -197,7 +220,7 @@ def parse_args() -> argparse.Namespace:
         "--budget", type=float, default=60, help="seconds after which a variant is not repeated"
     )
     parser.add_argument(
-        "--image-sizes", type=int, nargs="+", help="sides in pixels, for backbone, detector and htc"
+        "--image-sizes", type=int, nargs="+", help="sides in pixels, for backbone, detector, htc and memory"
     )
     parser.add_argument("--json", type=Path, help="file for every single run")
     parser.add_argument("--report", type=Path, help="Markdown file whose sections to replace")
@@ -209,9 +232,9 @@ def parse_args() -> argparse.Namespace:
     for file in filter(None, (args.json, args.report)):
         if not file.parent.is_dir():
             parser.error(f"there is no folder {file.parent} for {file.name}; make it first")
-    if args.image_sizes and not {"backbone", "detector", "htc"} & set(args.tables):
+    if args.image_sizes and not {"backbone", "detector", "htc", "memory"} & set(args.tables):
         parser.error(
-            "--image-sizes is for backbone, detector and htc; attention and operator have fixed sizes"
+            "--image-sizes is for backbone, detector, htc and memory; attention and operator have fixed sizes"
         )
     if args.rounds < 1 or not args.budget > 0 or any(size < 32 for size in args.image_sizes or ()):
         parser.error("--rounds must be at least 1, --budget positive, --image-sizes at least 32")
@@ -219,6 +242,10 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["cost"]:
+        from lesa_d2.benchmark.cost_script import run_cost_command
+
+        sys.exit(run_cost_command(sys.argv[2:]))
     args = parse_args()
     place = Place(args.device, DTYPES[args.dtype])
     where = environment(args.device, args.dtype)

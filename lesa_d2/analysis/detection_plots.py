@@ -1,0 +1,89 @@
+"""Plots of a detector's evaluation: precision against recall, and a confusion matrix."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+LEGEND = 10  # classes; of more, only the best and the worst are named
+NUMBERED = 25  # classes; the cells of larger matrices have no numbers
+NAME = 22  # letters of a class name on an axis
+
+
+def plot_precision_recall(
+    precision: np.ndarray,
+    recall: np.ndarray,
+    ap50: np.ndarray,
+    classes: Sequence[str],
+    title: str,
+    file: str | Path,
+) -> None:
+    """Curves per class at IoU 0.5, and their mean.
+
+    Args:
+        precision: (R, K), below 0 for classes without objects.
+        recall: (R,).
+        ap50: (K,) in percent, not a number for classes without objects.
+        classes: K names.
+    """
+    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    axes = figure.subplots()
+    known = [k for k in range(len(classes)) if np.isfinite(ap50[k])]
+    named = _named(known, ap50)
+    for k in known:
+        if k not in named:
+            axes.plot(recall, precision[:, k], color="0.8", linewidth=0.7)
+    for place, k in enumerate(named):
+        colour = colormaps["tab10"](place % 10)
+        axes.plot(recall, precision[:, k], color=colour, label=f"{short(classes[k])}: {ap50[k]:.1f}")
+    if len(known) > 1:
+        mean = precision[:, known].mean(1)
+        axes.plot(recall, mean, "k--", linewidth=2, label=f"mean of {len(known)}: {ap50[known].mean():.1f}")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(
+        title="class: AP50" + (", best and worst" if len(known) > LEGEND else ""),
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.0),
+        fontsize=8,
+        title_fontsize=8,
+    )
+    figure.savefig(file, dpi=110)
+
+
+def _named(known: list[int], ap50: np.ndarray) -> list[int]:
+    """All classes by descending AP, or the best and the worst halves of a legend's worth."""
+    ranked = sorted(known, key=lambda k: -ap50[k])
+    if len(ranked) <= LEGEND:
+        return ranked
+    return ranked[: LEGEND // 2] + ranked[-LEGEND // 2 :]
+
+
+def plot_confusion(matrix: np.ndarray, classes: Sequence[str], title: str, file: str | Path) -> None:
+    """A matrix of counts (K+1, K+1), coloured by the share of each row."""
+    names = [*map(short, classes), "background"]
+    side = min(4.0 + 0.45 * len(names), 6 + 0.16 * len(names))
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, label="share of the row", shrink=0.8)
+    size = 9 if len(names) <= NUMBERED else 6
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
+    axes.set_yticks(range(len(names)), names, fontsize=size)
+    axes.set_xlabel("detected as (background: missed)")
+    axes.set_ylabel("object (background: nothing there)")
+    axes.set_title(title, fontsize=10)
+    if len(names) <= NUMBERED:
+        for (row, column), number in np.ndenumerate(matrix):
+            if number:
+                colour = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, str(number), ha="center", va="center", color=colour, fontsize=size)
+    figure.savefig(file, dpi=110)
+
+
+def short(name: str) -> str:
+    """A class name for an axis."""
+    return name if len(name) <= NAME else name[: NAME - 1] + "…"

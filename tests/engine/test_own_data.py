@@ -1,0 +1,118 @@
+"""From a folder of one's own to a detector: what is written on the way."""
+
+import json
+
+import numpy as np
+import pytest
+from runs import ROOT, TINY, train_net
+from test_cascades import write_folder
+
+from lesa_d2.engine import Detection, load_config, run_command_line
+
+CONFIG = str(ROOT / "configs/quickstart_lesa.py")
+OPTIONS = [option for option in TINY if ".names." not in option]
+EVALUATION = {"evaluation.md", "precision_recall.png", "confusion.png", "best.png", "worst.png"}
+DATA = {"data_report.md", "data_samples.png"}
+EVERYTHING = "model.roi_heads.box_predictor.test_score_thresh=0.0"
+
+
+def run(folder, output_dir, *options, flags=()):
+    flags = ["--config-file", CONFIG, "--dataset", str(folder), *flags]
+    return run_command_line(Detection(), [*flags, *OPTIONS, f"train.output_dir={output_dir}", *options])
+
+
+def written(folder):
+    return {path.name for path in folder.iterdir()} & (EVALUATION | DATA)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own")
+    write_folder(folder / "data")
+    assert run(folder / "data", folder / "run", EVERYTHING, "train.eval_period=2") == 0
+    return folder
+
+
+def test_reports_are_written(finished):
+    assert written(finished / "run") == EVALUATION | DATA
+    text = (finished / "run/data_report.md").read_text()
+    assert ["images", "5", "1"] in [
+        [cell.strip() for cell in row.split("|")[1:-1]] for row in text.splitlines()
+    ]
+    log = (finished / "run/log.txt").read_text()
+    assert "# Evaluation on data_val_" in log
+    assert "# Data" in log
+
+
+def test_the_saved_config_holds_the_schedule(finished):
+    cfg = load_config(str(finished / "run/config.yaml"))
+    assert cfg.train.max_iter == 4  # given
+    assert cfg.train.checkpointer.period == 1  # a fifth
+    assert cfg.train.eval_period == 2
+    assert cfg.lr_multiplier.warmup_length == 0.2
+    assert cfg.train.reference_images == 4  # with objects, without the one for validation
+    assert cfg.train.report.enabled
+
+
+def test_evaluation_alone_reports_too(finished, tmp_path):
+    assert run(finished / "data", tmp_path, EVERYTHING, *start(finished), flags=["--eval-only"]) == 0
+    assert written(tmp_path) == EVALUATION
+
+
+def test_it_can_be_switched_off(finished, tmp_path):
+    options = [*start(finished), "train.report.enabled=False"]
+    assert run(finished / "data", tmp_path, *options, flags=["--eval-only"]) == 0
+    assert written(tmp_path) == set()
+
+
+def test_nothing_detected(finished, tmp_path, capfd):
+    threshold = "model.roi_heads.box_predictor.test_score_thresh=0.999"
+    assert run(finished / "data", tmp_path, threshold, *start(finished), flags=["--eval-only"]) == 0
+    assert written(tmp_path) == {"evaluation.md"}
+    text = (tmp_path / "evaluation.md").read_text()
+    score = float(text.split("highest score of any box is ")[1].split(".**")[0])
+    assert 0 < score < 0.999
+
+
+def start(finished):
+    return [f"train.init_checkpoint={finished / 'run/model_final.pth'}"]
+
+
+def test_two_processes(finished, tmp_path):
+    flags = ["--config-file", CONFIG, "--dataset", finished / "data"]
+    options = [*OPTIONS, EVERYTHING, f"train.output_dir={tmp_path / 'run'}", "train.max_iter=1"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = train_net(*flags, *options, launcher=torchrun)
+    assert process.returncode == 0, process.stderr
+    assert written(tmp_path / "run") == EVALUATION | DATA
+    assert process.stdout.count("Schedule: ") == 1
+
+
+def test_what_is_left_out_is_said(finished, tmp_path):
+    folder = write_folder(tmp_path / "data")
+    data = json.loads((folder / "labels.json").read_text())
+    data["annotations"].append({**data["annotations"][0], "id": 20, "bbox": [1, 1, -4, 5]})
+    (folder / "labels.json").write_text(json.dumps(data))
+    assert run(folder, tmp_path / "run", "train.max_iter=1", flags=["--drop-invalid"]) == 0
+    assert "- reversed box: 1" in (tmp_path / "run/data_report.md").read_text()
+
+
+def test_a_report_needs_our_evaluator(finished, tmp_path, capsys):
+    file = tmp_path / "config.py"
+    file.write_text(
+        f"from detectron2.config import LazyConfig, LazyCall as L\n"
+        f"from detectron2.evaluation import COCOEvaluator\n"
+        f"cfg = LazyConfig.load({CONFIG!r})\n"
+        f"model, dataloader, optimizer = cfg.model, cfg.dataloader, cfg.optimizer\n"
+        f"train, lr_multiplier = cfg.train, cfg.lr_multiplier\n"
+        f"dataloader.evaluator._target_ = COCOEvaluator\n"
+    )
+    flags = ["--config-file", str(file), "--dataset", str(finished / "data")]
+    assert run_command_line(Detection(), [*flags, *OPTIONS, f"train.output_dir={tmp_path / 'run'}"]) == 2
+    assert "lesa_d2.evaluation.CocoEvaluator" in capsys.readouterr().err
+
+
+def test_samples_can_be_looked_at(finished):
+    from PIL import Image
+
+    assert np.asarray(Image.open(finished / "run/data_samples.png")).std() > 10
