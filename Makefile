@@ -31,7 +31,7 @@ test: $(READY)
 
 # One process a table; about three quarters of an hour on 2 cores.
 bench: $(READY)
-	for table in attention operator backbone detector htc pretraining; do \
+	for table in attention operator backbone detector htc pretraining memory; do \
 		$(BIN)/python projects/LESA/benchmark.py $$table --report projects/LESA/BENCHMARKS.md || exit 1; \
 	done
 

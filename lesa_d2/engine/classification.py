@@ -71,8 +71,8 @@ examples:
             )
         return classes
 
-    def report_data(self, cfg: DictConfig, args: argparse.Namespace) -> None:
-        """Nothing: a folder of pictures a class can be looked at as it is."""
+    def before_training(self, cfg: DictConfig, args: argparse.Namespace) -> None:
+        """Nothing: the schedule is settled, and a folder of pictures a class can be looked at as it is."""
 
 
 def use_image_folder(cfg: DictConfig, directory: str) -> None:

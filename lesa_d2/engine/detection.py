@@ -68,8 +68,6 @@ examples:
             use_dataset_folder(cfg, args.dataset, args.drop_invalid, given=args.opts)
             if not is_given(REPORT, args.opts):
                 OmegaConf.update(cfg, REPORT, True)
-            if not args.eval_only:
-                _fit_schedule(cfg, args)
         elif args.drop_invalid:
             raise ConfigError("--drop-invalid concerns the folder given by --dataset DIR, which is missing")
 
@@ -81,7 +79,9 @@ examples:
         _check_evaluator(cfg)
         return check_datasets(cfg, eval_only)
 
-    def report_data(self, cfg: DictConfig, args: argparse.Namespace) -> None:
+    def before_training(self, cfg: DictConfig, args: argparse.Namespace) -> None:
+        if args.dataset is not None:
+            logger.info(_fit_schedule(cfg, args))
         if not OmegaConf.select(cfg, REPORT) or not comm.is_main_process():
             return
         from ..analysis.data_report import write_data_report  # analysis builds on the engine
@@ -116,12 +116,10 @@ examples:
         logger.info("%s\n\nWritten to %s\n", text, cfg.train.output_dir)
 
 
-def _fit_schedule(cfg: DictConfig, args: argparse.Namespace) -> None:
+def _fit_schedule(cfg: DictConfig, args: argparse.Namespace) -> str:
     records = [r for name in dataset_names(cfg.dataloader.train) for r in DatasetCatalog.get(name)]
     images = sum(any(not a.get("iscrowd") for a in r["annotations"]) for r in records)
-    line = fit_schedule(cfg, Schedule.of(load_config(args.config_file)), images, given=args.opts)
-    if comm.is_main_process():
-        print(line)
+    return fit_schedule(cfg, Schedule.of(load_config(args.config_file)), images, given=args.opts)
 
 
 def _seen_size(cfg: DictConfig) -> tuple[int, int] | None:

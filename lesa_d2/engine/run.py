@@ -72,7 +72,7 @@ def main(args: argparse.Namespace, task: Task) -> dict[str, Any]:
     classes = cfg.train.class_names = task.check_data(cfg, args.eval_only)
     if args.eval_only:
         return evaluate_only(cfg, classes, given=args.opts)
-    task.report_data(cfg, args)
+    task.before_training(cfg, args)
     return train(cfg, classes, resume=args.resume)
 
 

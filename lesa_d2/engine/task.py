@@ -34,8 +34,8 @@ class Task(ABC):
         """The class names of the config's data, which must exist and agree with the model."""
 
     @abstractmethod
-    def report_data(self, cfg: DictConfig, args: argparse.Namespace) -> None:
-        """Describe the data before training, where the config asks for it; called on every process."""
+    def before_training(self, cfg: DictConfig, args: argparse.Namespace) -> None:
+        """Settle, in place, what follows from the amount of data, and describe the data; on every process."""
 
     def reporting(
         self, cfg: DictConfig, model: nn.Module, evaluator: DatasetEvaluator

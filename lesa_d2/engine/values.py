@@ -89,6 +89,10 @@ OPTIONAL_RULES: dict[str, Rule] = {
     "dataloader.train.num_workers": whole(0),
     "dataloader.test.num_workers": whole(0),
     "train.checkpointer.max_to_keep": whole(1),
+    "train.class_names": (
+        lambda value: value is None or isinstance(value, ListConfig),
+        "a list of names or null (it is taken from the data)",
+    ),
     "train.reference_images": or_null(whole(1)),
     "train.report.enabled": _SWITCH,
     "train.report.score_threshold": or_null(

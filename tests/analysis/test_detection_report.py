@@ -107,6 +107,12 @@ def test_metrics_are_those_of_coco(evaluated):
     np.testing.assert_allclose(metrics[:, 2].mean(), evaluation.stats[8] * 100)
 
 
+def test_ap50_is_that_at_iou_a_half(evaluated):
+    """A detection of IoU 13/24 = 0.54: right at the first of ten thresholds alone."""
+    metrics = class_metrics(evaluated([(1, 0, (4, 4, 24, 13), 0.9)]).evaluations["bbox"])
+    np.testing.assert_allclose(metrics[0], [51 / 10.1, 51 / 1.01, 5], rtol=1e-4)
+
+
 def test_threshold_of_the_best_f1(evaluated, tmp_path):
     text = write_detection_report(tmp_path, evaluated(MIXED))
     assert "At a score of at least 0.8 (the best F1 over all images)" in text

@@ -95,7 +95,8 @@ def test_a_missing_key_is_named(cfg):
 
 
 def test_every_key_of_the_train_section_has_a_rule(cfg):
+    of_detectors = {"tta", "report", "reference_images"}
     for config, task in ((cfg, Detection), (load_config(CLASSIFIER), Classification)):
         rules = {**RULES, **OPTIONAL_RULES, **task.rules}
         ruled = {key.split(".")[1] for key in rules if key.startswith("train.")}
-        assert set(config.train) == ruled - ({"tta"} if task is Classification else set())
+        assert set(config.train) == ruled - (of_detectors if task is Classification else set())
