@@ -46,6 +46,33 @@ def test_anything_else_is_an_error(change, words):
         compare(Pyramid(), broken(change), SIZES, torch.float32)
 
 
+class Chaotic(Pyramid):
+    """Amplifies rounding by a factor of 1e5."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(0.1))
+
+    def forward(self, image):
+        small = torch.sin(image.to(self.factor.dtype) * self.factor + 1e5)
+        return {"p2": small}
+
+
+def test_a_model_that_amplifies_rounding_is_not_blamed_on_the_file():
+    model = Chaotic()
+
+    def run(image):
+        return {"p2": model(image)["p2"] * 1.01}
+
+    with pytest.raises(
+        ExportError, match=r"float32 itself is .* this model amplifies rounding.*trained weights"
+    ):
+        compare(model, run, SIZES, torch.float32)
+    with pytest.raises(ExportError) as error:
+        compare(Pyramid(), broken(lambda out: {**out, "p2": out["p2"] * 2}), SIZES, torch.float32)
+    assert "amplifies" not in str(error.value)
+
+
 def test_rounding_is_none():
     comparison = compare(
         Pyramid(), broken(lambda out: {k: v * (1 + 5e-5) for k, v in out.items()}), SIZES, torch.uint8
