@@ -2,7 +2,6 @@
 
 from .comparison import comparison_table, plot_curves, read_runs
 from .image_reader import ImageReader, SeenImage, find_images
-from .pictures import draw_predictions
 from .probes import without_own_position
 from .results import RunResult, write_table
 from .term_maps import draw_heads, draw_term_maps, layer_maps
@@ -16,7 +15,6 @@ __all__ = [
     "TermReport",
     "comparison_table",
     "draw_heads",
-    "draw_predictions",
     "draw_term_maps",
     "find_images",
     "inspect_terms",

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from detectron2.structures import Instances
 
-from ..analysis.drawing import add_title, draw_detections
 from ..engine import load_any_config
 from ..errors import ConfigError
 from ..predictor import Predictor
+from ..reports.drawing import add_title, draw_detections
 
 GAP = 6  # white pixels between panels
 

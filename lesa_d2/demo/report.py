@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from detectron2.structures import Instances
 
-from ..analysis.drawing import class_colours, named_classes
+from ..reports.drawing import class_colours, named_classes
 from .panels import DemoModel, Panels, confident
 
 TEMPLATE = Path(__file__).with_name("report.html")

@@ -10,7 +10,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from tabulate import tabulate
 
-from ..analysis.drawing import named_classes
+from ..reports.drawing import named_classes
 from .panels import DemoModel, Panels, confident
 
 

@@ -26,6 +26,7 @@ from ..data import (
 )
 from ..errors import WITHOUT_SEMANTICS, ConfigError, DatasetError
 from ..evaluation import CocoEvaluator, highest_score, make_tta_mapper
+from ..reports import write_data_report, write_detection_report
 from .overrides import is_given, load_config
 from .schedule import Schedule, fit_schedule
 from .task import Task
@@ -84,8 +85,6 @@ examples:
             logger.info(_fit_schedule(cfg, args))
         if not OmegaConf.select(cfg, REPORT) or not comm.is_main_process():
             return
-        from ..analysis.data_report import write_data_report  # analysis builds on the engine
-
         text = write_data_report(
             cfg.train.output_dir,
             dataset_names(cfg.dataloader.train),
@@ -105,8 +104,6 @@ examples:
         score = highest.over_processes()
         if not comm.is_main_process():
             return
-        from ..analysis.detection_report import write_detection_report  # analysis builds on the engine
-
         text = write_detection_report(
             cfg.train.output_dir,
             evaluator,

@@ -5,11 +5,11 @@ import pytest
 import torch
 from detectron2.structures import Instances
 
-from lesa_d2.analysis.drawing import add_title, class_colours, draw_detections, named_classes
 from lesa_d2.demo import DetectionSummary
 from lesa_d2.demo.files import output_names, short_names
 from lesa_d2.demo.panels import GAP, Panels, default_titles, load_models
 from lesa_d2.errors import ConfigError
+from lesa_d2.reports.drawing import add_title, class_colours, draw_detections, named_classes
 
 
 def coloured(picture):

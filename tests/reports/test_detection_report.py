@@ -10,9 +10,9 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
-from lesa_d2.analysis.detection_report import PICTURES, class_metrics, write_detection_report
 from lesa_d2.data.registration import register_dataset
 from lesa_d2.evaluation import CocoEvaluator
+from lesa_d2.reports.detection_report import PICTURES, class_metrics, write_detection_report
 
 SIZE = (48, 64)
 BOXES = [(4, 4, 24, 24), (32, 8, 24, 16)]  # XYWH of the two objects of a picture

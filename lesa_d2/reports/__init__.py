@@ -1,0 +1,7 @@
+"""What people look at: drawn truth and detections, the report of a data set, the report of an evaluation."""
+
+from .data_report import write_data_report
+from .detection_report import write_detection_report
+from .pictures import draw_predictions
+
+__all__ = ["draw_predictions", "write_data_report", "write_detection_report"]
