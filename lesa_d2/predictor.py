@@ -6,6 +6,8 @@ image before it reaches the network is up to the config's own test mapper: there
 
 import copy
 import logging
+import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +21,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from .checkpoint import ReportingCheckpointer, is_start
+from .data import SHAPE_CLASSES, shapes_split
 from .engine import Detection, build_yacs_model, dataset_names, task_of
 from .engine.run import build_model, last_checkpoint, load_evaluated, prepare
 from .engine.trainer import PRECISIONS
 from .engine.values import check_values
-from .errors import ConfigError, DatasetError, LesaError
+from .errors import CheckpointError, ConfigError, DatasetError, LesaError
 from .evaluation import with_test_time_augmentation
 
 logger = logging.getLogger(__name__)
@@ -39,13 +42,11 @@ class Detector:
         model: a list of detectron2's model inputs -> a list of outputs.
         mapper: the config's, for tests; its augmentations and channel order are what images go through.
         class_names: of the classes that the model tells apart; empty where nothing says.
-        weights: path of the checkpoint; "" for an untrained model.
     """
 
     model: nn.Module
     mapper: DatasetMapper
     class_names: list[str]
-    weights: str
 
 
 class Predictor:
@@ -54,9 +55,8 @@ class Predictor:
     Args:
         cfg: a LazyConfig (``lesa_d2.engine.load_config``, ``lesa_d2.model_zoo.get_config``) or a yacs config
             with ``add_lesa_config``; not changed.
-        weights: a checkpoint; "" leaves the model untrained.  None takes those of the config: for yacs
-            ``MODEL.WEIGHTS``; for a LazyConfig the last checkpoint of its run in ``train.output_dir``, or
-            ``train.init_checkpoint`` where that is no start of training but was set to a whole detector.
+        weights: a checkpoint; "" leaves the model untrained.  None takes those that :func:`trained_weights`
+            finds.
         device: such as "cuda:1" or "cpu"; None is the config's, or the CPU where there is no GPU.
         amp: "bfloat16" or "float16" for mixed precision; None computes in float32.
         batch_size: images at once.  1 gives every image the very result that it has alone.  More is faster
@@ -75,7 +75,7 @@ class Predictor:
     def __init__(
         self,
         cfg: DictConfig | CfgNode,
-        weights: str | None = None,
+        weights: str | os.PathLike | None = None,
         device: str | None = None,
         amp: str | None = None,
         batch_size: int = 1,
@@ -85,10 +85,19 @@ class Predictor:
         if type(batch_size) is not int or batch_size < 1:
             raise ConfigError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
         load = _load_yacs if isinstance(cfg, CfgNode) else _load_lazy
-        detector = load(copy.deepcopy(cfg), weights, device)
+        cfg = copy.deepcopy(_checked(cfg))
+        path = trained_weights(cfg) if weights is None else os.fspath(weights)
+        detector = load(cfg, path, device)
+        if not path:
+            logger.warning("No weights: the model is untrained, and what it predicts means nothing.")
         self.model = detector.model.eval()
-        self.weights = detector.weights
+        self.weights = path
         self.class_names = detector.class_names
+        if not isinstance(detector.mapper, DatasetMapper):
+            raise ConfigError(
+                "the config's test mapper must be detectron2's DatasetMapper, whose augmentations images go "
+                f"through, got {type(detector.mapper).__name__}"
+            )
         self._augmentations = detector.mapper.augmentations
         self._format = detector.mapper.image_format
         self._batch_size = batch_size
@@ -159,39 +168,71 @@ def _check_image(image: Any) -> None:
     )
 
 
-def _load_lazy(cfg: DictConfig, weights: str | None, device: str | None) -> Detector:
-    if not isinstance(cfg, DictConfig) or "model" not in cfg:
+def _checked(cfg: Any) -> DictConfig | CfgNode:
+    """``cfg`` itself; ConfigError unless it is the config of a detector."""
+    if isinstance(cfg, CfgNode):
+        return cfg
+    if not isinstance(cfg, DictConfig):
         raise ConfigError(
             f"expected a LazyConfig or a yacs config, got {type(cfg).__name__}; load a file by "
             "lesa_d2.engine.load_any_config"
         )
-    task = task_of(cfg)
-    if not isinstance(task, Detection):
+    missing = [name for name in ("model", "dataloader", "train") if name not in cfg]
+    if missing:
+        raise ConfigError(f"the config does not define {missing}, which a training config has")
+    if not isinstance(task_of(cfg), Detection):
         raise ConfigError("expected the config of a detector, got that of a classifier (no model.roi_heads)")
-    if device is not None:
-        cfg.train.device = device
-    check_values(cfg, task.rules)
+    return cfg
+
+
+def trained_weights(cfg: DictConfig | CfgNode) -> str:
+    """The checkpoint of a config's trained detector.
+
+    That is ``MODEL.WEIGHTS``, or for a LazyConfig ``train.init_checkpoint``, where it was set to a detector;
+    but where its name is that of a start of training, or the config was saved by a run, it is the last
+    checkpoint of the output folder.
+
+    Returns:
+        A path; "" where the config asks for no weights and there is no run either.
+
+    Raises:
+        CheckpointError: there is a start of training only.
+    """
+    if isinstance(cfg, CfgNode):
+        given, folder, was_saved_by_run = cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR, False
+    else:
+        given, folder = cfg.train.init_checkpoint, cfg.train.output_dir
+        was_saved_by_run = bool(OmegaConf.select(cfg, "train.class_names"))
+    if given and not is_start(given) and not was_saved_by_run:
+        return given
+    last = last_checkpoint(folder)
+    if given and not last:
+        raise CheckpointError(
+            f"no trained weights: {folder} holds no checkpoint, and {given} is what training starts from; "
+            'give the weights of a trained detector (in Python weights=FILE, where "" leaves it untrained)'
+        )
+    return last
+
+
+def _usable_device(device: str) -> str:
+    """``device``, or the CPU, with a message, where there is no GPU; ConfigError for what is no device."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ConfigError(f"device must be 'cpu', 'cuda' or 'cuda:N', got {device!r}")
+    if device == "cpu" or torch.cuda.is_available():
+        return device
+    print("No GPU found: running on the CPU.")
+    return "cpu"
+
+
+def _load_lazy(cfg: DictConfig, path: str, device: str | None) -> Detector:
+    cfg.train.device = _usable_device(device or cfg.train.device)
+    check_values(cfg, Detection.rules)
     prepare(cfg)
-    path = trained_weights(cfg) if weights is None else weights
     model = load_evaluated(cfg, path)[0] if path else build_model(cfg)
-    _tell(path)
     loader = cfg.dataloader.test
     if OmegaConf.select(cfg, "train.tta.enabled"):
         model, loader = with_test_time_augmentation(cfg, model)
-    return Detector(model, instantiate(loader.mapper), class_names(cfg), path)
-
-
-def trained_weights(cfg: DictConfig) -> str:
-    """The checkpoint of a LazyConfig's detector; "" where there is none.
-
-    ``train.init_checkpoint`` is what training starts from.  It is taken for the trained detector where its
-    name is not that of a start and the config was not saved by a run.
-    """
-    given, last = cfg.train.init_checkpoint, last_checkpoint(cfg.train.output_dir)
-    was_saved_by_run = bool(OmegaConf.select(cfg, "train.class_names"))
-    if given and not is_start(given) and not was_saved_by_run:
-        return given
-    return last or given
+    return Detector(model, instantiate(loader.mapper), class_names(cfg))
 
 
 def class_names(cfg: DictConfig) -> list[str]:
@@ -199,6 +240,9 @@ def class_names(cfg: DictConfig) -> list[str]:
     saved = OmegaConf.select(cfg, "train.class_names")
     if saved:
         return list(saved)
+    names = cfg.dataloader.test.dataset.names
+    if isinstance(names, DictConfig) and names.get("_target_") is shapes_split:
+        return list(SHAPE_CLASSES)  # pictures need not be generated for this
     try:
         name = dataset_names(cfg.dataloader.test)[0]
     except DatasetError as error:  # the data need not be where the model is used
@@ -207,20 +251,11 @@ def class_names(cfg: DictConfig) -> list[str]:
     return list(MetadataCatalog.get(name).get("thing_classes", []))
 
 
-def _load_yacs(cfg: CfgNode, weights: str | None, device: str | None) -> Detector:
+def _load_yacs(cfg: CfgNode, path: str, device: str | None) -> Detector:
     cfg.defrost()
-    cfg.MODEL.DEVICE = device or (cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu")
-    path = cfg.MODEL.WEIGHTS if weights is None else weights
+    cfg.MODEL.DEVICE = _usable_device(device or cfg.MODEL.DEVICE)
     model = build_yacs_model(cfg)
     if path:
-        ReportingCheckpointer(model).load(path)
-    _tell(path)
+        ReportingCheckpointer(model).load(path, checkpointables=[])
     names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).get("thing_classes", []) if cfg.DATASETS.TEST else []
-    return Detector(model, DatasetMapper(cfg, is_train=False), list(names), path)
-
-
-def _tell(path: str) -> None:
-    if path:
-        logger.info("Weights: %s", path)
-    else:
-        logger.warning("No weights: the model is untrained, and what it predicts means nothing.")
+    return Detector(model, DatasetMapper(cfg, is_train=False), list(names))

@@ -193,6 +193,29 @@ def test_which_weights(lazy, tmp_path):
     assert torch.equal(chosen(), inside(trained))
 
 
+def test_a_start_of_training_is_no_detector(lazy, yacs):
+    """Not even where its run is elsewhere, or its shapes would fit."""
+    lazy.train.class_names = ["circle"]
+    with pytest.raises(
+        CheckpointError, match=r"no trained weights: .*lazy\.pth is what training starts from"
+    ):
+        Predictor(lazy)
+    yacs.MODEL.WEIGHTS = "lesa://start_lesa_r50.pth"
+    with pytest.raises(CheckpointError, match="is what training starts from"):
+        Predictor(yacs)
+
+
+def test_no_data_set_is_made_for_the_names(lazy, tmp_path):
+    assert Predictor(lazy, weights=tmp_path / "lazy.pth").class_names == SHAPE_CLASSES
+    assert not (tmp_path / "datasets").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
+def test_without_a_gpu(cfg, capsys):
+    assert next(Predictor(cfg, device="cuda").model.parameters()).device.type == "cpu"
+    assert "No GPU found" in capsys.readouterr().out
+
+
 def test_without_weights_it_says_so(lazy, caplog):
     lazy.train.init_checkpoint = ""
     assert len(Predictor(lazy)(image())["instances"].scores) >= 0
@@ -235,8 +258,13 @@ def test_wrong_arguments(lazy):
         Predictor("configs/quickstart_lesa.py")
     with pytest.raises(ConfigError, match="got that of a classifier"):
         Predictor(load_config(str(CONFIGS / "quickstart_classifier.py")))
-    with pytest.raises(ConfigError, match=r"train\.device must be"):
+    with pytest.raises(ConfigError, match="device must be"):
         Predictor(lazy, device="gpu")
+    with pytest.raises(ConfigError, match=r"does not define \['train'\]"):
+        Predictor(OmegaConf.masked_copy(lazy, ["model", "dataloader"]))
+    lazy.dataloader.test.mapper = {"_target_": "builtins.dict"}
+    with pytest.raises(ConfigError, match=r"must be detectron2's DatasetMapper.*got dict"):
+        Predictor(lazy)
 
 
 def test_images_of_one_pixel(cfg):

@@ -2,8 +2,10 @@
 
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from ..errors import LesaError, listed
 
 WRITTEN = (".jpg", ".jpeg", ".png")  # other formats become JPEG
 
@@ -20,6 +22,17 @@ def output_names(files: Sequence[Path]) -> dict[Path, str]:
             found[file] = f"{next(numbers)}_{name}"
         taken.add(found[file].lower())
     return found
+
+
+def keep_originals(files: Sequence[Path], folder: Path, names: Iterable[str]) -> None:
+    """LesaError if one of ``names``, written into ``folder``, would replace one of the ``files``."""
+    originals = {file.resolve() for file in files}
+    lost = [name for name in names if (folder / name).resolve() in originals]
+    if lost:
+        raise LesaError(
+            f"--output {folder} is where the input is: {listed(lost)} would be overwritten; "
+            "give another folder"
+        )
 
 
 def short_names(files: Sequence[Path]) -> dict[Path, str]:

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from detectron2.config import CfgNode
 from detectron2.structures import Instances
+from omegaconf import DictConfig
 
+from ..config_files import config_files
 from ..engine import load_any_config
-from ..errors import ConfigError
-from ..predictor import Predictor
+from ..engine.run import last_checkpoint
+from ..errors import CheckpointError, ConfigError
+from ..predictor import Predictor, trained_weights
 from ..reports.drawing import add_title, draw_detections
 
 GAP = 6  # white pixels between panels
@@ -85,19 +89,41 @@ def load_models(
             raise ConfigError(
                 f"--{name}: expected one for each of the {len(files)} configs, got {len(given)}"
             )
+    titles = titles or default_titles(files)
+    if len(set(titles)) < len(titles):
+        raise ConfigError(f"--titles must differ from each other, got {list(titles)}")
     models = []
-    for file, path, title in zip(
-        files, weights or [None] * len(files), titles or default_titles(files), strict=True
-    ):
+    for file, path, title in zip(files, weights or [None] * len(files), titles, strict=True):
         cfg = load_any_config(file, overrides)
-        predictor = Predictor(cfg, path, device=device, amp=amp)
-        if not predictor.weights:
-            raise ConfigError(
-                f"{file}: no trained weights: give --weights FILE.pth, or the config.yaml of a run, whose "
-                "last checkpoint is taken"
-            )
+        predictor = Predictor(cfg, path or find_weights(file, cfg), device=device, amp=amp)
         models.append(DemoModel(title, predictor))
     return models
+
+
+def find_weights(file: str, cfg: DictConfig | CfgNode) -> str:
+    """The trained weights of a config file: beside a run's config.yaml, of the config, or of the model zoo.
+
+    Raises:
+        CheckpointError: there are none; says how to get them.
+    """
+    name = Path(file).stem
+    beside = last_checkpoint(Path(file).parent) if name == "config" else ""  # the folder may have moved
+    if beside:
+        return beside
+    try:
+        found = trained_weights(cfg)
+    except CheckpointError:
+        if name not in config_files():
+            raise
+        found = ""
+    if found:
+        return found
+    if name in config_files():
+        return f"lesa://{name}.pth"
+    raise CheckpointError(
+        f"{file}: no trained weights: give --weights FILE.pth, or the config.yaml of a run, whose last "
+        "checkpoint is taken"
+    )
 
 
 def default_titles(files: Sequence[str]) -> list[str]:

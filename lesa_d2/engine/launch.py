@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from detectron2.utils import comm
 from ..errors import LesaError
 from .task import Task
 
+OVERRIDE = re.compile(r"\+?[A-Za-z_]\w*(\.\w+)+=")
 Main = Callable[[argparse.Namespace], object]
 
 
@@ -25,9 +27,9 @@ def argument_parser(task: Task) -> argparse.ArgumentParser:
 
 
 def separate_overrides(args: argparse.Namespace, *lists: list[str]) -> None:
-    """Move what is ``key=value`` to ``args.opts``: argparse gives it to an option's list that it follows."""
+    """Move what is ``section.key=value`` to ``args.opts``: argparse gives it to a list that it follows."""
     for given in lists:
-        args.opts += [item for item in given if "=" in item and not os.path.exists(item)]
+        args.opts += [item for item in given if OVERRIDE.match(item) and not os.path.exists(item)]
         given[:] = [item for item in given if item not in args.opts]
 
 
@@ -68,6 +70,13 @@ def _run(main: Main, args: argparse.Namespace) -> int:
         if comm.is_main_process():
             print(f"error: {_message(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        if comm.is_main_process():
+            print(
+                "\nInterrupted. A training run continues from its last checkpoint with --resume.",
+                file=sys.stderr,
+            )
+        return 130  # as shells say it
     return 0
 
 

@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 
-from detectron2.config import CfgNode
 from torch import nn
 
-from ..checkpoint import ReportingCheckpointer
-from ..engine import build_yacs_model, load_any_config
-from ..engine.run import build_model, last_checkpoint, load_evaluated
+from ..engine import load_any_config
 from ..errors import ConfigError
+from ..predictor import Predictor, trained_weights
 
 
 def load_detector(
@@ -18,7 +16,7 @@ def load_detector(
 
     Args:
         config_file: a file or a name of the model zoo.
-        weights: a checkpoint of this model; empty: the last one of the config's output folder.
+        weights: a checkpoint of this model; empty: what :func:`trained_weights` finds.
         overrides: ``key=value``.
         untrained: keep the initial values instead.
 
@@ -27,20 +25,12 @@ def load_detector(
         CheckpointError: the checkpoint is missing, or not one of this model.
     """
     cfg = load_any_config(config_file, overrides)
-    is_yacs = isinstance(cfg, CfgNode)
-    output_dir = cfg.OUTPUT_DIR if is_yacs else cfg.train.output_dir
-    path = "" if untrained else weights or last_checkpoint(output_dir)
-    if not path and not untrained:
+    if untrained:
+        return Predictor(cfg, weights="", device="cpu").model
+    path = weights or trained_weights(cfg)
+    if not path:
         raise ConfigError(
-            f"no weights: --weights was not given, and {output_dir} holds no checkpoint; give --weights "
-            "FILE.pth, or --untrained to try an export with initial values"
+            "no weights: --weights was not given, and the config's output folder holds no checkpoint; give "
+            "--weights FILE.pth, or --untrained to try an export with initial values"
         )
-    if is_yacs:
-        cfg.MODEL.DEVICE = "cpu"
-        model = build_yacs_model(cfg)
-        if path:
-            ReportingCheckpointer(model).load(path, checkpointables=[])
-    else:
-        cfg.train.device = "cpu"
-        model = load_evaluated(cfg, path)[0] if path else build_model(cfg)
-    return model.eval()
+    return Predictor(cfg, path, device="cpu").model

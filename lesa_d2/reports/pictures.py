@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import detection_utils as utils
 from torch import nn
 
+from ..errors import LesaError
 from .drawing import ClassVisualizer
 
 GAP = 6  # white pixels between tiles
@@ -84,5 +85,17 @@ def photo_canvas(record: dict, class_names: Sequence[str]) -> ClassVisualizer:
 def write_sheet(tiles: list[np.ndarray], columns: int, file: str | Path) -> Path:
     """Write pictures (H, W, 3) RGB in rows of ``columns`` to a PNG."""
     rows = [_stack(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]
-    cv2.imwrite(str(file), _stack(rows, axis=0)[:, :, ::-1])
-    return Path(file)
+    return write_picture(_stack(rows, axis=0)[:, :, ::-1], Path(file))
+
+
+def write_picture(picture: np.ndarray, file: Path) -> Path:
+    """Write a picture (H, W, 3) BGR in the format of the file's suffix.
+
+    Raises:
+        LesaError: the file cannot be written; OpenCV itself would only return False.
+    """
+    try:
+        file.write_bytes(cv2.imencode(file.suffix, picture)[1].tobytes())
+    except OSError as error:
+        raise LesaError(f"the picture {file.name!r} cannot be written: {error}") from error
+    return file

@@ -13,11 +13,12 @@ from tqdm import tqdm
 
 from lesa_d2.analysis.image_reader import find_images, open_image
 from lesa_d2.demo import DemoModel, DetectionSummary, HtmlReport, VideoReader, VideoWriter, load_models
-from lesa_d2.demo.files import output_names, short_names
+from lesa_d2.demo.files import keep_originals, output_names, short_names
 from lesa_d2.demo.panels import predict
 from lesa_d2.engine import launch, separate_overrides
 from lesa_d2.engine.run import make_folder
 from lesa_d2.errors import LesaError
+from lesa_d2.reports.pictures import write_picture
 
 EXAMPLES = """
 examples:
@@ -38,9 +39,13 @@ def run(args: argparse.Namespace) -> None:
         make_folder(args.output, "--output")
     if args.input:
         files = find_images(args.input)
+        if args.output:
+            keep_originals(files, args.output, output_names(files).values())
         show_images(args, load(args), files)
     else:
         reader = VideoReader(args.camera if args.webcam else args.video_input)
+        if args.output and args.video_input:
+            keep_originals([Path(args.video_input)], args.output, [f"{Path(args.video_input).stem}.mp4"])
         show_video(args, load(args), reader)
 
 
@@ -70,7 +75,7 @@ def show_images(args: argparse.Namespace, models: list[DemoModel], files: list[P
             report.add(shown[file], panels)
         drawn = panels.draw(models, args.confidence_threshold)
         if args.output:
-            cv2.imwrite(str(args.output / names[file]), drawn)
+            write_picture(drawn, args.output / names[file])
         elif not show(drawn, file.name, wait=0):
             break
     print(f"\n{summary.table()}")

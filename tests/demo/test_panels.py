@@ -1,15 +1,18 @@
 """Drawing and comparing."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 from detectron2.structures import Instances
 
 from lesa_d2.demo import DetectionSummary
-from lesa_d2.demo.files import output_names, short_names
+from lesa_d2.demo.files import keep_originals, output_names, short_names
 from lesa_d2.demo.panels import GAP, Panels, default_titles, load_models
-from lesa_d2.errors import ConfigError
+from lesa_d2.errors import ConfigError, LesaError
 from lesa_d2.reports.drawing import add_title, class_colours, draw_detections, named_classes
+from lesa_d2.reports.pictures import write_picture
 
 
 def coloured(picture):
@@ -96,12 +99,29 @@ def test_numbers_of_weights_and_titles():
         load_models(["a.py", "b.py"], weights=["w.pth"])
     with pytest.raises(ConfigError, match="--titles: expected one"):
         load_models(["a.py"], titles=["a", "b"])
+    with pytest.raises(ConfigError, match="--titles must differ"):
+        load_models(["a.py", "b.py"], titles=["a", "a"])
 
 
 def test_written_names_do_not_collide(tmp_path):
     files = [tmp_path / name for name in ("x/a.jpg", "y/a.jpg", "y/2_a.jpg", "b.tif", "y/A.JPG")]
     names = output_names(files)
     assert [names[file] for file in files] == ["a.jpg", "2_a.jpg", "2_2_a.jpg", "b.tif.jpg", "3_A.JPG"]
+
+
+def test_originals_are_kept(tmp_path):
+    files = [tmp_path / name for name in ("a.png", "b.png")]
+    keep_originals(files, tmp_path / "drawn", ["a.png"])
+    with pytest.raises(LesaError, match=r"a\.png, b\.png would be overwritten"):
+        keep_originals(files, tmp_path / "x" / "..", ["a.png", "b.png", "c.png"])
+
+
+def test_pictures_that_cannot_be_written(tmp_path):
+    picture = np.zeros((4, 4, 3), np.uint8)
+    assert write_picture(picture, tmp_path / os.fsdecode(b"bad\xff.png")).exists()
+    for file in (tmp_path / ("b" * 260 + ".jpg"), tmp_path / "missing/a.png"):
+        with pytest.raises(LesaError, match="cannot be written"):
+            write_picture(picture, file)
 
 
 def test_names_below_the_common_folder(tmp_path):

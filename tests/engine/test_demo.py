@@ -191,17 +191,41 @@ def test_windows(trained, photos, video, call, script, monkeypatch):
         (["--input", "{photo}", "--output", "{tmp}", "--weights", "a", "b"], "--weights: expected one"),
         (["--input", "{photo}", "--output", "{tmp}", "--weights", "no.pth"], "'no.pth' does not exist"),
         (["--input", "{photo}", "--output", "{tmp}", "model.nothing=1"], "unknown config key"),
-        (["--input", "{photo}", "--output", "{tmp}", "train.output_dir={tmp}/x"], "no trained weights"),
+        (["--input", "{photo}", "--output", "{photos}"], "a.png would be overwritten"),
     ],
 )
 def test_bad_input_is_one_message(arguments, message, trained, photos, tmp_path, call, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    given = [text.format(tmp=tmp_path, photo=photos / "a.png") for text in arguments]
+    given = [text.format(tmp=tmp_path, photo=photos / "a.png", photos=photos) for text in arguments]
     status, _, err = call("--config-file", trained / "config.yaml", *given)
     assert status == 2
     assert message in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("config", ["quickstart_lesa", str(ROOT / "configs/mask_rcnn_lesa_dconv_r50_20e.py")])
+def test_without_trained_weights(config, photos, tmp_path, call, monkeypatch):
+    """The model zoo's own message: how to make or convert the detector's weights."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LESA_MODELS", str(tmp_path))
+    status, _, err = call("--config-file", config, "--input", photos, "--output", tmp_path / "out")
+    assert status == 2
+    assert "train_net.py --config-file configs/" in err
+    assert ("official-detector" in err) == ("dconv" in config)
+
+
+def test_a_run_that_was_moved(trained, photos, tmp_path, call):
+    import shutil
+
+    moved = tmp_path / "moved"
+    shutil.copytree(trained, moved)
+    text = (moved / "config.yaml").read_text().replace(str(trained), str(tmp_path / "nowhere"))
+    (moved / "config.yaml").write_text(text)
+    arguments = ("--input", photos / "a.png", "--output", tmp_path / "out")
+    status, out, _ = call("--config-file", moved / "config.yaml", *arguments)
+    assert status == 0
+    assert f"weights {moved / 'model_final.pth'}" in out
 
 
 @pytest.mark.parametrize(
