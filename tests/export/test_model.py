@@ -62,7 +62,7 @@ def test_yacs(tmp_path):
     again = load_detector(name, str(tmp_path / "x.pth"), options)
     assert not again.training
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in first.state_dict().items())
-    with pytest.raises(ConfigError, match="holds no checkpoint"):
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
         load_detector(name, overrides=options)
 
 
@@ -87,5 +87,5 @@ def test_command_line_errors_are_one_message(tmp_path):
         "model.backbone.blocks=[1,1,1,1]",
     )
     assert result.returncode == 2
-    assert result.stderr.splitlines()[-1].startswith("error: expected a detector")
+    assert result.stderr.splitlines()[-1].startswith("error: expected the config of a detector")
     assert "Traceback" not in result.stderr
