@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from .memory import step_memory, without_numbers
-from .passes import Regions, check_is_known, spread_evenly, usual_regions
+from .passes import Regions, check_is_known, padded_size, spread_evenly, usual_regions
 
 GIB = 2**30
 STAGES = ("res5", "res4", "res3", "res2")
@@ -30,7 +30,7 @@ class Setting:
     Attributes:
         cfg: a LazyConfig with ``model``, ``optimizer`` and ``train``.
         training: a step of training, else of inference.
-        size: (H, W) of the images.
+        size: (H, W) of the images, before the model pads them.
         images: of an optimizer step on one device.
         accumulate: micro-batches that these are split into.
     """
@@ -74,6 +74,11 @@ class Setting:
         with without_numbers():
             return usual_regions(self.build(), self.training)
 
+    def padded(self) -> tuple[int, int]:
+        """(H, W) that the model pads the images to."""
+        with without_numbers():
+            return padded_size(self.build(), self.size)
+
 
 def is_classifier(cfg: DictConfig) -> bool:
     """Whether the config's model has no RoI heads."""
@@ -112,7 +117,7 @@ def estimate(setting: Setting) -> Memory:
     """The memory of a step, with everything that is there before it.
 
     Raises:
-        ConfigError: see :meth:`Setting.build`.
+        ConfigError: see :meth:`Setting.build`; or the model cannot be run on so little.
     """
     with without_numbers(), _quietly():
         model = setting.build()
@@ -189,52 +194,71 @@ class Switch:
     setting: Setting
 
 
-def switches(setting: Setting) -> Iterator[Switch]:
+Offers = Generator[Switch, bool | None, Setting]
+"""Yields switches, is sent whether the last one was refused, and returns the setting with the others."""
+
+
+def switches(setting: Setting) -> Offers:
     """What saves memory, each on top of those before: what changes no result first, smaller images last."""
-    cfg, key = setting.cfg, setting.bottom_up()
-    if OmegaConf.select(cfg, f"{key}.backend") in ("reference", "sdpa"):
-        setting = setting.changed(f"{key}.backend", "auto")
-        yield Switch("attention without maps of all pairs", f"{key}.backend=auto", setting)
+    key = setting.bottom_up()
+    if OmegaConf.select(setting.cfg, f"{key}.backend") in ("reference", "sdpa"):
+        changed, name = setting.changed(f"{key}.backend", "auto"), "attention without maps of all pairs"
+        setting = yield from _offer(setting, name, f"{key}.backend=auto", changed)
     if setting.training:
-        for switch in _training_switches(setting):
-            setting = switch.setting
-            yield switch
+        setting = yield from _micro_batches(setting)
+        setting = yield from _checkpointed_stages(setting)
+        setting = yield from _mixed_precision(setting)
     elif setting.images > 1:
-        setting = replace(setting, images=1)
-        yield Switch("one image at a time", "dataloader.test.batch_size=1", setting)
-    yield from _smaller_images(setting)
+        one = replace(setting, images=1)
+        setting = yield from _offer(setting, "one image at a time", "dataloader.test.batch_size=1", one)
+    return (yield from _smaller_images(setting))
 
 
-def _training_switches(setting: Setting) -> Iterator[Switch]:
+def _offer(setting: Setting, name: str, override: str, changed: Setting) -> Offers:
+    """Returns ``changed``; ``setting`` if that was refused."""
+    refused = yield Switch(name, override, changed)
+    return setting if refused else changed
+
+
+def _micro_batches(setting: Setting) -> Offers:
     micro_batch = -(-setting.images // setting.accumulate)
     while micro_batch > 1:
         micro_batch = -(-micro_batch // 2)
-        setting = replace(setting, accumulate=-(-setting.images // micro_batch))
+        changed = replace(setting, accumulate=-(-setting.images // micro_batch))
         name = f"{micro_batch} image(s) at a time, gradients added up"
-        yield Switch(name, f"train.accumulate={setting.accumulate}", setting)
-    key = setting.bottom_up()
-    stages = list(OmegaConf.select(setting.cfg, f"{key}.checkpoint_stages", default=None) or [])
-    frozen = OmegaConf.select(setting.cfg, f"{key}.freeze_at", default=0)
+        setting = yield from _offer(setting, name, f"train.accumulate={changed.accumulate}", changed)
+    return setting
+
+
+def _checkpointed_stages(setting: Setting) -> Offers:
+    key = f"{setting.bottom_up()}.checkpoint_stages"
+    frozen = OmegaConf.select(setting.cfg, f"{setting.bottom_up()}.freeze_at", default=0)
     for stage in STAGES:
+        stages = list(OmegaConf.select(setting.cfg, key, default=None) or [])
         if stage not in stages and int(stage[-1]) > frozen:
             stages = sorted([*stages, stage])
-            setting = setting.changed(f"{key}.checkpoint_stages", stages)
-            override = f"{key}.checkpoint_stages=[{','.join(stages)}]"
-            yield Switch(f"{', '.join(stages)} computed again in the backward pass", override, setting)
-    if not OmegaConf.select(setting.cfg, "train.amp.enabled"):
-        setting = setting.changed("train.amp", {"enabled": True, "dtype": "bfloat16"})
-        override = "train.amp.enabled=True train.amp.dtype=bfloat16"
-        yield Switch("mixed precision", override, setting)
+            name = f"{', '.join(stages)} computed again in the backward pass"
+            changed = setting.changed(key, stages)
+            setting = yield from _offer(setting, name, f"{key}=[{','.join(stages)}]", changed)
+    return setting
 
 
-def _smaller_images(setting: Setting) -> Iterator[Switch]:
+def _mixed_precision(setting: Setting) -> Offers:
+    if OmegaConf.select(setting.cfg, "train.amp.enabled"):
+        return setting
+    changed = setting.changed("train.amp", {"enabled": True, "dtype": "bfloat16"})
+    override = "train.amp.enabled=True train.amp.dtype=bfloat16"
+    return (yield from _offer(setting, "mixed precision", override, changed))
+
+
+def _smaller_images(setting: Setting) -> Offers:
+    full = setting.size
     for scale in SMALLER:
-        height, width = (max(32, round(side * scale / 32) * 32) for side in setting.size)
-        yield Switch(
-            f"images of {height}×{width}",
-            size_override(setting, (height, width)),
-            replace(setting, size=(height, width)),
-        )
+        height, width = size = tuple(min(side, max(32, round(side * scale / 32) * 32)) for side in full)
+        if size != setting.size:
+            name, override = f"images of {height}×{width}", size_override(setting, (height, width))
+            setting = yield from _offer(setting, name, override, replace(setting, size=(height, width)))
+    return setting
 
 
 def size_override(setting: Setting, size: tuple[int, int]) -> str:
@@ -307,10 +331,15 @@ class Plan:
 
 
 def fit(setting: Setting, budget: int, estimator: Callable[[Setting], Memory] = estimate) -> Plan:
-    """Try switches until the estimate is within ``budget`` bytes."""
+    """Try switches until the estimate is within ``budget`` bytes; those that cannot be run are left out."""
     rows = [("as it is", "", estimator(setting).total)]
-    for switch in switches(setting):
-        if rows[-1][2] <= budget:
-            break
-        rows.append((switch.name, switch.override, estimator(switch.setting).total))
+    offers, refused = switches(setting), None
+    with contextlib.suppress(StopIteration):
+        while rows[-1][2] > budget:
+            switch = offers.send(refused)
+            try:
+                rows.append((switch.name, switch.override, estimator(switch.setting).total))
+                refused = False
+            except ConfigError:
+                refused = True
     return Plan(budget, rows)

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..layers import AttentionAugmentation
 from ..layers.binary import BinaryTerm
 from .memory import without_numbers
-from .passes import Pass, Regions, parts
+from .passes import Pass, Regions, explained_failures, padded_size, parts
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,17 @@ def part_costs(
 
     Args:
         build: makes the model, in the mode (training or not) it is to be run in, its poolers spread evenly.
-        size: (H, W) of the images.
+        size: (H, W) of the images, before padding.
         images: of one pass.
         regions: see :class:`Regions`.
 
     Raises:
-        ConfigError: see :func:`.passes.parts`.
+        ConfigError: see :func:`.passes.parts`; or the model cannot be run on so little.
     """
-    with without_numbers(), torch.no_grad():
+    with explained_failures(size, images), without_numbers(), torch.no_grad():
         model = build()
         by_formula(model)
-        run = Pass(model, torch.empty(images, 3, *size), regions)
+        run = Pass(model, torch.empty(images, 3, *padded_size(model, size)), regions)
         return list(_costs(run))
 
 

@@ -1,10 +1,14 @@
 """The command ``benchmark.py cost``: what a config's model costs at a size and batch, without running it."""
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 
-from ..engine import load_config
+from omegaconf import OmegaConf
+
+from ..engine import load_config, task_of
+from ..engine.values import check_values
 from ..errors import ConfigError, LesaError
 from .budget import GIB, Setting, estimate, fit, largest_size
 from .cost import cost_table, part_costs
@@ -64,10 +68,14 @@ def cost_report(args: argparse.Namespace) -> str:
     cfg = load_config(args.config_file, args.opts)
     training = args.mode == "training"
     height, width = size = tuple(args.image_size or largest_size(cfg, training))
-    setting = Setting(cfg, training, size, args.batch, cfg.train.accumulate)
+    setting = Setting(cfg, training, size, args.batch, OmegaConf.select(cfg, "train.accumulate"))
+    padded = setting.padded()  # a model of unknown kind is refused for that, whatever its other values
+    check_values(cfg, task_of(cfg).rules)
     regions = setting.regions()
     costs = part_costs(setting.build, size, args.batch, regions)
     seen = f"{args.batch} image(s) of {height}×{width}, {args.mode}"
+    if padded != size:
+        seen += f", padded to {padded[0]}×{padded[1]} as the model does"
     if regions is not None:
         seen += f", {regions.boxes} regions and {regions.masks} masks an image"
     sections = [f"{args.config_file}, {seen}", cost_table(costs)]
@@ -84,5 +92,5 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--batch must be at least 1, got {args.batch}")
     if args.image_size and min(args.image_size) < 32:
         raise ConfigError(f"--image-size must be at least 32 pixels a side, got {args.image_size}")
-    if args.memory is not None and not args.memory > 0:
-        raise ConfigError(f"--memory must be positive, got {args.memory:g}")
+    if args.memory is not None and not (args.memory > 0 and math.isfinite(args.memory)):
+        raise ConfigError(f"--memory must be a finite, positive number of GiB, got {args.memory:g}")

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..layers.attention.blockwise import BLOCK_LOGITS
-from .passes import Pass, Regions, parts
+from .passes import Pass, Regions, explained_failures, padded_size, parts
 
 
 class LiveMemory(TorchDispatchMode):
@@ -146,15 +146,18 @@ def step_memory(
 
     Args:
         build: makes the model, in the mode (training or not) it is to be run in, its poolers spread evenly.
-        size: (H, W) of the images.
+        size: (H, W) of the images, before padding.
         images: of one pass.
         regions: see :class:`Regions`.
         precision: other than float32, modules run under autocast.
         bit_masks: see :class:`Pass`.
+
+    Raises:
+        ConfigError: see :func:`.cost.part_costs`.
     """
-    with without_numbers():
+    with explained_failures(size, images), without_numbers():
         model = build()
-        pixels = torch.empty(images, 3, *size)
+        pixels = torch.empty(images, 3, *padded_size(model, size))
         with torch.set_grad_enabled(model.training), LiveMemory() as memory:
             memory.ignore(pixels)
             for tensor in (*model.parameters(), *model.buffers()):

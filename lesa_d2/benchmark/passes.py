@@ -7,6 +7,7 @@ evenly spread over the levels.  Everything else is the model's own code.
 Shapes: N images of H×W pixels, R regions of all images together.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, LesaError
 from ..modeling import HybridTaskCascadeHeads, ImageClassifier
 
 Size = tuple[int, int]
@@ -45,6 +46,30 @@ def usual_regions(model: Any, training: bool) -> Regions | None:
     last: Any = predictors[-1] if isinstance(predictors, nn.ModuleList) else predictors
     rpn: Any = model.proposal_generator
     return Regions(rpn.post_nms_topk[False], last.test_topk_per_image)
+
+
+def padded_size(model: Any, size: Size) -> Size:
+    """(H, W) that a detector pads images of ``size`` to; other models take them as they are."""
+    if not isinstance(model, GeneralizedRCNN):
+        return size
+    square = model.backbone.padding_constraints.get("square_size", 0)
+    height, width = (square, square) if square else size
+    step = max(model.backbone.size_divisibility, 1)
+    return -(-height // step) * step, -(-width // step) * step
+
+
+@contextlib.contextmanager
+def explained_failures(size: Size, images: int) -> Iterator[None]:
+    """ConfigError where a model cannot be run, such as batch norms in training on one pixel of one image."""
+    try:
+        yield
+    except (ValueError, RuntimeError, ArithmeticError, LookupError) as error:
+        if isinstance(error, LesaError):
+            raise
+        raise ConfigError(
+            f"the model cannot be run on {images} image(s) of {size[0]}×{size[1]} at a time: {error}; "
+            "take a larger --image-size or --batch"
+        ) from error
 
 
 @dataclass

@@ -51,15 +51,20 @@ class Schedule:
 
 
 def fitted_iterations(schedule: Schedule, images: int, batch: int) -> int:
-    """The config's epochs on ``images``, but at least LEAST iterations and at most those of the config.
+    """The config's epochs on ``images``, but at least LEAST iterations and at most as many pictures.
 
-    Small data sets thus get enough steps to learn anything, large ones no longer run than COCO had; a short
-    config, such as the quick start's, keeps its length.
+    Small data sets thus get enough steps to learn anything, large ones see no more pictures than the config's
+    data set did; a short config, such as the quick start's, keeps its length.
     """
     if schedule.epochs is None:
         return schedule.iterations
     wanted = round(schedule.epochs * images / batch)
-    return min(max(wanted, LEAST), schedule.iterations)
+    return min(max(wanted, LEAST), most_iterations(schedule, batch))
+
+
+def most_iterations(schedule: Schedule, batch: int) -> int:
+    """Those that see as many pictures as the config's, ``batch`` at a time."""
+    return max(1, round(schedule.iterations * schedule.batch / batch))
 
 
 def fit_schedule(cfg: DictConfig, schedule: Schedule, images: int, given: Sequence[str] = ()) -> str:
@@ -71,7 +76,7 @@ def fit_schedule(cfg: DictConfig, schedule: Schedule, images: int, given: Sequen
     Args:
         cfg: with the command line's overrides applied.
         schedule: of the config file alone.
-        images: with objects, for training.
+        images: with objects, for training; where there are none, the data loader says so later.
         given: overrides of the command line; keys among them are kept.
     """
     batch = cfg.dataloader.train.total_batch_size
@@ -86,7 +91,7 @@ def fit_schedule(cfg: DictConfig, schedule: Schedule, images: int, given: Sequen
     put(SAVE_PERIOD, -(-iterations // EVALUATIONS))
     if OmegaConf.select(cfg, WARMUP) is not None:
         put(WARMUP, min(schedule.warmup / iterations, WARMUP_SHARE))
-    if schedule.images is not None:
+    if schedule.images is not None and images:
         cfg.train.reference_images = images
     return _describe(cfg, schedule, images, given)
 
@@ -101,11 +106,15 @@ def _describe(cfg: DictConfig, schedule: Schedule, images: int, given: Sequence[
         wanted = (
             f"{schedule.epochs:.3g} epochs as in the config would be {schedule.epochs * images / batch:,.0f}"
         )
-        least = min(LEAST, schedule.iterations)
-        why = f"{wanted}; kept between {least:,} and the config's {schedule.iterations:,}"
+        most = most_iterations(schedule, batch)
+        seen = (
+            f"{most:,}, which see as many images as the config's {schedule.iterations:,} of {schedule.batch}"
+        )
+        why = f"{wanted}; kept between {min(LEAST, most):,} and {seen}"
     warmup = (OmegaConf.select(cfg, WARMUP) or 0.0) * iterations
+    epochs = f"{iterations * batch / images:.3g}" if images else "no"
     return (
-        f"Schedule: {iterations:,} iterations of {batch} images = {iterations * batch / images:.3g} epochs "
+        f"Schedule: {iterations:,} iterations of {batch} images = {epochs} epochs "
         f"of {images:,} images ({why}); warm-up {warmup:.0f}, evaluation every {cfg.train.eval_period:,}, "
         f"checkpoint every {cfg.train.checkpointer.period:,}"
     )

@@ -10,6 +10,7 @@ from tabulate import tabulate
 from ..data.problems import Problem
 from ..data.statistics import PartStatistics, choose_samples, data_remarks, part_statistics
 from .drawing import add_title
+from .markdown import escaped
 from .pictures import photo_canvas, write_sheet
 
 REPORT_FILE, SAMPLES_FILE = "data_report.md", "data_samples.png"
@@ -48,7 +49,7 @@ def data_report(
 ) -> str:
     """Markdown: images, objects by class, sizes, and what deserves a look."""
     sections = ["# Data", _images_table(train, val), "## Objects", _objects_table(train, val, classes)]
-    if remarks := data_remarks(train, val, classes):
+    if remarks := data_remarks(train, val, [*map(escaped, classes)]):
         sections += ["## Worth a look", "\n".join(f"- {remark}" for remark in remarks)]
     if left_out:
         counts = Counter(problem.kind for problem in left_out)
@@ -88,7 +89,7 @@ def _objects_table(train: PartStatistics, val: PartStatistics, classes: Sequence
     def cells(part: PartStatistics, k: int) -> str:
         return f"{part.objects[k]} ({part.class_images[k]})"
 
-    rows = [[name, cells(train, k), cells(val, k)] for k, name in enumerate(classes)]
+    rows = [[escaped(name), cells(train, k), cells(val, k)] for k, name in enumerate(classes)]
     headers = ["class", "training: objects (images)", "validation: objects (images)"]
     align = ("left", "right", "right")
     return tabulate(rows, headers, "github", colalign=align, disable_numparse=True)

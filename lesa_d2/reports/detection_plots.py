@@ -7,6 +7,8 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from .drawing import as_plain_text
+
 LEGEND = 10  # classes; of more, only the best and the worst are named
 NUMBERED = 25  # classes; the cells of larger matrices have no numbers
 NAME = 22  # letters of a class name on an axis
@@ -85,5 +87,7 @@ def plot_confusion(matrix: np.ndarray, classes: Sequence[str], title: str, file:
 
 
 def short(name: str) -> str:
-    """A class name for an axis."""
-    return name if len(name) <= NAME else name[: NAME - 1] + "…"
+    """A class name for an axis, on one line; ``$`` in it is no mathematics."""
+    name = " ".join(name.split())
+    shown = name if len(name) <= NAME else name[: NAME - 1] + "…"
+    return as_plain_text(shown)

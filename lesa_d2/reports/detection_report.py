@@ -30,6 +30,7 @@ from ..evaluation.matching import (
 )
 from .detection_plots import plot_confusion, plot_precision_recall
 from .drawing import add_title
+from .markdown import escaped
 from .pictures import photo_canvas, write_sheet
 
 REPORT_FILE, CURVES_FILE, CONFUSION_FILE = "evaluation.md", "precision_recall.png", "confusion.png"
@@ -149,7 +150,7 @@ def metrics_table(found: dict[str, COCOeval], classes: Sequence[str]) -> str:
     has_objects = np.isfinite(metrics).all(1)
     overall = metrics[has_objects].mean(0) if has_objects.any() else np.full(metrics.shape[1], np.nan)
     rows = [["**all**", sum(objects), *map(_percent, overall)]]
-    rows += [[name, objects[k], *map(_percent, metrics[k])] for k, name in enumerate(classes)]
+    rows += [[escaped(name), objects[k], *map(_percent, metrics[k])] for k, name in enumerate(classes)]
     align = ("left", *["right"] * (len(headers) - 1))
     return tabulate(rows, headers, "github", colalign=align, disable_numparse=True)
 
@@ -224,7 +225,9 @@ def most_frequent_confusions(matrix: np.ndarray, classes: Sequence[str]) -> list
         if i != j and matrix[i, j]
     ]
     pairs.sort(key=lambda pair: -pair[0])
-    return [f"{classes[i]} as {classes[j]} ({number})" for number, i, j in pairs[:CONFUSIONS]]
+    return [
+        f"{escaped(classes[i])} as {escaped(classes[j])} ({number})" for number, i, j in pairs[:CONFUSIONS]
+    ]
 
 
 # ------------------------------------------------------------------------------------------ pictures

@@ -1,12 +1,13 @@
 """Detections drawn by detectron2's Visualizer, every class in a colour of its own that stays."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from detectron2.data.catalog import Metadata
 from detectron2.structures import Instances
 from detectron2.utils.colormap import colormap
-from detectron2.utils.visualizer import ColorMode, Visualizer
+from detectron2.utils.visualizer import ColorMode, VisImage, Visualizer
 from PIL import Image, ImageDraw, ImageFont
 
 LEAST_WIDTH = 320  # pixels that a picture is drawn at, so that labels of small images can be read
@@ -48,8 +49,16 @@ class ClassVisualizer(Visualizer):
         """The objects of a dataset dict, (h, w, 3) RGB; its stuff map is left out."""
         return self.draw_dataset_dict({"annotations": record.get("annotations", [])}).get_image()
 
+    def draw_text(self, text: str, *args: Any, **options: Any) -> VisImage:
+        return super().draw_text(as_plain_text(text), *args, **options)
+
     def _jitter(self, color: tuple[float, float, float]) -> tuple[float, float, float]:
         return color
+
+
+def as_plain_text(text: str) -> str:
+    """For matplotlib, which takes what is between two ``$`` for mathematics, and raises where it is none."""
+    return text.replace("$", r"\$")
 
 
 def class_colours(number: int) -> list[tuple[int, int, int]]:

@@ -135,12 +135,34 @@ def test_command_for_inference_of_another_size(capsys):
     assert "optimizer" not in out
 
 
+def test_sizes_are_padded_as_the_model_pads_them(capsys):
+    file = str(CONFIGS / "quickstart_htc.py")
+    options = ["--mode", "inference", "--image-size", "33", "47"]
+    assert run_cost_command(["--config-file", file, *options]) == 0
+    assert "1 image(s) of 33×47, inference, padded to 64×64 as the model does" in capsys.readouterr().out
+
+
+def test_switches_that_cannot_be_run_are_left_out(capsys):
+    """At 32×32 the last maps are of one place, which batch norms cannot learn from in a single image."""
+    file = str(CONFIGS / "quickstart_lesa.py")
+    options = ["--memory", "0.01", "--image-size", "32", "32", "--batch", "2"]
+    assert run_cost_command(["--config-file", file, *options]) == 0
+    out = capsys.readouterr().out
+    assert "train.accumulate" not in out
+    assert "mixed precision" in out
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (["--batch", "0"], "--batch must be at least 1"),
         (["--image-size", "8", "99"], "at least 32"),
-        (["--memory", "-1"], "positive"),
+        (["--memory", "-1"], "finite, positive"),
+        (["--memory", "inf"], "finite, positive"),
+        (["--memory", "nan"], "finite, positive"),
+        (["--image-size", "32", "32"], "1 image(s) of 32×32 at a time"),  # batch norms over one place
+        (["train.accumulate=0"], "train.accumulate must be"),
+        (["train.amp.enabled=True", "train.amp.dtype=half"], "train.amp.dtype must be"),
         (["model.backbone.bottom_up.opera=lesa"], "did you mean"),
     ],
 )

@@ -40,6 +40,19 @@ def test_a_larger_batch_takes_fewer_iterations():
     assert fitted(COCO, 4000, "dataloader.train.total_batch_size=16")[0].train.max_iter == 3000
 
 
+@pytest.mark.parametrize(("images", "iterations"), [(117266, 351798), (10**6, 351798), (14, LEAST)])
+def test_a_smaller_batch_keeps_the_epochs(images, iterations):
+    cfg, line = fitted(COCO, images, "dataloader.train.total_batch_size=4")
+    assert cfg.train.max_iter == iterations
+    assert "kept between 1,000 and 351,798, which see as many images as the config's 175,899 of 8" in line
+
+
+def test_no_images_are_left_to_the_loader_to_complain_about():
+    cfg, line = fitted(COCO, 0)
+    assert cfg.train.max_iter == LEAST
+    assert "no epochs of 0 images" in line
+
+
 @pytest.mark.parametrize(("images", "warmup"), [(14, 200), (4000, 500)])
 def test_warmup_keeps_its_iterations_up_to_a_fifth(images, warmup):
     cfg, line = fitted(COCO, images)

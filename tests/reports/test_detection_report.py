@@ -11,7 +11,9 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from lesa_d2.data.registration import register_dataset
+from lesa_d2.data.statistics import PartStatistics
 from lesa_d2.evaluation import CocoEvaluator
+from lesa_d2.reports.data_report import data_report
 from lesa_d2.reports.detection_report import PICTURES, class_metrics, write_detection_report
 
 SIZE = (48, 64)
@@ -26,7 +28,7 @@ def square(x, y, width, height):
 def evaluated(tmp_path):
     """Evaluates lists of (picture, class, XYWH box, score) on three pictures; the last has no objects."""
 
-    def evaluate(found, masks=True, classes=2):
+    def evaluate(found, masks=True, classes=2, names=None):
         images, annotations = [], []
         for index in (1, 2, 3):
             file = tmp_path / f"{index}.png"
@@ -39,7 +41,9 @@ def evaluated(tmp_path):
                     | {"bbox": list(box), "area": box[2] * box[3], "iscrowd": 0}
                     | shape
                 )
-        categories = [{"id": 10 * (k + 1), "name": f"class {k}"} for k in range(classes)]
+        categories = [
+            {"id": 10 * (k + 1), "name": names[k] if names else f"class {k}"} for k in range(classes)
+        ]
         data = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
         file = tmp_path / "truth.json"
         file.write_text(json.dumps(data))
@@ -152,3 +156,21 @@ def test_a_set_without_annotations(tmp_path):
     evaluator = CocoEvaluator.__new__(CocoEvaluator)
     evaluator.evaluations, evaluator.dataset_name = {}, "coco_2017_test-dev"
     assert "nothing to report" in write_detection_report(tmp_path, evaluator)
+
+
+def test_names_that_mean_something_to_markdown_and_matplotlib(evaluated, tmp_path):
+    evaluator = evaluated(MIXED, names=["$a_{b$", "<b>|\nc"])
+    text = write_detection_report(tmp_path, evaluator, score_threshold=0.5)
+    assert r"| $a_{b$ " in text
+    assert r"| &lt;b>\| c |" in text
+    assert r"$a_{b$ as &lt;b>\| c (1)" in text
+    for name in PICTURES:
+        assert (tmp_path / name).exists()
+
+
+def test_names_in_the_data_report():
+    part = PartStatistics(1, 0, 0, (1,), (1,), (1, 0, 0), (9, 9, 9), (9, 9, 9), None)
+    text = data_report(part, part, ["<b>|\nc"])
+    assert r"| &lt;b>\| c |" in text
+    assert r"Rare in training (fewer than" in text
+    assert "<b>" not in text
