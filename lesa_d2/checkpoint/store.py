@@ -11,7 +11,7 @@ from detectron2.utils.file_io import PathHandler, PathManager
 
 from ..config_files import config_files
 from ..errors import CheckpointError
-from .catalog import Entry, known_sha256, read_catalog
+from .catalog import NAME, Entry, known_sha256, read_catalog
 
 FOLDER_VARIABLE = "LESA_MODELS"
 PREFIX = "lesa://"
@@ -41,8 +41,8 @@ class LesaModelsHandler(PathHandler):
     """Resolves ``lesa://NAME.pth``: a file in :func:`models_folder`, else a download of the catalog's.
 
     Raises:
-        CheckpointError: neither is there, which says how to make or convert the weights; the download
-            fails; or the file is not the one of the catalog's digest.
+        CheckpointError: the address is not of this form; neither is there, which says how to make or convert
+            the weights; the download fails; or the file is not the one of the catalog's digest.
     """
 
     def _get_supported_prefixes(self) -> list[str]:
@@ -62,7 +62,8 @@ class LesaModelsHandler(PathHandler):
         return open(self._get_local_path(path), mode, buffering)
 
     def _isfile(self, path: str, **kwargs: Any) -> bool:
-        return weights_state(path.removeprefix(PREFIX).removesuffix(".pth")) != "none"
+        stem = _stem(path)
+        return stem is not None and weights_state(stem) != "none"
 
     def _exists(self, path: str, **kwargs: Any) -> bool:
         return self._isfile(path)
@@ -77,8 +78,20 @@ def weights_state(name: str) -> str:
 
 def _look_up(path: str) -> tuple[str, Entry]:
     """The file's name in the folder, and what the catalog knows of it."""
+    stem = _stem(path)
+    if stem is None:
+        raise CheckpointError(
+            f"{path!r} is no address of weights: expected {PREFIX}NAME.pth, with a NAME of letters, digits, "
+            "'_', '-' and '.'. Correct it, or give the path of a .pth file"
+        )
+    return f"{stem}.pth", read_catalog(models_folder()).get(stem, Entry())
+
+
+def _stem(path: str) -> str | None:
+    """NAME of ``lesa://NAME.pth``; None for anything else, which might lead out of the folder."""
     name = path.removeprefix(PREFIX)
-    return name, read_catalog(models_folder()).get(name.removesuffix(".pth"), Entry())
+    stem = name.removesuffix(".pth")
+    return stem if stem != name and NAME.fullmatch(stem) else None
 
 
 def _download(name: str, url: str, force: bool) -> Path:

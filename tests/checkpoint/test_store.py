@@ -24,6 +24,18 @@ def test_prefix_reads_from_the_users_folder(tmp_path, monkeypatch):
     assert not PathManager.isfile("lesa://y.pth")
 
 
+@pytest.mark.parametrize("name", ["../x.pth", "/etc/passwd", "", "mine", ".pth", "a/b.pth", "mine.pth\n"])
+def test_only_names_are_looked_up(name, tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    monkeypatch.setenv("LESA_MODELS", str(tmp_path / "models"))
+    for file in ("x.pth", "models/mine", "models/.pth"):
+        (tmp_path / file).touch()
+    for read in (PathManager.get_local_path, PathManager.open):
+        with pytest.raises(CheckpointError, match=r"is no address of weights: expected lesa://NAME\.pth"):
+            read(f"lesa://{name}")
+    assert not PathManager.isfile(f"lesa://{name}")
+
+
 def test_missing_weights_say_what_is_there_and_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("LESA_MODELS", str(tmp_path))
     torch.save({}, tmp_path / "other.pth")
