@@ -81,7 +81,9 @@ def _report(
     plot_precision_recall(*curves_at_half(curves), classes, title, folder / CURVES_FILE)
     matches = match_evaluation(matching)
     if threshold is None:
-        threshold, why = best_threshold(matches), "the best F1 over all images"
+        threshold = best_threshold(matches)
+        is_right = count([image.above(threshold) for image in matches]).f1 > 0
+        why = "the best F1 over all images" if is_right else "no score gives a right detection: train longer"
     else:
         why = "given"
     kept = [image.above(threshold) for image in matches]
