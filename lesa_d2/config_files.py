@@ -26,8 +26,13 @@ def find_config(name: str) -> Path:
     """The file of the config ``name``, which may end in .py or .yaml.
 
     Raises:
-        ConfigError: there is no such config; names the nearest.
+        ConfigError: there is no such config, which names the nearest; or the name is no text.
     """
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"expected the name of a config, such as 'mask_rcnn_lesa_r50', got {name!r}; "
+            "python -m lesa_d2.model_zoo lists the names"
+        )
     files = config_files()
     file = files.get(_without_suffix(name))
     if file is None:

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from .files import read
 
 FILE = "catalog.json"
 SHIPPED = Path(__file__).with_name(FILE)
-NAME = re.compile(r"\w[\w.-]*")
+PREFIX = "lesa://"  # of the addresses that this catalog resolves
+NAME = re.compile(r"\w[\w.-]*(?<!\.pth)")
+NAME_FORM = "letters, digits, '_', '-' and '.', and no .pth at its end"
 CHUNK = 2**22
 LARGE = 2**28  # bytes from which on a digest takes seconds
 
@@ -53,8 +56,13 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value)
 
 
+def _is_address(value: Any) -> bool:
+    """Whether weights can lie there; one of ours would lead back here."""
+    return _is_text(value) and not value.startswith(PREFIX)
+
+
 FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "url": (_is_text, "an address"),
+    "url": (_is_address, f"an address that does not start with {PREFIX}"),
     "sha256": (
         lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None,
         "64 lower-case hexadecimal digits",
@@ -82,7 +90,7 @@ def read_catalog(folder: Path) -> dict[str, Entry]:
 def own_entries(folder: Path) -> dict[str, dict[str, Any]]:
     """The known fields by name of ``folder/catalog.json``; empty where there is none."""
     file = folder / FILE
-    return _read(file) if file.is_file() else {}
+    return _read(file) if file.exists() else {}
 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
@@ -102,7 +110,7 @@ def _problems(loaded: Any) -> list[str]:
     found = []
     for name, fields in loaded.items():
         if not NAME.fullmatch(name):
-            found.append(f"{name!r} is no name: expected letters, digits, '_', '-' and '.'")
+            found.append(f"{name!r} is no name: expected {NAME_FORM}")
         if not isinstance(fields, Mapping):
             found.append(f"{name}: expected an object, got {type(fields).__name__}")
             continue
@@ -125,13 +133,15 @@ def add_weights(name: str, source: Path, folder: Path, url: str | None = None, f
         force: replace other weights of this name.
 
     Raises:
-        CheckpointError: a bad name, a file that cannot be read as weights, or one that would be replaced.
+        CheckpointError: a bad name or url, a file that cannot be read as weights, one that would be replaced,
+            or a catalog in ``folder`` that cannot be read; nothing is copied then.
     """
     name = name.removesuffix(".pth")
-    if not NAME.fullmatch(name):
-        raise CheckpointError(f"{name!r} is no name for weights: use letters, digits, '_', '-' and '.'")
-    read(source)
+    problems = _problems({name: {"url": url}})
+    if problems:
+        raise CheckpointError(f"weights {name!r} cannot be recorded: " + "; ".join(problems))
     entries = own_entries(folder)
+    read(source)
     target = folder / f"{name}.pth"
     entry = Entry(url=url, sha256=sha256_of(source), size=source.stat().st_size)
     is_there = target.exists() and target.samefile(source)
@@ -157,7 +167,8 @@ def _write(file: Path, write: Callable[[Path], object]) -> None:
     except OSError as error:
         raise CheckpointError(f"{file} cannot be written: {error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or its folder is none: what matters has been raised above
+            part.unlink()
 
 
 def sha256_of(file: Path) -> str:

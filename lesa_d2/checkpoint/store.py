@@ -11,10 +11,9 @@ from detectron2.utils.file_io import PathHandler, PathManager
 
 from ..config_files import config_files
 from ..errors import CheckpointError
-from .catalog import NAME, Entry, known_sha256, read_catalog
+from .catalog import NAME, NAME_FORM, PREFIX, Entry, known_sha256, read_catalog
 
 FOLDER_VARIABLE = "LESA_MODELS"
-PREFIX = "lesa://"
 START = "start_"  # names of what detectron2's own checkpointer can start a detector from
 RELEASED = {
     **dict.fromkeys(("imagenet_lesa_r50", "imagenet_lesa_wr50"), "official-imagenet"),
@@ -81,8 +80,8 @@ def _look_up(path: str) -> tuple[str, Entry]:
     stem = _stem(path)
     if stem is None:
         raise CheckpointError(
-            f"{path!r} is no address of weights: expected {PREFIX}NAME.pth, with a NAME of letters, digits, "
-            "'_', '-' and '.'. Correct it, or give the path of a .pth file"
+            f"{path!r} is no address of weights: expected {PREFIX}NAME.pth, with a NAME of {NAME_FORM}. "
+            "Correct it, or give the path of a .pth file"
         )
     return f"{stem}.pth", read_catalog(models_folder()).get(stem, Entry())
 
@@ -112,13 +111,21 @@ def _check_digest(name: str, file: Path, entry: Entry) -> None:
     found = known_sha256(file) if entry.sha256 else None
     if found == entry.sha256:
         return
-    source = f"delete it to download it again from {entry.url}" if entry.url else "copy it again"
     raise CheckpointError(
         f"weights {name!r}: {file} is damaged or another file.\n"
         f"  expected SHA-256 {entry.sha256}\n  found    SHA-256 {found}\n"
-        f"  {source}, or, if it was replaced on purpose, record it: "
+        f"  {_remedy(file, entry.url)}, or, if it was replaced on purpose, record it: "
         f"python -m lesa_d2.model_zoo add {name.removesuffix('.pth')} {file}"
     )
+
+
+def _remedy(file: Path, url: str | None) -> str:
+    """How to get the right content of ``file``, which may be what ``url`` itself names."""
+    if not url:
+        return "copy it again"
+    if os.path.exists(url) and os.path.samefile(url, file):
+        return f"put the right file there, where the catalog's address {url} leads"
+    return f"delete it to download it again from {url}"
 
 
 def missing_weights(name: str, file: Path) -> str:

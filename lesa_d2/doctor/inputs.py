@@ -165,7 +165,7 @@ class Inputs:
             return [Finding("start", "from scratch")]
         from detectron2.utils.file_io import PathManager
 
-        from ..checkpoint.store import PREFIX
+        from ..checkpoint.catalog import PREFIX
 
         if "://" in path and not path.startswith(PREFIX):
             return [Finding("start", f"{path} is fetched when training starts")]

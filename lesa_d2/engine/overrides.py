@@ -47,7 +47,8 @@ def config_path(file: str) -> str:
     try:
         return str(find_config(file))
     except ConfigError as error:
-        raise ConfigError(f"config file {file!r} does not exist, and {error}") from None
+        state = "is a folder" if PathManager.isdir(file) else "does not exist"
+        raise ConfigError(f"config file {file!r} {state}, and {error}") from None
 
 
 def _load(file: str) -> DictConfig:

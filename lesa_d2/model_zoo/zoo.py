@@ -16,6 +16,7 @@ from ..checkpoint import ReportingCheckpointer, models_folder, weights_state
 from ..checkpoint.catalog import Entry, read_catalog
 from ..config_files import config_files, find_config
 from ..engine import build_yacs_model, load_any_config
+from ..errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -127,18 +128,34 @@ def get(name: str, trained: bool = False, device: str | None = None) -> nn.Modul
         device: None stands for the GPU where there is one, else the CPU.
 
     Raises:
-        ConfigError: there is no config of this name.
+        ConfigError: there is no config of this name, or no such device.
         CheckpointError: ``trained``, and the weights are missing, damaged, or of another model.
     """
     cfg = get_config(name)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    _check_device(device)
     weights = f"lesa://{weights_name(name)}.pth"
     if trained:
         PathManager.get_local_path(weights)  # fails before a large model is built
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = _build(cfg, device)
     if trained:
         ReportingCheckpointer(model).load(weights, checkpointables=[])
     return model
+
+
+def _check_device(device: str) -> None:
+    """Refuse a device that torch does not know or cannot use here."""
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:  # what is raised depends on the device and on how torch was built
+        is_cuda = str(device).partition(":")[0] == "cuda"
+        missing = (
+            "no GPU is found" if is_cuda and not torch.cuda.is_available() else str(error).split("\n")[0]
+        )
+        raise ConfigError(
+            f"device {device!r} cannot be used: {missing}. Give 'cpu', or 'cuda' or 'cuda:0' where "
+            "there is a GPU, or None, which takes what there is"
+        ) from error
 
 
 def _build(cfg: DictConfig | CfgNode, device: str) -> nn.Module:

@@ -54,6 +54,8 @@ def test_the_users_catalog_overrides_single_fields(tmp_path):
         ({"x": {"size": True}}, "x: size must be a number of bytes"),
         ({"x": {"box_ap": 101}}, "x: box_ap must be a percentage"),
         ({"a/b": {}}, "'a/b' is no name"),
+        ({"x.pth": {}}, "'x.pth' is no name"),
+        ({"x": {"url": "lesa://x.pth"}}, "x: url must be an address that does not start with lesa://"),
     ],
 )
 def test_a_malformed_catalog_is_one_error(content, words, tmp_path):
@@ -103,7 +105,12 @@ def test_other_weights_are_replaced_only_by_force(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
-    [("../x", None, "is no name"), ("x", b"junk", "is no checkpoint"), ("x", b"", "is no checkpoint")],
+    [
+        ("../x", None, "is no name"),
+        ("x.pth.pth", None, "'x.pth' is no name"),
+        ("x", b"junk", "is no checkpoint"),
+        ("x", b"", "is no checkpoint"),
+    ],
 )
 def test_what_cannot_be_added(name, content, words, tmp_path):
     source = save(tmp_path / "a.pth")
@@ -112,6 +119,33 @@ def test_what_cannot_be_added(name, content, words, tmp_path):
     with pytest.raises(CheckpointError, match=words):
         add_weights(name, source, tmp_path / "models")
     assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize("url", ["lesa://x.pth", ""])
+def test_an_address_that_the_catalog_would_refuse_is_not_recorded(url, tmp_path):
+    with pytest.raises(CheckpointError, match="url must be an address"):
+        add_weights("x", save(tmp_path / "a.pth"), tmp_path / "models", url=url)
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_folder_of_weights_that_is_a_file_is_one_error(tmp_path):
+    (tmp_path / "models").touch()
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        add_weights("x", save(tmp_path / "a.pth"), tmp_path / "models")
+
+
+@pytest.mark.parametrize("content", [None, "{"])
+def test_nothing_is_copied_beside_a_catalog_that_cannot_be_read(content, tmp_path):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    if content is None:
+        (folder / "catalog.json").mkdir()
+    else:
+        write(folder, content)
+    for use in (read_catalog, lambda folder: add_weights("x", save(tmp_path / "a.pth"), folder)):
+        with pytest.raises(CheckpointError, match=r"catalog\.json cannot be read"):
+            use(folder)
+    assert [file.name for file in folder.iterdir()] == ["catalog.json"]
 
 
 def test_a_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):

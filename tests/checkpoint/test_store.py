@@ -24,7 +24,7 @@ def test_prefix_reads_from_the_users_folder(tmp_path, monkeypatch):
     assert not PathManager.isfile("lesa://y.pth")
 
 
-@pytest.mark.parametrize("name", ["../x.pth", "/etc/passwd", "", "mine", ".pth", "a/b.pth", "mine.pth\n"])
+@pytest.mark.parametrize("name", ["../x.pth", "/etc/passwd", "", "mine", ".pth", "a/b.pth", "x.pth.pth"])
 def test_only_names_are_looked_up(name, tmp_path, monkeypatch):
     (tmp_path / "models").mkdir()
     monkeypatch.setenv("LESA_MODELS", str(tmp_path / "models"))
@@ -184,6 +184,13 @@ def test_a_damaged_local_file_names_both_digests_and_what_to_do(published, tmp_p
         PathManager.get_local_path("lesa://x.pth")
     command = f"python -m lesa_d2.model_zoo add x {file}"
     assert all(words in str(error.value) for words in ("b" * 64, published.digest, command, "copy it again"))
+
+
+def test_a_local_source_of_another_digest_is_not_to_be_deleted(published):
+    published.record(url=str(published.file), sha256="a" * 64)
+    with pytest.raises(CheckpointError, match="put the right file there") as error:
+        PathManager.get_local_path("lesa://x.pth")
+    assert "delete" not in str(error.value)
 
 
 def test_loading_hashes_once(published, tmp_path, monkeypatch):

@@ -78,6 +78,7 @@ def test_a_good_config_alone_generates_nothing(tmp_path):
     ("arguments", "name", "words"),
     [
         (["--config-file", "quickstart_les"], "config", "did you mean 'quickstart_lesa'"),
+        (["--config-file", "/"], "config", "config file '/' is a folder"),
         (["--config-file", "quickstart_lesa", "train.max_itr=1"], "config", "'train.max_iter'"),
         (
             ["--config-file", "quickstart_lesa", "train.max_iter=-1"],

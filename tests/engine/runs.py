@@ -1,5 +1,6 @@
 """Training runs small enough for a test: a few small pictures, a few iterations."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -59,6 +60,14 @@ def losses(folder):
     """Total loss by iteration, from metrics.json."""
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     return {line["iteration"]: line["total_loss"] for line in lines if "total_loss" in line}
+
+
+def load_script(name):
+    """The script ``name`` of projects/LESA as a module, which is not run."""
+    spec = importlib.util.spec_from_file_location(f"{name}_script", ROOT / f"projects/LESA/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def train_net(*arguments, launcher=(), script=ROOT / "train_net.py"):

@@ -1,6 +1,5 @@
 """projects/LESA/demo.py on tiny detectors of both kinds."""
 
-import importlib.util
 import json
 import sys
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from detectron2.config import LazyConfig
 from detectron2.modeling import build_model as build_yacs_model
-from runs import ROOT, tiny_options, train_net
+from runs import ROOT, load_script, tiny_options, train_net
 from torch import nn
 
 from lesa_d2.demo import VideoReader, VideoWriter
@@ -23,10 +22,7 @@ YACS = str(ROOT / "configs/yacs/mask_rcnn_lesa_r50.yaml")
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("demo_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("demo")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """projects/LESA/inspect_terms.py on a tiny detector."""
 
-import importlib.util
 import json
 import re
 import sys
@@ -9,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from runs import CLASSIFIER, ROOT, TINY_CLASSIFIER, tiny_options, train_net
+from runs import CLASSIFIER, ROOT, TINY_CLASSIFIER, load_script, tiny_options, train_net
 
 from lesa_d2.data import generate_shape_images
 from lesa_d2.engine import Classification, launch, load_config, run_command_line
@@ -20,10 +19,7 @@ SCRIPT = ROOT / "projects/LESA/inspect_terms.py"
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("inspect_terms_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("inspect_terms")
 
 
 @pytest.fixture(scope="module")

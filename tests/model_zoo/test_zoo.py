@@ -85,6 +85,27 @@ def test_a_model_is_trainable_and_on_its_device(models):
     assert not torch.equal(before, torch.get_rng_state())  # initial values are drawn, and nothing is seeded
 
 
+@pytest.mark.parametrize("name", [None, 3])
+def test_a_config_is_asked_for_by_name(name):
+    for use in (model_zoo.get_config, model_zoo.get):
+        with pytest.raises(ConfigError, match=rf"expected the name of a config.*got {name}"):
+            use(name)
+
+
+def test_a_device_that_cannot_be_used_is_one_error():
+    with pytest.raises(ConfigError, match=r"device 'gpu' cannot be used: .*Give 'cpu'"):
+        model_zoo.get(SMALL, device="gpu")
+    with pytest.raises(ConfigError, match="device 'cuda:99' cannot be used"):
+        model_zoo.get(SMALL, device="cuda:99")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_a_gpu_that_is_not_there(device):
+    with pytest.raises(ConfigError, match=f"device '{device}' cannot be used: no GPU is found"):
+        model_zoo.get(SMALL, device=device)
+
+
 def test_a_trained_model_has_the_weights_of_its_name(models):
     weights = model_zoo.get(SMALL).state_dict()
     save(model_zoo.get(SMALL), models / "other.pth")
