@@ -13,7 +13,7 @@ def test_commands_and_snippets_in_order(tmp_path):
     for run_folder in ("quickstart/lesa", "mine"):
         (tmp_path / "output" / run_folder).mkdir(parents=True)
         weights = model_zoo.get("quickstart_lesa").state_dict()
-        torch.save({"model": weights}, tmp_path / "output" / run_folder / "model_final.pth")
+        torch.save({"model": weights}, tmp_path / "output" / run_folder / "model_ema_final.pth")
     catalog, wheel = blocks("model_zoo", "bash")
     out = run(catalog, "bash", tmp_path, **environment)
     assert [line.split() for line in out.splitlines()[-2:]] == [["ours", "ok"], ["quickstart_lesa", "ok"]]
