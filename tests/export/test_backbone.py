@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from conftest import small_detector
+from small_detector import small_detector
 
 from lesa_d2 import model_zoo
 from lesa_d2.engine import load_config

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import small_detector
+from small_detector import small_detector
 
 from lesa_d2.engine import load_config
 from lesa_d2.errors import CheckpointError, ConfigError
