@@ -9,7 +9,7 @@ from typing import Any
 
 from detectron2.utils.file_io import PathHandler, PathManager
 
-from ..config_files import config_files
+from ..config.files import config_files
 from ..errors import CheckpointError
 from .catalog import NAME, NAME_FORM, PREFIX, Entry, known_sha256, read_catalog
 

@@ -1,12 +1,13 @@
 """What the scripts share: configs and overrides, launching, training, evaluation."""
 
+from ..config import load_any_config, load_yacs_config
+from ..config.lazy import is_given, load_config
+from ..modeling.build import build_yacs_model
 from .classification import Classification
 from .detection import Detection, dataset_names
 from .launch import argument_parser, launch, separate_overrides
-from .overrides import is_given, load_config
 from .run import evaluate, load_trained, main, run_command_line, task_of, train
 from .trainer import Trainer
-from .yacs import build_yacs_model, load_any_config, load_yacs_config
 
 __all__ = [
     "Classification",

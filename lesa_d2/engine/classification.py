@@ -13,9 +13,9 @@ from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from ..config.lazy import is_given
 from ..data import ImageRecords, image_folder
 from ..errors import ConfigError
-from .overrides import is_given
 from .task import Task
 from .values import POSITIVE, Rule, explained, matches, number, or_null, whole
 

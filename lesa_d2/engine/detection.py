@@ -17,6 +17,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from ..config.lazy import is_given, load_config
 from ..data import (
     check_coco_folder,
     coco_folder_classes,
@@ -26,8 +27,7 @@ from ..data import (
 )
 from ..errors import WITHOUT_SEMANTICS, ConfigError, DatasetError
 from ..evaluation import CocoEvaluator, highest_score, make_tta_mapper
-from ..reports import write_data_report, write_detection_report
-from .overrides import is_given, load_config
+from ..tools.reports import write_data_report, write_detection_report
 from .schedule import Schedule, fit_schedule
 from .task import Task
 from .values import Rule, explained, matches, whole

@@ -25,23 +25,21 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from ..checkpoint import LoadReport, ReportingCheckpointer, unwrap
+from ..config.lazy import is_given, load_config, parameters
 from ..errors import CheckpointError, ConfigError, DatasetError, LesaError
 from ..evaluation import with_test_time_augmentation
+from ..modeling.build import instantiate_model
 from .classification import Classification
 from .detection import Detection
 from .ema import EMAHook, make_ema
 from .hooks import BestCheckpointer
 from .launch import argument_parser, launch
-from .overrides import is_given, load_config, parameters
 from .report import start_report
 from .task import Task
 from .trainer import Trainer
 from .values import check_values
 
 logger = logging.getLogger("lesa_d2")
-
-MODEL_ERRORS = (ValueError, TypeError, AssertionError, ArithmeticError, LookupError)
-"""What building a model raises where its arguments do not fit together."""
 
 
 def run_command_line(task: Task, arguments: Sequence[str] | None = None) -> int:
@@ -122,10 +120,8 @@ def build_model(cfg: DictConfig) -> nn.Module:
     """
     torch.manual_seed(cfg.train.seed)
     layout = torch.channels_last if cfg.train.channels_last else torch.preserve_format
-    try:
-        return instantiate(cfg.model).to(cfg.train.device, memory_format=layout)
-    except MODEL_ERRORS as error:
-        raise ConfigError(f"the config's model cannot be built: {error}") from error
+    model: Any = instantiate_model(cfg.model)  # stubs of ``to`` lack the memory format beside the device
+    return model.to(cfg.train.device, memory_format=layout)
 
 
 def compile_backbone(model: nn.Module) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from .overrides import is_given
+from ..config.lazy import is_given
 
 LEAST = 1000
 """Iterations: from ImageNet weights, new heads need about as many steps however small the data set is."""

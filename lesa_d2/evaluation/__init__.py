@@ -2,7 +2,7 @@
 
 from .coco import CocoEvaluator
 from .scores import highest_score
-from .test_time import DetectorWithAugmentation, TestTimeMapper, make_tta_mapper, with_test_time_augmentation
+from .tta import DetectorWithAugmentation, TestTimeMapper, make_tta_mapper, with_test_time_augmentation
 
 __all__ = [
     "CocoEvaluator",

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from lesa_d2.benchmark import cases
-from lesa_d2.benchmark.cases import Place
-from lesa_d2.benchmark.measure import Measurement, Variant, measure
-from lesa_d2.benchmark.report import (
+from lesa_d2.tools.benchmark import cases
+from lesa_d2.tools.benchmark.cases import Place
+from lesa_d2.tools.benchmark.measure import Measurement, Variant, measure
+from lesa_d2.tools.benchmark.report import (
     Estimates,
     Growth,
     Report,
@@ -157,7 +157,7 @@ def htc(args: argparse.Namespace, place: Place) -> Iterator[Report]:
 
 def pretraining(args: argparse.Namespace, place: Place) -> Iterator[Report]:
     """Pictures a second: training R50 classifiers at 224 px against reading and augmenting JPEGs alone."""
-    from lesa_d2.benchmark import image_training as cases
+    from lesa_d2.tools.benchmark import image_training as cases
 
     images = 16
 
@@ -183,7 +183,7 @@ def pretraining(args: argparse.Namespace, place: Place) -> Iterator[Report]:
 
 def memory(args: argparse.Namespace, place: Place) -> Iterator[Report]:
     """What the command `cost` estimates beside what a step takes, in processes that return freed memory."""
-    from lesa_d2.benchmark import estimated
+    from lesa_d2.tools.benchmark import estimated
 
     sizes = args.image_sizes or (512, 1024)
     yield Estimates(
@@ -243,7 +243,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     if sys.argv[1:2] == ["cost"]:
-        from lesa_d2.benchmark.cost_script import run_cost_command
+        from lesa_d2.tools.benchmark.cost_script import run_cost_command
 
         sys.exit(run_cost_command(sys.argv[2:]))
     args = parse_args()

@@ -9,14 +9,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from lesa_d2.analysis.comparison import BOX_AP, MASK_AP
-from lesa_d2.analysis.comparison_script import (
+from lesa_d2.tools.analysis.comparison import BOX_AP, MASK_AP
+from lesa_d2.tools.analysis.comparison_script import (
     check_config_files,
     comparison_parser,
     parse_comparison,
     run_comparison,
 )
-from lesa_d2.analysis.repeated_runs import RepeatedRuns
+from lesa_d2.tools.analysis.repeated_runs import RepeatedRuns
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = [str(ROOT / f"configs/quickstart_{name}.py") for name in ("htc", "cascade", "lesa")]

@@ -8,16 +8,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from lesa_d2.analysis.comparison import TOP1
-from lesa_d2.analysis.comparison_script import (
+from lesa_d2.modeling import SLOT_OPERATORS
+from lesa_d2.tools.analysis.comparison import TOP1
+from lesa_d2.tools.analysis.comparison_script import (
     RUN_KEYS,
     check_config_files,
     comparison_parser,
     parse_comparison,
     run_comparison,
 )
-from lesa_d2.analysis.repeated_runs import RepeatedRuns
-from lesa_d2.modeling import SLOT_OPERATORS
+from lesa_d2.tools.analysis.repeated_runs import RepeatedRuns
 
 HERE = Path(__file__).resolve().parent
 OPERATOR_KEY = "model.backbone.operator"

@@ -11,14 +11,14 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from lesa_d2.analysis.image_reader import find_images, open_image
-from lesa_d2.demo import DemoModel, DetectionSummary, HtmlReport, VideoReader, VideoWriter, load_models
-from lesa_d2.demo.files import keep_originals, output_names, short_names
-from lesa_d2.demo.panels import predict
 from lesa_d2.engine import launch, separate_overrides
 from lesa_d2.engine.run import make_folder
 from lesa_d2.errors import LesaError
-from lesa_d2.reports.pictures import write_picture
+from lesa_d2.tools.analysis.image_reader import find_images, open_image
+from lesa_d2.tools.demo import DemoModel, DetectionSummary, HtmlReport, VideoReader, VideoWriter, load_models
+from lesa_d2.tools.demo.files import keep_originals, output_names, short_names
+from lesa_d2.tools.demo.panels import predict
+from lesa_d2.tools.reports.pictures import write_picture
 
 EXAMPLES = """
 examples:

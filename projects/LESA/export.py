@@ -10,8 +10,8 @@ import sys
 
 from lesa_d2.engine.run import make_folder
 from lesa_d2.errors import LesaError
-from lesa_d2.export import FORMATS, export_backbone, load_detector
-from lesa_d2.export.backbone import DTYPES
+from lesa_d2.tools.export import FORMATS, export_backbone, load_detector
+from lesa_d2.tools.export.backbone import DTYPES
 
 EPILOG = """
 examples:

@@ -14,7 +14,11 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
-from lesa_d2.analysis import (
+from lesa_d2.engine import Classification, evaluate, launch, load_config, separate_overrides, task_of
+from lesa_d2.engine.run import last_checkpoint, load_evaluated, make_folder, prepare
+from lesa_d2.engine.values import check_values
+from lesa_d2.errors import ConfigError, LesaError
+from lesa_d2.tools.analysis import (
     Accuracy,
     ImageReader,
     draw_heads,
@@ -25,13 +29,9 @@ from lesa_d2.analysis import (
     plot_terms,
     without_own_position,
 )
-from lesa_d2.analysis.image_reader import Point
-from lesa_d2.analysis.term_maps import choose_layers
-from lesa_d2.analysis.terms import PLOT_FILE
-from lesa_d2.engine import Classification, evaluate, launch, load_config, separate_overrides, task_of
-from lesa_d2.engine.run import last_checkpoint, load_evaluated, make_folder, prepare
-from lesa_d2.engine.values import check_values
-from lesa_d2.errors import ConfigError, LesaError
+from lesa_d2.tools.analysis.image_reader import Point
+from lesa_d2.tools.analysis.term_maps import choose_layers
+from lesa_d2.tools.analysis.terms import PLOT_FILE
 
 EXAMPLES = """
 examples:

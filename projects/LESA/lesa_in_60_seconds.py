@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lesa_d2.analysis import SeenImage, draw_term_maps, layer_maps
 from lesa_d2.data import SHAPE_CLASSES
 from lesa_d2.data.shapes import draw_object
 from lesa_d2.layers import LESA
+from lesa_d2.tools.analysis import SeenImage, draw_term_maps, layer_maps
 
 SIDE = 32  # pixels of a picture
 PICTURES, BATCH, RATE = 1200, 32, 5e-3

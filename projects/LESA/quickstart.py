@@ -12,7 +12,6 @@ from pathlib import Path
 from detectron2.config import instantiate
 from detectron2.utils import comm
 
-from lesa_d2.analysis import RunResult, write_table
 from lesa_d2.engine import (
     Classification,
     Detection,
@@ -23,7 +22,8 @@ from lesa_d2.engine import (
     load_trained,
     main,
 )
-from lesa_d2.reports import draw_predictions
+from lesa_d2.tools.analysis import RunResult, write_table
+from lesa_d2.tools.reports import draw_predictions
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = Path("output/quickstart")

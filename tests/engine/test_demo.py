@@ -12,9 +12,9 @@ from detectron2.modeling import build_model as build_yacs_model
 from runs import ROOT, load_script, tiny_options, train_net
 from torch import nn
 
-from lesa_d2.demo import VideoReader, VideoWriter
 from lesa_d2.engine import launch, load_any_config, load_config
 from lesa_d2.engine.run import build_model, prepare
+from lesa_d2.tools.demo import VideoReader, VideoWriter
 
 SCRIPT = ROOT / "projects/LESA/demo.py"
 YACS = str(ROOT / "configs/yacs/mask_rcnn_lesa_r50.yaml")

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from lesa_d2 import model_zoo
 from lesa_d2.checkpoint import catalog
-from lesa_d2.config_files import config_files
+from lesa_d2.config.files import config_files
 from lesa_d2.errors import CheckpointError, ConfigError
 from lesa_d2.model_zoo.__main__ import main
 

@@ -1,0 +1,80 @@
+"""yacs configs, and configs of whichever kind a file is."""
+
+import re
+from collections.abc import Sequence
+
+from detectron2.config import CfgNode, get_cfg
+from detectron2.utils.file_io import PathManager
+from omegaconf import DictConfig
+
+from ..errors import ConfigError
+from .lazy import config_path, load_config
+
+
+def add_lesa_config(cfg: CfgNode) -> None:
+    """Add ``MODEL.LESA`` to a detectron2 config, in place, and register the backbones.
+
+    Use it with ``MODEL.BACKBONE.NAME: build_lesa_resnet_fpn_backbone`` (or ``build_lesa_resnet_backbone``);
+    the keys are the arguments of :func:`lesa_d2.modeling.build_lesa_resnet`.  Channels, norm, freezing and
+    outputs come from detectron2's own keys ``MODEL.RESNETS`` and ``MODEL.BACKBONE``.
+    """
+    from .. import checkpoint, modeling  # noqa: F401  (register lesa:// and the builders)
+
+    cfg.MODEL.LESA = CfgNode(
+        {
+            "OPERATOR": "lesa",
+            "WIDTH_MULTIPLIER": 1,
+            "DEFORMABLE": False,
+            "IMAGE_SIZE": [1024, 1024],  # (H, W) that the position tables are made for
+            "NUM_HEADS": 8,
+            "BLOCKS": [3, 4, 6, 3],
+            "BACKEND": "auto",
+            "CHECKPOINT_STAGES": [],
+        }
+    )
+
+
+def load_any_config(file: str, overrides: Sequence[str] = ()) -> DictConfig | CfgNode:
+    """A LazyConfig or, where ``file`` is one of yacs, a CfgNode, with overrides applied.
+
+    Args:
+        file, overrides: as for :func:`load_config`; keys of yacs are ``MODEL.LESA.OPERATOR`` and so on.
+
+    Raises:
+        ConfigError: no such config, or an override that does not fit it.
+    """
+    path = config_path(file)
+    return load_yacs_config(path, overrides) if _is_yacs(path) else load_config(path, overrides)
+
+
+def load_yacs_config(file: str, overrides: Sequence[str] = ()) -> CfgNode:
+    """detectron2's defaults and ours, then the file, then ``KEY=VALUE``.
+
+    Raises:
+        ConfigError: the file or an override does not fit the known keys and their types.
+    """
+    cfg = get_cfg()
+    add_lesa_config(cfg)
+    try:
+        cfg.merge_from_file(file)
+    except Exception as error:  # yacs asserts, and YAML has errors of its own
+        raise ConfigError(
+            f"config file {file!r} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator:
+            raise ConfigError(f"override {override!r} is not of the form KEY=VALUE")
+        try:
+            cfg.merge_from_list([key, value])
+        except Exception as error:
+            raise ConfigError(f"cannot apply the override {override!r}: {error}") from error
+    return cfg
+
+
+def _is_yacs(file: str) -> bool:
+    """A saved LazyConfig is YAML too, and has a section ``model``."""
+    if not file.endswith((".yaml", ".yml")):
+        return False
+    with PathManager.open(file) as content:
+        return re.search(r"^model:", content.read(), flags=re.MULTILINE) is None

@@ -1,0 +1,1 @@
+"""Commands for people: analysis of the terms, benchmark, demo, doctor, export, reports."""

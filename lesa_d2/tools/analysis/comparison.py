@@ -1,0 +1,207 @@
+"""Several trainings, several seeds each: a table and learning curves with the spread over seeds.
+
+A comparison's folder is one of :class:`.repeated_runs.RepeatedRuns`.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from ...errors import LesaError
+from .repeated_runs import is_finished
+
+Curve = dict[int, float]
+"""Value by iteration."""
+
+LOSS = "total_loss"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What an evaluation writes into metrics.json, in percent.
+
+    Args:
+        key: its name there.
+        name: its name in tables and plots.
+    """
+
+    key: str
+    name: str
+
+
+TOP1 = Metric("accuracy/top1", "top-1")
+BOX_AP = Metric("bbox/AP", "box AP")
+MASK_AP = Metric("segm/AP", "mask AP")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished training; ``curves`` has every quantity of its metrics.json."""
+
+    name: str
+    seed: int
+    parameters: int
+    curves: dict[str, Curve]
+
+    def curve(self, metric: Metric) -> Curve:
+        """The metric of every evaluation; empty where it was not evaluated."""
+        return self.curves.get(metric.key, {})
+
+    def final(self, metric: Metric) -> float:
+        """The metric of the last evaluation; not a number where it was not evaluated."""
+        curve = self.curve(metric)
+        return curve[max(curve)] if curve else math.nan
+
+
+def read_runs(folder: str | Path) -> list[Run]:
+    """The finished runs of a comparison, by name and seed.
+
+    Raises:
+        LesaError: there is none.
+    """
+    finished = [path for path in sorted(Path(folder).glob("*/seed_*")) if is_finished(path)]
+    if not finished:
+        raise LesaError(f"{folder} holds no finished run NAME/seed_N")
+    runs = [_read(path) for path in finished]
+    return sorted(runs, key=lambda run: (run.name, run.seed))
+
+
+def _read(folder: Path) -> Run:
+    state = torch.load(folder / "model_final.pth", map_location="cpu", weights_only=True)["model"]
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    return Run(
+        name=folder.parent.name,
+        seed=int(folder.name.removeprefix("seed_")),
+        parameters=sum(value.numel() for name, value in state.items() if not name.endswith(statistics)),
+        curves=_read_curves(folder / "metrics.json"),
+    )
+
+
+def _read_curves(file: Path) -> dict[str, Curve]:
+    curves: dict[str, Curve] = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        values = json.loads(line)
+        iteration = values.pop("iteration")
+        for key, value in values.items():
+            curves.setdefault(key, {})[iteration] = value
+    return curves
+
+
+def evaluated(runs: Sequence[Run], metrics: Sequence[Metric]) -> list[Metric]:
+    """Those of ``metrics`` that some run has: data without masks have no mask AP.
+
+    Raises:
+        LesaError: no run has any.
+    """
+    found = [metric for metric in metrics if any(run.curve(metric) for run in runs)]
+    if not found:
+        keys = " or ".join(metric.key for metric in metrics)
+        raise LesaError(f"no run's metrics.json has {keys}; compare runs that are evaluated by one of them")
+    return found
+
+
+def by_name(runs: Sequence[Run], metric: Metric) -> list[tuple[str, list[Run]]]:
+    """Names with their runs, the best mean first; those without the metric last."""
+
+    def rank(group: tuple[str, list[Run]]) -> tuple[bool, float]:
+        value = mean(run.final(metric) for run in group[1])
+        return math.isnan(value), -value
+
+    return sorted(((name, list(group)) for name, group in groupby(runs, key=lambda run: run.name)), key=rank)
+
+
+def comparison_table(runs: Sequence[Run], kind: str, metrics: Sequence[Metric]) -> str:
+    """Final metrics of each name: mean, standard deviation and every seed.
+
+    Args:
+        runs: of :func:`read_runs`.
+        kind: what the names are of, the heading of their column.
+        metrics: the columns; the best mean of the last comes first.
+    """
+    rows = [
+        [
+            f"`{name}`",
+            f"{group[0].parameters:,}",
+            *(cell for metric in metrics for cell in _cells(group, metric)),
+        ]
+        for name, group in by_name(runs, metrics[-1])
+    ]
+    headers = [kind, "parameters"]
+    for metric in metrics:
+        headers += [f"{metric.name}, mean", "standard deviation", "each seed"]
+    align = ("left", *["right"] * (len(headers) - 1))
+    return tabulate(rows, headers=headers, tablefmt="github", colalign=align, disable_numparse=True)
+
+
+def _cells(runs: Sequence[Run], metric: Metric) -> list[str]:
+    finals = [run.final(metric) for run in runs]
+    spread = _number(_deviation(finals)) if len(finals) > 1 else "one seed"
+    return [_number(mean(finals)), spread, ", ".join(map(_number, finals))]
+
+
+def _deviation(values: Sequence[float]) -> float:
+    """Of a sample; ``stdev`` itself takes numbers only."""
+    return math.nan if any(map(math.isnan, values)) else stdev(values)
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.1f}"
+
+
+def plot_curves(runs: Sequence[Run], metric: Metric, file: str | Path) -> Path:
+    """Write :func:`comparison_figure` as a picture."""
+    file = Path(file)
+    comparison_figure(runs, metric).savefig(file, dpi=110)
+    return file
+
+
+def comparison_figure(runs: Sequence[Run], metric: Metric) -> Figure:
+    """Training loss and metric by iteration: the mean over seeds, shaded from lowest to highest.
+
+    Of runs that are evaluated only once, every seed's metric and their mean.
+    """
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    groups = by_name(runs, metric)
+    _draw_curves(left, [(name, [run.curves[LOSS] for run in group]) for name, group in groups])
+    left.set(xlabel="iteration", ylabel="training loss (median of 20 logged)", yscale="log")
+    seeds = len({run.seed for run in runs})
+    legend = f"mean and range of {seeds} seed{'s' * (seeds > 1)}"
+    if any(len(run.curve(metric)) > 1 for run in runs):
+        _draw_curves(right, [(name, [run.curve(metric) for run in group]) for name, group in groups])
+        right.set(xlabel="iteration", ylabel=f"validation {metric.name} (%)")
+        right.legend(title=legend, loc="lower right")
+    else:
+        _draw_finals(right, [(name, [run.final(metric) for run in group]) for name, group in groups])
+        right.set(xlabel=f"final validation {metric.name} (%): each seed, and their mean")
+        left.legend(title=legend, loc="upper right")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def _draw_curves(axes: Axes, groups: Sequence[tuple[str, list[Curve]]]) -> None:
+    for index, (name, curves) in enumerate(groups):
+        iterations = sorted(set.intersection(*(set(curve) for curve in curves)))
+        values = [[curve[iteration] for curve in curves] for iteration in iterations]
+        axes.plot(iterations, [mean(row) for row in values], color=f"C{index}", label=name, linewidth=1.8)
+        lowest, highest = [min(row) for row in values], [max(row) for row in values]
+        axes.fill_between(iterations, lowest, highest, color=f"C{index}", alpha=0.15, linewidth=0)
+
+
+def _draw_finals(axes: Axes, groups: Sequence[tuple[str, list[float]]]) -> None:
+    """A row a name, the first at the top."""
+    for index, (_, finals) in enumerate(groups):
+        axes.plot(finals, [index] * len(finals), "o", color=f"C{index}", alpha=0.6)
+        axes.plot(mean(finals), index, "|", color=f"C{index}", markersize=28, markeredgewidth=2.5)
+    axes.set_yticks(range(len(groups)), [name for name, _ in groups])
+    axes.set_ylim(len(groups) - 0.5, -0.5)

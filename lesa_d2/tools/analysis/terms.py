@@ -1,0 +1,284 @@
+"""Who contributes, the unary or the binary term (arXiv 2107.05637, Tables 1 and 2), in numbers.
+
+- Self-attention: the softmax weight of the unary position (i = j) against that of all others.
+- LESA: 1/(1+ω) for the unary and ω/(1+ω) for the binary term, ω the gate.
+
+All are means over positions and channels, or heads, of an image, then over images; a stage is the mean of its
+layers.  No map of all pairs is made for decomposed positions, so images of 1024 px and more can be looked at.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from tabulate import tabulate
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ...errors import LesaError
+from .probes import Observation, observing
+
+TABLE_FILE, DATA_FILE, PLOT_FILE = "terms.md", "terms.json", "terms.png"
+QUIET_SECONDS = 5  # before a progress bar appears
+UNARY_COLOUR, BINARY_COLOUR, EVEN_COLOUR = "#d1602c", "#3568a8", "#222222"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Means; None where an operator has no such part.
+
+    Attributes:
+        own, rest: softmax weight of the own position, and of all others together.  Computed apart, as are
+            the shares, so that a sum of 1 speaks for both.
+        even: the weight of each position were all alike, 1/n.
+        unary_share, binary_share: 1/(1+ω) and ω/(1+ω).
+        unary_size, binary_size: |unary| and |gate · binary|, without gate |binary|.
+    """
+
+    own: float | None = None
+    rest: float | None = None
+    even: float | None = None
+    unary_share: float | None = None
+    binary_share: float | None = None
+    unary_size: float | None = None
+    binary_size: float | None = None
+
+    @staticmethod
+    def mean(several: "list[Terms]") -> "Terms":
+        """Field by field, over those that have it."""
+        columns = {f.name: [getattr(terms, f.name) for terms in several] for f in fields(Terms)}
+        known = {name: [v for v in values if v is not None] for name, values in columns.items()}
+        return Terms(**{name: fmean(values) for name, values in known.items() if values})
+
+
+@dataclass(frozen=True)
+class LayerTerms:
+    """One layer's means; ``sizes`` are the (H, W) of the maps it saw."""
+
+    name: str
+    label: str
+    stage: str
+    operator: str
+    sizes: list[tuple[int, int]]
+    terms: Terms
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 of a classifier in percent: as trained, and with its attention to own positions left out."""
+
+    as_trained: float
+    without_own: float
+
+
+@dataclass(frozen=True)
+class TermReport:
+    """What :func:`inspect_terms` found, layer by layer; ``accuracy`` where a classifier was evaluated."""
+
+    images: int
+    layers: list[LayerTerms]
+    accuracy: Accuracy | None = None
+
+    def stages(self) -> dict[str, Terms]:
+        """The mean of every stage's layers."""
+        names = dict.fromkeys(layer.stage for layer in self.layers if layer.stage)
+        return {name: Terms.mean([x.terms for x in self.layers if x.stage == name]) for name in names}
+
+    def overall(self) -> Terms:
+        """The mean of all layers."""
+        return Terms.mean([layer.terms for layer in self.layers])
+
+    def table(self) -> str:
+        """Layers, stages and the mean of all, as a Markdown table; weights and shares in percent."""
+        headers = ["layer", "operator", "map", "own %", "rest %", "even %"]
+        headers += ["1/(1+ω) %", "ω/(1+ω) %", "abs(unary)", "abs(gate·binary)"]
+        rows = [[x.label, x.operator, _range_of(x.sizes), *_cells(x.terms)] for x in self.layers]
+        rows += [[f"{name}, mean", "", "", *_cells(terms)] for name, terms in self.stages().items()]
+        rows.append(["all, mean", "", "", *_cells(self.overall())])
+        align = ("left", "left", "left", *["right"] * 7)
+        return tabulate(rows, headers=headers, tablefmt="github", colalign=align, disable_numparse=True)
+
+    def explanation(self) -> str:
+        """What the table's columns are, in a few sentences."""
+        lines = [
+            f"Means over {self.images} image(s): own and rest are the softmax weights of the position itself "
+            "and of all others together; even is 1/n, the weight of each of n positions were all alike; ω is "
+            "the gate; the last two columns are the terms' mean absolute values."
+        ]
+        if any(layer.operator == "StaticLESA" for layer in self.layers):
+            lines.append("StaticLESA has no gate: its ω is 1 by definition, and its shares are left out.")
+        if any(layer.terms.unary_size is None for layer in self.layers):
+            lines.append("Operators without a unary term have no entry for what concerns it.")
+        if self.accuracy is not None:
+            lines.append(
+                f"Top-1 accuracy: {self.accuracy.as_trained:.2f}% as trained, "
+                f"{self.accuracy.without_own:.2f}% with no position attending to itself."
+            )
+        return " ".join(lines)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``terms.md`` and ``terms.json`` into ``folder``, which is made; returns the folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = f"{self.table()}\n\n{self.explanation()}\n"
+        (folder / TABLE_FILE).write_text(text, encoding="utf-8")
+        means = {name: asdict(terms) for name, terms in self.stages().items()}
+        data = {**asdict(self), "stages": means, "overall": asdict(self.overall())}
+        (folder / DATA_FILE).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        return folder
+
+
+def _range_of(sizes: list[tuple[int, int]]) -> str:
+    ends = dict.fromkeys((min(sizes), max(sizes)))
+    return " … ".join(f"{height}×{width}" for height, width in ends)
+
+
+def _cells(terms: Terms) -> list[str]:
+    shares = (terms.own, terms.rest, terms.even, terms.unary_share, terms.binary_share)
+    sizes = (terms.unary_size, terms.binary_size)
+    percent = ["" if value is None else f"{100 * value:.3f}" for value in shares]
+    return percent + ["" if value is None else f"{value:.4g}" for value in sizes]
+
+
+class _Tally:
+    """Sums over images of one layer's means."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.sums: dict[str, float] = {}
+        self.sizes: set[tuple[int, int]] = set()
+
+    def add(self, observation: Observation) -> None:
+        for name, values in _means_of_images(observation).items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(values.double().sum())
+        self.images += len(observation.input)
+        self.sizes.add(observation.size)
+
+    def terms(self) -> Terms:
+        return Terms(**{name: total / self.images for name, total in self.sums.items()})
+
+
+def _means_of_images(observation: Observation) -> dict[str, Tensor]:
+    """(N,) each, by their names in :class:`Terms`."""
+    own, rest = observation.layer.attention.self_weights(observation.input)
+    parts = {name: part.double() for name, part in observation.parts.items()}
+    height, width = observation.size
+    maps = {"own": own, "rest": rest, "even": own.new_full(own.shape[:1], 1 / (height * width))}
+    if "unary" in parts:
+        maps["unary_size"] = parts["unary"].abs()
+    if "gate" in parts:
+        gate = parts["gate"]
+        maps |= {"unary_share": 1 / (1 + gate), "binary_share": gate / (1 + gate)}
+    if "binary" in parts:
+        maps["binary_size"] = (parts.get("gate", 1.0) * parts["binary"]).abs()
+    return {name: values.flatten(1).mean(1) if values.dim() > 1 else values for name, values in maps.items()}
+
+
+def inspect_terms(model: nn.Module, batches: Iterable[Any], total: int | None = None) -> TermReport:
+    """Run ``model`` on every batch, in eval mode without gradients, and average what its layers do.
+
+    Args:
+        model: a module with operators of the slot: a classifier, a detector, or its backbone.
+        batches: what ``model`` takes; images may differ in size from batch to batch.
+        total: number of batches, for the progress bar's estimate; None asks ``batches`` for its length.
+
+    Raises:
+        LesaError: no operator of the slot in the model, no image, or a layer that the model did not run.
+    """
+    tallies: dict[str, _Tally] = {}
+
+    def see(observation: Observation) -> None:
+        tallies.setdefault(observation.layer.name, _Tally()).add(observation)
+
+    with observing(model, see) as layers:
+        for batch in tqdm(batches, "terms", total, unit="batch", delay=QUIET_SECONDS, dynamic_ncols=True):
+            model(batch)
+    missed = [x.name for x in layers if x.name not in tallies or not tallies[x.name].images]
+    if len(missed) == len(layers):
+        raise LesaError("expected at least one image, got none")
+    if missed:
+        raise LesaError(f"the model never ran {', '.join(missed)}: nothing can be said about these layers")
+    found = [
+        LayerTerms(
+            x.name,
+            x.label,
+            x.stage,
+            type(x.operator).__name__,
+            sorted(tallies[x.name].sizes),
+            tallies[x.name].terms(),
+        )
+        for x in layers
+    ]
+    return TermReport(max(tally.images for tally in tallies.values()), found)
+
+
+def plot_terms(report: TermReport, file: str | Path) -> Path:
+    """Draw the report layer by layer: softmax weights, shares by the gate, sizes of the terms.
+
+    Panels that no layer has anything for are left out.  The format follows from the file's name.
+    """
+    drawn = [_draw_own]
+    if any(layer.terms.unary_share is not None for layer in report.layers):
+        drawn.append(_draw_shares)
+    if any(layer.terms.binary_size is not None for layer in report.layers):
+        drawn.append(_draw_sizes)
+    width = max(7.0, 3.0 + 0.55 * len(report.layers))
+    figure = Figure(figsize=(width, 2.6 * len(drawn) + 0.6), layout="constrained")
+    axes = figure.subplots(len(drawn), 1, sharex=True, squeeze=False)[:, 0]
+    for draw, axis in zip(drawn, axes, strict=True):
+        draw(report, axis)
+        axis.grid(axis="y", alpha=0.3)
+        axis.set_axisbelow(True)
+        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    labels = [layer.label for layer in report.layers]
+    axes[-1].set_xticks(range(len(labels)), labels, rotation=0 if len(labels) < 10 else 45)
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=120)
+    return file
+
+
+def _percent(report: TermReport, name: str) -> list[float]:
+    values = _values(report, name)
+    return [100 * value for value in values]
+
+
+def _values(report: TermReport, name: str) -> list[float]:
+    """Of every layer; not a number, which matplotlib leaves out, where a layer has no such value."""
+    values = [getattr(layer.terms, name) for layer in report.layers]
+    return [float("nan") if value is None else value for value in values]
+
+
+def _draw_own(report: TermReport, axis: Axes) -> None:
+    places = range(len(report.layers))
+    axis.bar(places, _percent(report, "own"), color=UNARY_COLOUR, width=0.6, label="own position")
+    axis.plot(places, _percent(report, "even"), "_", color=EVEN_COLOUR, ms=16, mew=2, label="even, 1/n")
+    axis.set_ylabel("%")
+    axis.set_title("Softmax weight of the own position; all others have the rest", fontsize=10)
+
+
+def _draw_shares(report: TermReport, axis: Axes) -> None:
+    places = range(len(report.layers))
+    unary, binary = (_percent(report, f"{term}_share") for term in ("unary", "binary"))
+    axis.bar(places, unary, color=UNARY_COLOUR, width=0.6, label="unary, 1/(1+ω)")
+    axis.bar(places, binary, bottom=unary, color=BINARY_COLOUR, width=0.6, label="binary, ω/(1+ω)")
+    axis.set_ylim(0, 100)
+    axis.set_ylabel("%")
+    axis.set_title("Share of the terms by the gate ω", fontsize=10)
+
+
+def _draw_sizes(report: TermReport, axis: Axes) -> None:
+    has_unary = any(layer.terms.unary_size is not None for layer in report.layers)
+    offset = 0.2 if has_unary else 0.0
+    right = [place + offset for place in range(len(report.layers))]
+    if has_unary:
+        left = [place - offset for place in range(len(report.layers))]
+        axis.bar(left, _values(report, "unary_size"), color=UNARY_COLOUR, width=0.38, label="|unary|")
+    axis.bar(right, _values(report, "binary_size"), color=BINARY_COLOUR, width=0.38, label="|gate · binary|")
+    axis.set_ylabel("mean")
+    axis.set_title("Mean absolute value of the terms", fontsize=10)

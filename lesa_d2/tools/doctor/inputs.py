@@ -1,0 +1,214 @@
+"""What the user brings: a config with overrides, a data set, a checkpoint.
+
+torch and detectron2 are imported inside the checks: where they are missing, the doctor has to say so.
+"""
+
+import argparse
+import copy
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import CheckpointError, listed
+from .findings import Finding, checked
+
+
+class Inputs:
+    """The checks of one command line; what one of them builds, later ones use.
+
+    Args:
+        config_file: of either kind, or a name of the model zoo.
+        dataset: a COCO-format folder, or with a classifier's config ``train/CLASS`` and ``val/CLASS``.
+        checkpoint: anything that PathManager reads.
+        overrides: ``key=value`` of the config.
+    """
+
+    def __init__(
+        self,
+        config_file: str = "",
+        dataset: str = "",
+        checkpoint: str = "",
+        overrides: Sequence[str] = (),
+    ) -> None:
+        self.config_file, self.dataset, self.checkpoint = config_file, dataset, checkpoint
+        self.overrides = list(overrides)
+        self.cfg: Any = None
+        self.model: Any = None
+
+    def check(self) -> list[Finding]:
+        """Every check that the arguments allow, in order; nothing is raised."""
+        found: list[Finding] = []
+        if self.config_file:
+            found += checked("config", self._load)
+        elif self.overrides:
+            found.append(
+                Finding("config", "none", f"--config-file: {self.overrides[0]!r} overrides a config")
+            )
+        if self.dataset:
+            found += checked("data set", self._check_dataset)
+        if self.cfg is not None:
+            found += checked("config values", self._check_values, "are wrong")
+            if not any(finding.name == "data set" and finding.mend for finding in found):
+                found += checked("data of the config", self._check_data)
+            found += checked("model", self._build, "cannot be built")
+            if not self.checkpoint:
+                found += checked("start", self._check_start, "is missing")
+        if self.checkpoint:
+            found += checked("checkpoint", self._check_checkpoint)
+        return found
+
+    @property
+    def is_yacs(self) -> bool:
+        from detectron2.config import CfgNode
+
+        return isinstance(self.cfg, CfgNode)
+
+    @property
+    def is_detector(self) -> bool:
+        from omegaconf import OmegaConf
+
+        if self.cfg is None or self.is_yacs:
+            return True
+        return OmegaConf.select(self.cfg, "model.roi_heads") is not None
+
+    def _load(self) -> list[Finding]:
+        from ...engine import load_any_config
+
+        self.cfg = load_any_config(self.config_file, self.overrides)
+        kind = "yacs" if self.is_yacs else "LazyConfig"
+        return [Finding("config", f"{self.config_file} loads ({kind})")]
+
+    def _check_dataset(self) -> list[Finding]:
+        from ...data import check_coco_folder, coco_folder_classes, coco_folder_has_masks, image_folder
+
+        if not self.is_detector:
+            classes: Sequence[str] = image_folder(self.dataset, "train").classes
+            image_folder(self.dataset, "val")
+            return [Finding("data set", f"{len(classes)} classes of pictures: {listed(classes)}")]
+        check_coco_folder(self.dataset)
+        classes = coco_folder_classes(self.dataset)
+        labels = "boxes and masks" if coco_folder_has_masks(self.dataset) else "boxes without masks"
+        return [Finding("data set", f"{labels} of {len(classes)} classes: {listed(classes)}")]
+
+    def _check_values(self) -> list[Finding]:
+        if self.is_yacs:
+            return []  # yacs checks types as it merges
+        from ...engine import task_of
+        from ...engine.values import check_values
+
+        check_values(self.cfg, task_of(self.cfg).rules)
+        return [Finding("config values", "in range")]
+
+    def _check_data(self) -> list[Finding]:
+        """The data sets that training with these arguments reads."""
+        if self.is_yacs:
+            return self._check_yacs_data()
+        from ...engine import task_of
+
+        task = task_of(self.cfg)
+        folder = self.dataset or None
+        if folder is None and self._is_generated():
+            return [Finding("data of the config", "is generated when training starts")]
+        # the folder has been checked already, and what is wrong with it is a finding of its own
+        args = argparse.Namespace(
+            dataset=folder, data=folder, drop_invalid=folder is not None, eval_only=False, opts=self.overrides
+        )
+        task.use_data(self.cfg, args)
+        classes = task.check_data(self.cfg, eval_only=False)
+        return [Finding("data of the config", f"is there: {len(classes)} classes, as the model")]
+
+    def _is_generated(self) -> bool:
+        """Whether the config draws its pictures itself, which the doctor leaves to training."""
+        from detectron2.utils.registry import locate
+
+        from ...data import shape_images, shapes_split
+
+        dataset = self.cfg.dataloader.train.dataset
+        node = dataset.get("names") if self.is_detector else dataset
+        target = node.get("_target_") if hasattr(node, "get") else None
+        return (locate(target) if isinstance(target, str) else target) in (shape_images, shapes_split)
+
+    def _check_yacs_data(self) -> list[Finding]:
+        from omegaconf import OmegaConf
+
+        from ...engine.detection import check_datasets
+
+        names = {"train": list(self.cfg.DATASETS.TRAIN), "test": list(self.cfg.DATASETS.TEST)}
+        loaders = {part: {"dataset": {"names": given or names["train"]}} for part, given in names.items()}
+        heads = {"num_classes": self.cfg.MODEL.ROI_HEADS.NUM_CLASSES}
+        classes = check_datasets(OmegaConf.create({"dataloader": loaders, "model": {"roi_heads": heads}}))
+        return [Finding("data of the config", f"is there: {len(classes)} classes, as the model")]
+
+    def _build(self) -> list[Finding]:
+        """On the meta device: no memory, no initial values."""
+        import torch
+
+        from ...engine import build_yacs_model
+        from ...engine.run import build_model
+
+        cfg = copy.deepcopy(self.cfg)
+        with torch.device("meta"):
+            if self.is_yacs:
+                cfg.MODEL.DEVICE = "meta"
+                self.model = build_yacs_model(cfg)
+            else:
+                cfg.train.device = "meta"
+                self.model = build_model(cfg)
+        count = sum(parameter.numel() for parameter in self.model.parameters())
+        return [Finding("model", f"{type(self.model).__name__} builds, {count:,} parameters")]
+
+    def _check_start(self) -> list[Finding]:
+        """What training starts from; nothing is downloaded."""
+        path = self.cfg.MODEL.WEIGHTS if self.is_yacs else self.cfg.train.init_checkpoint
+        if not path:
+            return [Finding("start", "from scratch")]
+        from detectron2.utils.file_io import PathManager
+
+        from ...checkpoint.catalog import PREFIX
+
+        if "://" in path and not path.startswith(PREFIX):
+            return [Finding("start", f"{path} is fetched when training starts")]
+        if not PathManager.isfile(path):
+            PathManager.get_local_path(path)  # of ours, says how to get them
+            raise CheckpointError(f"checkpoint {path!r} does not exist; give the path of a .pth file")
+        return [Finding("start", f"{path} can be had")]
+
+    def _check_checkpoint(self) -> list[Finding]:
+        from detectron2.utils.file_io import PathManager
+
+        from ...checkpoint.files import CONVERSIONS, SOURCES, recognise_file
+
+        file = Path(PathManager.get_local_path(self.checkpoint))
+        kind = recognise_file(file)
+        if not kind:
+            state = "weights of none of the known kinds"
+            expected = ", ".join(source.title for source in SOURCES.values())
+            return [Finding("checkpoint", state, f"{self.checkpoint}: expected one of these: {expected}")]
+        found = [Finding("checkpoint", f"{self.checkpoint} is {SOURCES[kind].title}")]
+        if kind in CONVERSIONS and kind != "imagenet-to-detector":
+            command = f"python projects/LESA/convert_checkpoint.py --from {kind} {self.checkpoint} DST.pth"
+            return [Finding("checkpoint", found[0].state, f"convert it, and use DST.pth: {command}")]
+        if self.model is not None:
+            found += checked("checkpoint and model", self._fit, "do not fit")
+        return found
+
+    def _fit(self) -> list[Finding]:
+        """Whether the checkpoint is one of the model, or can start it."""
+        from ...checkpoint import ReportingCheckpointer
+
+        name, reason = "checkpoint and model", ""
+        for verdict, is_start in (("the model's own", False), ("can start the model", True)):
+            checkpointer = ReportingCheckpointer(self.model)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # the meta device takes no values, only shapes
+                    if is_start:
+                        checkpointer.start_from(self.checkpoint)
+                    else:
+                        checkpointer.load(self.checkpoint, checkpointables=[])
+            except CheckpointError as error:
+                reason = str(error)
+            else:
+                return [Finding(name, f"{verdict}: {checkpointer.report.summary()}")]
+        return [Finding(name, f"{checkpointer.report.share():.1%} of the model fits", reason)]

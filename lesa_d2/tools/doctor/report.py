@@ -1,0 +1,85 @@
+"""The command line of the doctor: all findings, what mends them, and what a bug report needs."""
+
+import argparse
+import platform
+import shlex
+import sys
+import warnings
+from collections.abc import Sequence
+
+from .environment import check_environment
+from .findings import Finding
+from .inputs import Inputs
+
+COMMAND = "python -m lesa_d2.doctor"
+
+
+def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=COMMAND,
+        description="Check the environment and, where given, a config, a data set and a checkpoint. The exit "
+        "status is 1 when anything must be mended.",
+    )
+    parser.add_argument("--config-file", default="", metavar="FILE", help="of either kind, or a zoo's name")
+    parser.add_argument("--dataset", default="", metavar="DIR", help="a COCO-format or ImageNet-style folder")
+    parser.add_argument("--checkpoint", default="", metavar="F", help="weights, of ours or to be converted")
+    parser.add_argument("--bug-report", action="store_true", help="add what a report of a problem needs")
+    parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
+    return parser.parse_intermixed_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the report; 1 when something has to be mended."""
+    args = parse_args(arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        findings = diagnose(args)
+        print("\n".join(lines(findings)))
+        given = sys.argv[1:] if arguments is None else arguments
+        print("\n" + (bug_report(given) if args.bug_report else HINT))
+    return 1 if any(finding.mend for finding in findings) else 0
+
+
+def diagnose(args: argparse.Namespace) -> list[Finding]:
+    """Every check that the arguments allow, in order; nothing is raised."""
+    inputs = Inputs(args.config_file, args.dataset, args.checkpoint, args.opts)
+    return [*check_environment(), *inputs.check()]
+
+
+def lines(findings: Sequence[Finding]) -> list[str]:
+    """A line a finding, then every way to mend with the names that it mends."""
+    width = max(len(finding.name) for finding in findings)
+    text = [
+        f"{'!!' if finding.mend else 'ok'}  {finding.name:<{width}}  {finding.state}" for finding in findings
+    ]
+    mends: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.mend:
+            mends.setdefault(finding.mend, []).append(finding.name)
+    if mends:
+        text += ["", "To mend:"]
+    for mend, names in mends.items():
+        text += [f"  {', '.join(names)}", *(f"    {line}" for line in mend.splitlines())]
+    return text
+
+
+HINT = f"Reporting a problem? Paste what this prints:  {COMMAND} --bug-report, with the same arguments."
+
+
+def bug_report(arguments: Sequence[str]) -> str:
+    """Versions of everything, and how the doctor was called."""
+    from ... import __version__
+
+    facts = [
+        "For a bug report: everything above, and",
+        f"lesa_d2     {__version__}",
+        f"system      {platform.platform()}",
+        f"command     {COMMAND} {shlex.join(arguments)}",
+    ]
+    try:
+        from detectron2.utils.collect_env import collect_env_info
+
+        facts.append(collect_env_info())
+    except Exception as error:  # without detectron2, or where a compiler cannot even be asked
+        facts.append(f"detectron2's report fails: {type(error).__name__}: {error}")
+    return "\n".join(facts)

@@ -1,0 +1,113 @@
+"""An exported file beside the model it came from, at sizes that it was not traced with."""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from tabulate import tabulate
+
+from ...errors import ExportError
+from .formats import Run
+from .pyramid import FeaturePyramid
+
+TOLERANCE = 1e-4  # of an output's largest value, in float32
+Size = tuple[int, int, int]
+"""Images, height, width."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Largest differences of every output by its name, as shares of that output's largest value, by size."""
+
+    differences: dict[Size, dict[str, float]]
+
+    @property
+    def largest(self) -> float:
+        return max(value for row in self.differences.values() for value in row.values())
+
+    def __str__(self) -> str:
+        names = list(next(iter(self.differences.values())))
+        rows = [
+            (images, f"{height}×{width}", *(f"{row[name]:.1e}" for name in names))
+            for (images, height, width), row in self.differences.items()
+        ]
+        return tabulate(rows, headers=("images", "size", *names), disable_numparse=True)
+
+
+def sizes_to_check(pyramid: FeaturePyramid, image_size: tuple[int, int]) -> list[Size]:
+    """The traced size with other batches, and small squares and rectangles of every orientation."""
+    least, step = pyramid.smallest_side, pyramid.divisor
+    return [
+        (1, *image_size),
+        (3, least, least),
+        (1, least + step, least + step),
+        (2, least + 2 * step, least),
+        (1, least, least + 4 * step),
+    ]
+
+
+def compare(pyramid: FeaturePyramid, run: Run, sizes: Sequence[Size], dtype: torch.dtype) -> Comparison:
+    """``run`` against ``pyramid`` on random smooth images of every size, in ``dtype``.
+
+    Raises:
+        ExportError: a size at which the file does not run, or gives something else.
+    """
+    found: dict[Size, dict[str, float]] = {}
+    for images, height, width in sizes:
+        image = _smooth_images((images, height, width), dtype)
+        with torch.no_grad():
+            expected = pyramid(image)
+            try:
+                received = run(image)
+            except Exception as error:  # of whatever runs the file
+                raise ExportError(
+                    f"the exported file does not run on {images} images of {height}×{width}, although it "
+                    f"should on any size: {error}"
+                ) from error
+        if received.keys() != expected.keys():
+            raise ExportError(f"the exported file gives {sorted(received)}, expected {sorted(expected)}")
+        found[images, height, width] = {
+            name: _difference(received[name], value) for name, value in expected.items()
+        }
+    comparison = Comparison(found)
+    if not comparison.largest <= TOLERANCE:
+        raise ExportError(
+            f"the exported file is not the model: differs by up to {comparison.largest:.1e} of an output's "
+            f"largest value, where {TOLERANCE:g} is allowed{_excuse(pyramid, sizes, dtype)}\n{comparison}"
+        )
+    return comparison
+
+
+def _excuse(pyramid: FeaturePyramid, sizes: Sequence[Size], dtype: torch.dtype) -> str:
+    """What to add where PyTorch itself is as far from its own float64, so that the check can say nothing."""
+    images, height, width = min(sizes, key=math.prod)
+    image = torch.randint(256, (images, 3, height, width), generator=torch.Generator().manual_seed(0)).to(
+        dtype
+    )
+    with torch.no_grad():
+        narrow, wide = pyramid(image), copy.deepcopy(pyramid).double()(image)
+    rounding = max(_difference(narrow[name], value) for name, value in wide.items())
+    if rounding <= TOLERANCE:
+        return ""
+    return (
+        f". PyTorch's float32 itself is {rounding:.1e} from its float64: this model amplifies rounding, as "
+        "large ones with initial values do, and cannot be checked; export trained weights"
+    )
+
+
+def _smooth_images(size: Size, dtype: torch.dtype) -> torch.Tensor:
+    """Random images of soft blobs; white noise is so unlike pictures that a model may amplify rounding."""
+    images, height, width = size
+    coarse = torch.rand(
+        images, 3, -(-height // 16), -(-width // 16), generator=torch.Generator().manual_seed(0)
+    )
+    return (255 * F.interpolate(coarse, size=(height, width), mode="bilinear")).to(dtype)
+
+
+def _difference(received: torch.Tensor, expected: torch.Tensor) -> float:
+    if received.shape != expected.shape or not received.isfinite().all():
+        return float("inf")
+    return float((received - expected).abs().max() / expected.abs().max().clamp_min(1e-12))

@@ -1,0 +1,172 @@
+"""The file formats: how each is written, read again and run."""
+
+import importlib.util
+import logging
+import sys
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from ...errors import ExportError
+from ...layers.deform import DeformableConv2d
+from .pyramid import FeaturePyramid
+
+Run = Callable[[Tensor], dict[str, Tensor]]
+
+
+class Format(ABC):
+    """A kind of file."""
+
+    suffix: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]] = ()
+    """What has to be installed."""
+
+    def check_can_export(self, pyramid: FeaturePyramid) -> None:
+        """ExportError where it is known beforehand that it will not work."""
+        missing = [name for name in self.packages if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ExportError(
+                f"the format {self.suffix.removeprefix('.')!r} needs {', '.join(missing)}: "
+                f"{sys.executable} -m pip install {' '.join(missing)}"
+            )
+
+    @abstractmethod
+    def write(self, program: ExportedProgram, pyramid: FeaturePyramid, file: Path) -> None:
+        """Write the traced ``pyramid``."""
+
+    @abstractmethod
+    def read(self, file: Path) -> Run:
+        """What another program would run."""
+
+
+class TorchFormat(Format):
+    """``torch.export``'s archive."""
+
+    suffix = ".pt2"
+
+    def write(self, program: ExportedProgram, pyramid: FeaturePyramid, file: Path) -> None:
+        torch.export.save(program, file)
+
+    def read(self, file: Path) -> Run:
+        return torch.export.load(file).module()
+
+
+class OnnxFormat(Format):
+    """ONNX, run by onnxruntime on the CPU."""
+
+    suffix = ".onnx"
+    packages = ("onnx", "onnxscript", "onnxruntime")
+
+    def check_can_export(self, pyramid: FeaturePyramid) -> None:
+        super().check_can_export(pyramid)
+        if any(isinstance(module, DeformableConv2d) for module in pyramid.modules()):
+            _check_deformable()
+
+    def write(self, program: ExportedProgram, pyramid: FeaturePyramid, file: Path) -> None:
+        names = list(pyramid.strides)
+        with _quiet("onnxscript", "torch.onnx"):
+            exported = torch.onnx.export(
+                program, dynamo=True, input_names=["image"], output_names=names, verbose=False
+            )
+        assert exported is not None  # it writes files by itself only where it is given a name
+        graph = exported.model.graph
+        _name_axes(graph.inputs[0], "")
+        for name, output in zip(names, graph.outputs, strict=True):
+            _name_axes(output, f"_{name}")
+        exported.model.metadata_props["image"] = describe_input(pyramid)
+        exported.save(file)
+
+    def read(self, file: Path) -> Run:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+
+        def run(image: Tensor) -> dict[str, Tensor]:
+            outputs = session.run(None, {"image": image.numpy()})
+            return dict(zip(names, map(torch.from_numpy, outputs), strict=True))
+
+        return run
+
+
+FORMATS: dict[str, Format] = {"torch": TorchFormat(), "onnx": OnnxFormat()}
+
+
+def trace(pyramid: FeaturePyramid, example: Tensor) -> ExportedProgram:
+    """``torch.export`` with open batch, height and width.
+
+    Raises:
+        ExportError: a layer's Python code depends on the size.
+    """
+    divisor, least = pyramid.divisor, pyramid.smallest_side // pyramid.divisor
+    axes = {
+        0: torch.export.Dim("batch", min=1),
+        2: divisor * torch.export.Dim("rows", min=least),
+        3: divisor * torch.export.Dim("columns", min=least),
+    }
+    try:
+        with torch.no_grad():
+            return torch.export.export(pyramid, (example,), dynamic_shapes={"image": axes})
+    except Exception as error:  # what tracing raises depends on the layer
+        raise ExportError(
+            f"torch.export cannot trace this backbone: {type(error).__name__}: {error}\nOperators and "
+            "options that are known to work stand in docs/export.md"
+        ) from error
+
+
+def describe_input(pyramid: FeaturePyramid) -> str:
+    """What a file's input has to be."""
+    return (
+        f"(N, 3, H, W), RGB from 0 to 255, H and W multiples of {pyramid.divisor} of at least "
+        f"{pyramid.smallest_side}; pixel means and deviations are applied inside"
+    )
+
+
+def _name_axes(value: Any, suffix: str) -> None:
+    """Readable names of the open axes, instead of the tracer's symbols."""
+    import onnx_ir
+
+    value.shape = onnx_ir.Shape(["batch", value.shape[1], f"height{suffix}", f"width{suffix}"])
+
+
+def _check_deformable() -> None:
+    """ExportError unless this onnxruntime runs deformable convolutions on the CPU."""
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    names = ("x", "weight", "offset")
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * 4) for name in names]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * 4)
+    node = helper.make_node("DeformConv", names, ["y"])
+    graph = helper.make_graph([node], "probe", inputs, [output])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    try:
+        onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no common type
+        raise ExportError(
+            f"deformable convolutions are not supported: onnxruntime {onnxruntime.__version__} has no "
+            f"DeformConv on the CPU. Install a newer one ({sys.executable} -m pip install --upgrade "
+            "onnxruntime), or export with --format torch"
+        ) from error
+
+
+@contextmanager
+def _quiet(*loggers: str) -> Iterator[None]:
+    """Only errors from these loggers, and no warnings about what the exporter does inside."""
+    levels = {name: logging.getLogger(name).level for name in loggers}
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

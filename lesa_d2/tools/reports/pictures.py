@@ -1,0 +1,101 @@
+"""Contact sheets of predictions beside the truth, drawn by detectron2's Visualizer."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import detection_utils as utils
+from torch import nn
+
+from ...errors import LesaError
+from .drawing import ClassVisualizer
+
+GAP = 6  # white pixels between tiles
+TILE_WIDTH = 320  # pixels that a picture is drawn at, so that labels of small images can be read
+PHOTO_WIDTH = 420  # of pictures with many objects
+
+
+@torch.no_grad()
+def draw_predictions(
+    model: nn.Module,
+    loader: Iterable[list[dict]],
+    dataset_name: str,
+    file: str | Path,
+    *,
+    num_images: int = 12,
+    columns: int = 4,
+    score_threshold: float = 0.5,
+) -> Path:
+    """Write a sheet of the first images of ``loader``: truth above, predictions below.
+
+    Args:
+        model: a detector; evaluated in eval mode, its mode restored.
+        loader: batches of mapped dicts with ``file_name`` and ``image_id``.
+        dataset_name: registered name, for annotations and class names.
+        file: the PNG to write; its folder is made.
+        num_images, columns: size of the sheet.
+        score_threshold: predictions below it are left out of the picture.
+    """
+    truth = {record["image_id"]: record for record in DatasetCatalog.get(dataset_name)}
+    classes = MetadataCatalog.get(dataset_name).thing_classes
+    was_training = model.training
+    model.eval()
+    tiles = []
+    for inputs, output in _first(model, loader, num_images):
+        image = utils.read_image(inputs["file_name"], format="RGB")
+        instances = output["instances"].to("cpu")
+        kept = instances[instances.scores >= score_threshold]
+        above = ClassVisualizer(image, classes, TILE_WIDTH).draw_truth(truth[inputs["image_id"]])
+        below = ClassVisualizer(image, classes, TILE_WIDTH).draw_detections(kept)
+        tiles.append(_stack([above, below], axis=0))
+    model.train(was_training)
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    return write_sheet(tiles, columns, file)
+
+
+def _first(model: nn.Module, loader: Iterable[list[dict]], number: int) -> Iterable[tuple[dict, dict]]:
+    for batch in loader:
+        yield from list(zip(batch, model(batch), strict=True))[:number]
+        number -= len(batch)
+        if number <= 0:
+            return
+
+
+def _stack(images: list[np.ndarray], axis: int) -> np.ndarray:
+    """Side by side (axis 1) or one below the other (axis 0), padded with white to a common size."""
+    other = 1 - axis
+    size = max(image.shape[other] for image in images)
+    padded = []
+    for image in images:
+        pad = [(0, 0), (0, 0), (0, 0)]
+        pad[axis] = (0, GAP)
+        pad[other] = (0, size - image.shape[other])
+        padded.append(np.pad(image, pad, constant_values=255))
+    return np.concatenate(padded, axis=axis)
+
+
+def photo_canvas(record: dict, class_names: Sequence[str]) -> ClassVisualizer:
+    """A dataset dict's picture to draw on, ``PHOTO_WIDTH`` pixels wide."""
+    return ClassVisualizer(utils.read_image(record["file_name"], format="RGB"), class_names, PHOTO_WIDTH)
+
+
+def write_sheet(tiles: list[np.ndarray], columns: int, file: str | Path) -> Path:
+    """Write pictures (H, W, 3) RGB in rows of ``columns`` to a PNG."""
+    rows = [_stack(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]
+    return write_picture(_stack(rows, axis=0)[:, :, ::-1], Path(file))
+
+
+def write_picture(picture: np.ndarray, file: Path) -> Path:
+    """Write a picture (H, W, 3) BGR in the format of the file's suffix.
+
+    Raises:
+        LesaError: the file cannot be written; OpenCV itself would only return False.
+    """
+    try:
+        file.write_bytes(cv2.imencode(file.suffix, picture)[1].tobytes())
+    except OSError as error:
+        raise LesaError(f"the picture {file.name!r} cannot be written: {error}") from error
+    return file
