@@ -1,6 +1,6 @@
 import pytest
 
-from lesa_d2 import config_files
+from lesa_d2.config import files as config_files
 from lesa_d2.config.files import configs_folder, find_config
 from lesa_d2.engine import load_config
 from lesa_d2.errors import ConfigError
@@ -32,7 +32,7 @@ def test_a_name_like_no_other():
 
 
 def test_a_config_beside_the_modules_comes_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(config_files, "__file__", str(tmp_path / "lesa_d2/config_files.py"))
+    monkeypatch.setattr(config_files, "__file__", str(tmp_path / "lesa_d2/config/files.py"))
     assert configs_folder() == tmp_path / "configs"
     (tmp_path / "lesa_d2/configs").mkdir(parents=True)
     assert configs_folder() == tmp_path / "lesa_d2/configs"
