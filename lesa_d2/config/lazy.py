@@ -15,8 +15,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ..errors import ConfigError, described
 from .files import find_config
-from .yaml_form import load_yaml
 from .settings import SETTINGS, fill_defaults
+from .yaml_form import load_yaml
 
 SECTIONS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
@@ -122,6 +122,11 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
             LazyConfig.apply_overrides(cfg, [override])
         except Exception as error:  # the override grammar's own errors span many types
             raise ConfigError(f"cannot apply the override {override!r}: {error}") from error
+
+
+def override_keys(overrides: Sequence[str]) -> set[str]:
+    """Return the keys of ``key=value`` overrides."""
+    return {override.partition("=")[0].lstrip("+") for override in overrides}
 
 
 def check_key(cfg: DictConfig, key: str) -> None:

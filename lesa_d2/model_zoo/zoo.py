@@ -14,9 +14,10 @@ from torch import nn
 
 from ..checkpoint import ReportingCheckpointer, models_folder, weights_state
 from ..checkpoint.catalog import Entry, read_catalog
+from ..config import load_any_config
 from ..config.files import config_files, find_config
-from ..engine import build_yacs_model, load_any_config
 from ..errors import ConfigError
+from ..modeling.build import build_yacs_model
 
 
 @dataclass(frozen=True)
