@@ -12,17 +12,21 @@ _ours: dict[str, list[logging.Handler]] = {}
 
 
 def fresh_logger(name: str, folder: str, rank: int) -> logging.Logger:
-    """Set up a logger by detectron2's ``setup_logger``, in place of what an earlier run of this process set up.
+    """Set up a logger by detectron2's ``setup_logger``, until :func:`release_logger`.
 
-    ``setup_logger`` is cached by its arguments and adds handlers at every call: its cache has to be cleared, and the
-    handlers of the run before removed, or a second run in the process would log into the folder of the first.
-    Handlers of the host program stay.
+    ``setup_logger`` is cached by its arguments and adds handlers at every call: its cache has to be cleared, and its
+    handlers removed, or a second run in the process would log into the folder of the first.
     """
+    release_logger(name)
     logger = logging.getLogger(name)
-    for handler in _ours.pop(name, []):
-        logger.removeHandler(handler)
     before = list(logger.handlers)
     setup_logger.cache_clear()
     setup_logger(folder, distributed_rank=rank, name=name)
     _ours[name] = [handler for handler in logger.handlers if handler not in before]
     return logger
+
+
+def release_logger(name: str) -> None:
+    """Remove the handlers that :func:`fresh_logger` added; those of the host program stay."""
+    for handler in _ours.pop(name, []):
+        logging.getLogger(name).removeHandler(handler)

@@ -50,11 +50,11 @@ class Variant:
             IN_CHANNELS, OUT_CHANNELS, positions=self.positions, deformable=self.deformable, **options
         )
         for module in layer.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                nn.init.uniform_(module.weight, 0.5, 1.5)
-                nn.init.normal_(module.bias, std=0.3)
-                nn.init.normal_(module.running_mean, std=0.3)
-                nn.init.uniform_(module.running_var, 0.5, 1.5)
+            if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+                module.weight.data.uniform_(0.5, 1.5)
+                module.bias.data.normal_(std=0.3)
+                module.running_mean.normal_(std=0.3)
+                module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
         return layer
 
 

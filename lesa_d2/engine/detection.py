@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..config.lazy import target
 from ..data import (
+    SEM_SEG_CLASSES,
     SHAPE_CLASSES,
     check_coco_folder,
     coco_folder_classes,
@@ -141,8 +142,8 @@ def own_classes(loader: DictConfig, kind: str = "thing_classes") -> list[str] | 
 
     None where they are not known, because the data are not here or have none.
     """
-    if target(OmegaConf.select(loader, "dataset.names")) is shapes_split and kind == "thing_classes":
-        return list(SHAPE_CLASSES)
+    if target(OmegaConf.select(loader, "dataset.names")) is shapes_split:
+        return list(SHAPE_CLASSES if kind == "thing_classes" else SEM_SEG_CLASSES)
     try:
         name = dataset_names(loader)[0]
     except Exception:  # a data set of any maker, which need not be here

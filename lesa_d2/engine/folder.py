@@ -1,12 +1,14 @@
 """The folder of a run: made, and logged into."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
-from ..compat import fresh_logger
+from ..compat import fresh_logger, release_logger
 from ..errors import ConfigError, LesaError
 
 LOGGERS = ("fvcore", "detectron2", "lesa_d2")
@@ -27,12 +29,20 @@ def make_folder(folder: str | Path, name: str) -> Path:
     return Path(folder)
 
 
-def set_up_logging(output_dir: str) -> None:
-    """Log to the console and to ``log.txt`` in the output folder, which is made."""
+@contextmanager
+def logging_to(output_dir: str) -> Iterator[None]:
+    """Log, while open, to the console and to ``log.txt`` in the output folder, which is made."""
     make_folder(output_dir, "train.output_dir")
-    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_unexpected)
-    for name in LOGGERS:
-        fresh_logger(name, output_dir, comm.get_rank())
+    loop = logging.getLogger("detectron2.engine.train_loop")
+    loop.addFilter(_is_unexpected)
+    try:
+        for name in LOGGERS:
+            fresh_logger(name, output_dir, comm.get_rank())
+        yield
+    finally:
+        loop.removeFilter(_is_unexpected)
+        for name in LOGGERS:
+            release_logger(name)
 
 
 def _is_unexpected(record: logging.LogRecord) -> bool:

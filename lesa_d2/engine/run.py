@@ -15,7 +15,7 @@ from ..config.settings import check_settings
 from ..errors import ConfigError
 from .device import settle
 from .evaluating import evaluate_only
-from .folder import set_up_logging
+from .folder import logging_to
 from .task import Task
 from .training import train
 
@@ -40,7 +40,13 @@ def run(args: argparse.Namespace, task: Task) -> dict[str, Any]:
     task.check_kind(cfg)
     derive(cfg, task, origin.written, args)
     settle(cfg)
-    set_up_logging(cfg.train.output_dir)
+    with logging_to(cfg.train.output_dir):
+        return _train_or_evaluate(cfg, task, origin, args)
+
+
+def _train_or_evaluate(
+    cfg: DictConfig, task: Task, origin: Origin, args: argparse.Namespace
+) -> dict[str, Any]:
     task.check_data(cfg, args.eval_only)
     if comm.is_main_process():
         for note in task.notes:

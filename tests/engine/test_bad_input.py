@@ -216,8 +216,7 @@ def test_wrong_number_of_classes(tmp_path, capsys, datasets):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """The weights of an untrained tiny LESA detector."""
-    from lesa_d2.engine import load_config
-    from lesa_d2.engine import build_model
+    from lesa_d2.engine import build_model, load_config
 
     cfg = load_config(CONFIG, tiny_options("unused", "train.device=cpu"))
     file = tmp_path_factory.mktemp("weights") / "lesa.pth"

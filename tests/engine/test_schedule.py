@@ -3,8 +3,8 @@
 import pytest
 from runs import ROOT
 
-from lesa_d2.engine import load_config
 from lesa_d2.config.lazy import apply_overrides
+from lesa_d2.engine import load_config
 from lesa_d2.engine.schedule import LEAST, Schedule, fit_iterations, fit_periods
 
 COCO, QUICK, HTC = "mask_rcnn_lesa_r50", "quickstart_lesa", "htc_lesa_dconv_wr50_20e_1280"
