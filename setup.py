@@ -40,7 +40,7 @@ setup(
     packages=[*find_packages(include=["lesa_d2", "lesa_d2.*"]), *CONFIGS],
     package_dir=CONFIGS,
     package_data={
-        "lesa_d2": ["py.typed", "checkpoint/catalog.json", "tools/demo/report.html"],
+        "lesa_d2": ["py.typed", "tools/demo/report.html"],
         "lesa_d2.configs.yacs": ["*.yaml"],
     },
     install_requires=[

@@ -24,7 +24,14 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from ..checkpoint import LoadReport, ReportingCheckpointer, unwrap
+from ..checkpoint import (
+    LoadReport,
+    RunCheckpointer,
+    last_checkpoint,
+    load_evaluated_weights,
+    load_weights,
+    unwrap,
+)
 from ..config.lazy import is_given, load_config, parameters
 from ..errors import CheckpointError, ConfigError, DatasetError, LesaError
 from ..evaluation import with_test_time_augmentation
@@ -161,36 +168,36 @@ def train(cfg: DictConfig, classes: list[str], resume: bool = False) -> dict[str
         precision=cfg.train.amp.dtype if cfg.train.amp.enabled else "float32",
         clip_grad_norm=cfg.train.clip_grad_norm,
     )
-    checkpointer = ReportingCheckpointer(
+    checkpointer = RunCheckpointer(
         model, cfg.train.output_dir, trainer=trainer, **({"ema": ema} if ema else {})
     )
     trainer.register_hooks(make_hooks(cfg, trainer, checkpointer, ema))
-    first_iter = load_start(cfg, checkpointer, trainer, resume)
+    report = load_start(cfg, checkpointer, resume)
+    first_iter = trainer.iter + 1 if resume else 0
     trainer.data_loader = make_train_loader(cfg, first_iter)
     if comm.is_main_process():
         LazyConfig.save(saved_config, str(Path(cfg.train.output_dir) / "config.yaml"))
         logger.info("Environment\n%s", collect_env_info())
-        logger.info("Start\n%s", start_report(cfg, unwrap(model), checkpointer.report, classes))
+        logger.info("Start\n%s", start_report(cfg, unwrap(model), report, classes))
         if not resume and cfg.train.init_checkpoint:
-            checkpointer.report.save(Path(cfg.train.output_dir) / "weights.txt")
+            report.save(Path(cfg.train.output_dir) / "weights.txt")
     trainer.train(first_iter, cfg.train.max_iter)
     return trainer.last_results
 
 
-def load_start(cfg: DictConfig, checkpointer: ReportingCheckpointer, trainer: Trainer, resume: bool) -> int:
-    """Load what the run starts from; returns its first iteration."""
+def load_start(cfg: DictConfig, checkpointer: RunCheckpointer, resume: bool) -> LoadReport:
+    """Load what the run starts from, or continues, and report it."""
     if resume:
         if not checkpointer.has_checkpoint():
             raise ConfigError(
                 f"--resume: {cfg.train.output_dir} holds no checkpoint; start without --resume, or set "
                 "train.output_dir to the folder of the run to continue"
             )
-        checkpointer.load(checkpointer.get_checkpoint_file())
-        return trainer.iter + 1
+        return checkpointer.resume()
     if cfg.train.init_checkpoint:
         check = LoadReport.check_partial_start if cfg.train.init_partial else LoadReport.check_start
-        checkpointer.start_from(cfg.train.init_checkpoint, check)
-    return 0
+        return load_weights(checkpointer.model, cfg.train.init_checkpoint, start=True, check=check)
+    return LoadReport()
 
 
 def make_train_loader(cfg: DictConfig, first_iter: int) -> Iterable[list[dict]]:
@@ -230,19 +237,11 @@ def evaluate_only(cfg: DictConfig, classes: list[str], given: Sequence[str] = ()
     return evaluate(cfg, model)
 
 
-def last_checkpoint(output_dir: str | Path) -> str:
-    """The checkpoint that a run in ``output_dir`` wrote last; empty when there is none."""
-    checkpointer = ReportingCheckpointer(nn.Module(), str(output_dir))
-    return checkpointer.get_checkpoint_file() if checkpointer.has_checkpoint() else ""
-
-
 def load_evaluated(cfg: DictConfig, path: str) -> tuple[nn.Module, LoadReport]:
     """The model that training evaluated: the averaged weights where the checkpoint holds them."""
     model = build_model(cfg)
-    ema = make_ema(model, cfg.train.ema.decay)
-    checkpointer = ReportingCheckpointer(model, ema=ema)
-    checkpointer.load(path, checkpointables=["ema"])
-    return (ema.module if ema.n_averaged else model).eval(), checkpointer.report
+    report = load_evaluated_weights(model, path)
+    return model.eval(), report
 
 
 def load_trained(output_dir: str | Path) -> tuple[DictConfig, nn.Module]:
@@ -275,7 +274,7 @@ def evaluate(cfg: DictConfig, model: nn.Module) -> OrderedDict:
 
 
 def make_hooks(
-    cfg: DictConfig, trainer: Trainer, checkpointer: ReportingCheckpointer, ema: AveragedModel | None
+    cfg: DictConfig, trainer: Trainer, checkpointer: RunCheckpointer, ema: AveragedModel | None
 ) -> list:
     """detectron2's hooks; the average is updated before anything saves or evaluates."""
     evaluated = ema.module if ema else unwrap(trainer.model)
