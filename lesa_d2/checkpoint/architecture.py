@@ -27,7 +27,9 @@ def layer_names(names: Iterable[str]) -> set[str]:
     """Return the names of a complete LESA layer with the tables and offsets that ``names`` have."""
     names = set(names)
     with torch.device("meta"):
-        layer = LESA(8, 8, feat_size=2, positions=_positions(names), deformable=_is_deformable(names))
+        layer = LESA(
+            8, 8, num_heads=1, feat_size=2, positions=_positions(names), deformable=_is_deformable(names)
+        )
     return set(layer.state_dict())
 
 

@@ -65,9 +65,9 @@ def convert_backbone(state_dict: Mapping[str, Tensor]) -> StateDict:
 def convert_classifier(state_dict: Mapping[str, Tensor]) -> StateDict:
     """Convert an official ImageNet classifier, or torchvision's, to the state dict of ours.
 
-    Ours is ``build_lesa_resnet(..., num_classes=K)``, and the result loads with ``strict=True``.  Give the content of the official checkpoint's key
-    ``net``, or the state dict of a ResNet, Wide ResNet or ResNeXt of torchvision with bottleneck blocks.
-    Keys may carry the prefixes ``module.`` and ``backbone.``.
+    Ours is ``build_lesa_resnet(..., num_classes=K)``, and the result loads with ``strict=True``.  Give the
+    content of the official checkpoint's key ``net``, or the state dict of a ResNet, Wide ResNet or ResNeXt of
+    torchvision with bottleneck blocks.  Keys may carry the prefixes ``module.`` and ``backbone.``.
 
     Raises:
         CheckpointError: lists every key that is left over and every one that is missing.
