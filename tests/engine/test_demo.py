@@ -207,7 +207,7 @@ def test_without_trained_weights(config, photos, tmp_path, call, monkeypatch):
     monkeypatch.setenv("LESA_MODELS", str(tmp_path))
     status, _, err = call("--config-file", config, "--input", photos, "--output", tmp_path / "out")
     assert status == 2
-    assert f"{Path(config).stem}.pth" in err
+    assert f"{config.removesuffix('.py').rpartition('/')[2]}.pth" in err
     assert "convert_checkpoint.py" in err
 
 

@@ -162,7 +162,7 @@ def test_weights_of_others_are_to_be_converted(tmp_path):
     ours = model_zoo.get("imagenet_conv_r50").backbone.state_dict()
     path = save(to_official(ours), tmp_path / "x.pth")
     finding = findings("imagenet_conv_r50", checkpoint=path)["checkpoint"]
-    assert finding.state.endswith("is a ResNet-50 or WideResNet-50-2 of torchvision")
+    assert finding.state.endswith("with bottleneck blocks")
     assert f"convert_checkpoint.py --from torchvision {path} DST.pth" in finding.mend
 
 
