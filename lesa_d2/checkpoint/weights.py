@@ -129,12 +129,12 @@ def _sha256(file: str) -> str:
 
 
 def _how_to_get(file: Path) -> str:
-    present = listed(sorted(path.name for path in file.parent.glob("*.pth"))) or "no .pth file"
+    name, present = file.name, sorted(path.name for path in file.parent.glob("*.pth"))
     return (
-        f"no weights {file.name!r}: expected the file {file} (in the folder of {FOLDER_VARIABLE}, which "
-        f"holds {present}), and there is no download. Train them (train_net.py; ImageNet classifiers: "
-        "projects/LESA/pretrain_imagenet.py) or convert them (projects/LESA/convert_checkpoint.py), and put "
-        'the file there; or go without: train.init_checkpoint="" (yacs: MODEL.WEIGHTS "", model zoo: '
+        f"no weights {name!r}: expected the file {file}, in the folder of {FOLDER_VARIABLE}, which holds "
+        f"{listed(present) or 'no .pth file'}; there is no download. Train them (train_net.py; ImageNet "
+        "classifiers: projects/LESA/pretrain_imagenet.py) or convert them (projects/LESA/convert_checkpoint.py), "
+        'and put the file there; or go without: train.init_checkpoint="" (yacs: MODEL.WEIGHTS "", model zoo: '
         "trained=False)"
     )
 

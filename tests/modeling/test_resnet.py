@@ -290,5 +290,5 @@ def test_groups_of_the_ordinary_convolutions():
 
 @pytest.mark.parametrize("num_groups", [0, 3, 1.0])
 def test_wrong_numbers_of_groups(num_groups):
-    with pytest.raises(ValueError, match="num_groups must be a positive int|divisible by groups"):
+    with pytest.raises(ValueError, match=r"num_groups must be a positive int|divisible by groups"):
         build_lesa_resnet("conv", num_groups=num_groups, **SMALL)
