@@ -24,7 +24,6 @@ from .names import (
     DERIVED,
     HTC_NAMES,
     MASK_RCNN_NAMES,
-    Names,
     strip_prefixes,
 )
 from .official import StateDict, convert_classifier, convert_detector
@@ -137,53 +136,53 @@ def _find_conversion(kind: str, state_dict: StateDict, file: str | Path) -> Call
 def _convert_classifier(state_dict: StateDict) -> Conversion:
     converted = convert_classifier(state_dict)
     network = check_backbone_shapes(converted)
-    rows = _official_rows(state_dict, strip_prefixes(state_dict), CLASSIFIER_NAMES, converted, CLASSIFIER)
-    return Conversion({CLASSIFIER + name: value for name, value in converted.items()}, rows, network)
+    targets = [CLASSIFIER + str(CLASSIFIER_NAMES.ours(key)) for key in strip_prefixes(state_dict)]
+    weights = {CLASSIFIER + name: value for name, value in converted.items()}
+    return Conversion(weights, _official_rows(state_dict, targets, weights), network)
 
 
 def _convert_detector(state_dict: StateDict) -> Conversion:
-    converted = convert_detector(state_dict)
-    trunk = {name: value for name, value in converted.items() if name.startswith(BACKBONE)}
+    weights = convert_detector(state_dict)
+    trunk = {name: value for name, value in weights.items() if name.startswith(BACKBONE)}
     network = check_backbone_shapes(strip_prefixes(trunk, (BACKBONE,)))
-    is_cascade = any(name.startswith("roi_heads.semantic_head.") for name in converted)
+    is_cascade = any(name.startswith("roi_heads.semantic_head.") for name in weights)
     names = HTC_NAMES if is_cascade else MASK_RCNN_NAMES
-    rows = _official_rows(state_dict, strip_prefixes(state_dict, ("module.",)), names, converted, "")
-    return Conversion(converted, rows, network)
+    targets = [str(names.ours(key)) for key in strip_prefixes(state_dict, ("module.",))]
+    return Conversion(weights, _official_rows(state_dict, targets, weights), network)
+
+
+def _official_rows(state_dict: StateDict, targets: list[str], weights: StateDict) -> list[Row]:
+    notes = {name: "follows from the table's size" for name in targets if name.endswith(DERIVED)}
+    for name, value in zip(targets, state_dict.values(), strict=True):
+        if name in weights and weights[name].shape != value.shape:
+            notes[name] = "1-D projection given its fourth axis"
+    return _rows(state_dict, targets, weights, notes)
 
 
 def _convert_to_detector(state_dict: StateDict) -> Conversion:
     state_dict = strip_prefixes(state_dict, ("module.",))
     start = classifier_to_detector(state_dict)
-    prefix = "" if any(name.startswith("stem.") for name in state_dict) else CLASSIFIER
+    targets = [
+        name if name in start.dropped else BACKBONE + name.removeprefix(CLASSIFIER) for name in state_dict
+    ]
+    return Conversion(
+        start.weights, _rows(state_dict, targets, start.weights, start.dropped | start.converted)
+    )
+
+
+def _rows(state_dict: StateDict, targets: list[str], weights: StateDict, notes: dict[str, str]) -> list[Row]:
+    """Return a row a tensor; what is not in ``weights`` under its name among ``targets`` is dropped."""
     rows = []
-    for name, value in state_dict.items():
-        if name in start.dropped:
-            rows.append(Row(name, "", tuple(value.shape), "dropped", start.dropped[name]))
-            continue
-        target = BACKBONE + name.removeprefix(prefix)
-        note = start.converted.get(target, "")
-        shape = tuple(start.weights[target].shape)
-        rows.append(Row(name, target, shape, "converted" if note else "renamed", note))
-    return Conversion(start.weights, rows)
-
-
-def _official_rows(
-    original: StateDict, stripped: StateDict, names: Names, converted: StateDict, prefix: str
-) -> list[Row]:
-    """Return rows for the names in the file, ``original``, which are ``stripped`` without their prefix."""
-    rows, written = [], set()
-    for source, (key, value) in zip(original, stripped.items(), strict=True):
-        target = str(names.ours(key))
-        written.add(target)
-        if target.endswith(DERIVED):
-            rows.append(Row(source, "", tuple(value.shape), "dropped", "follows from the table's size"))
-            continue
-        shape = tuple(converted[target].shape)
-        note = "" if shape == tuple(value.shape) else "1-D projection given its fourth axis"
-        rows.append(Row(source, prefix + target, shape, "converted" if note else "renamed", note))
-    for name in sorted(converted.keys() - written):
+    for (source, value), target in zip(state_dict.items(), targets, strict=True):
+        note = notes.get(target, "")
+        if target in weights:
+            shape = tuple(weights[target].shape)
+            rows.append(Row(source, target, shape, "converted" if note else "renamed", note))
+        else:
+            rows.append(Row(source, "", tuple(value.shape), "dropped", note))
+    for name in sorted(weights.keys() - set(targets)):
         note = "counter that older files lack: 0"
-        rows.append(Row("", prefix + name, tuple(converted[name].shape), "added", note))
+        rows.append(Row("", name, tuple(weights[name].shape), "added", note))
     return rows
 
 

@@ -24,7 +24,12 @@ Check = Callable[[LoadReport], None]
 
 
 def load_weights(
-    model: nn.Module, path: str | os.PathLike, *, start: bool = False, check: Check | None = None
+    model: nn.Module,
+    path: str | os.PathLike,
+    *,
+    start: bool = False,
+    check: Check | None = None,
+    weights: Weights | None = None,
 ) -> LoadReport:
     """Load the weights of a file into ``model``, in place.
 
@@ -35,15 +40,18 @@ def load_weights(
             decomposed position tables are interpolated to the model's size.
         check: raises for a report that is not good enough.  None is ``LoadReport.check_complete``, or with
             ``start`` ``LoadReport.check_start``.
+        weights: tensors by name that were read from ``path`` already, and may be changed.
 
     Raises:
         CheckpointError: there is no such file, it cannot be read, or ``check`` refuses it; the model is then
             unchanged.
     """
-    weights = read_checkpoint(path)["model"]
-    if check is None:
-        check = LoadReport.check_start if start else LoadReport.check_complete
-    return load_state(model, weights, str(path), start=start, check=check)
+    if weights is None:
+        weights = read_checkpoint(path)["model"]
+    weights, report = _match(model, weights, str(path), start)
+    (check or (LoadReport.check_start if start else LoadReport.check_complete))(report)
+    unwrap(model).load_state_dict(weights, strict=False)
+    return report
 
 
 def load_evaluated_weights(model: nn.Module, path: str | os.PathLike) -> LoadReport:
@@ -53,32 +61,15 @@ def load_evaluated_weights(model: nn.Module, path: str | os.PathLike) -> LoadRep
         CheckpointError: as for :func:`load_weights`, or file and model do not agree.
     """
     checkpoint = read_checkpoint(path)
-    average = checkpoint.get("ema")  # the state of torch's AveragedModel: "n_averaged" and "module.…"
-    if isinstance(average, Mapping) and average.get("n_averaged", 0) > 0:
+    weights, average = checkpoint["model"], checkpoint.get("ema")
+    if isinstance(average, Mapping) and average.get("n_averaged", 0) > 0:  # of torch's AveragedModel
         weights = {name: value for name, value in average.items() if name != "n_averaged"}
-    else:
-        weights = checkpoint["model"]
-    return load_state(model, weights, str(path))
+    return load_weights(model, path, weights=weights)
 
 
 def compare_weights(model: nn.Module, path: str | os.PathLike, *, start: bool = False) -> LoadReport:
     """Report what :func:`load_weights` would do, without a check; ``model`` stays unchanged."""
     return _match(model, read_checkpoint(path)["model"], str(path), start)[1]
-
-
-def load_state(
-    model: nn.Module,
-    weights: Weights,
-    path: str,
-    *,
-    start: bool = False,
-    check: Check = LoadReport.check_complete,
-) -> LoadReport:
-    """Load tensors by name as :func:`load_weights` does; ``path`` names them in the report."""
-    weights, report = _match(model, weights, path, start)
-    check(report)
-    unwrap(model).load_state_dict(weights, strict=False)
-    return report
 
 
 def _match(model: nn.Module, weights: Weights, path: str, start: bool) -> tuple[Weights, LoadReport]:

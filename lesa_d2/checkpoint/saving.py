@@ -5,7 +5,7 @@ import os
 from detectron2.checkpoint import Checkpointer, DetectionCheckpointer
 from torch import nn
 
-from .loading import load_state
+from .loading import load_weights
 from .reading import read_checkpoint
 from .report import LoadReport
 
@@ -26,7 +26,7 @@ class RunCheckpointer(DetectionCheckpointer):
         """
         path = self.get_checkpoint_file()
         checkpoint = read_checkpoint(path)
-        report = load_state(self.model, checkpoint["model"], path)
+        report = load_weights(self.model, path, weights=checkpoint["model"])
         for name, member in self.checkpointables.items():
             if name in checkpoint:
                 member.load_state_dict(checkpoint[name])
