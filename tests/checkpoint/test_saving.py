@@ -12,7 +12,7 @@ def run_of(folder, width=3):
     """A model after a step, with its optimizer, and their checkpointer."""
     model = nn.Linear(width, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    model(torch.ones(1, width)).sum().backward()
+    model(torch.randn(1, width)).sum().backward()
     optimizer.step()
     return model, optimizer, RunCheckpointer(model, str(folder), optimizer=optimizer)
 
