@@ -1,36 +1,96 @@
-"""Errors that a user can mend: the command line shows their message alone, without a traceback."""
+"""Errors that a user can fix, and the one place where an error becomes the message that a command prints."""
 
-from collections.abc import Sequence
+import os
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 WITHOUT_SEMANTICS = "model.roi_heads.semantic_head=null model.roi_heads.semantic_pooler=null"
 """Overrides that take the semantic branch out of Hybrid Task Cascade: the way out that messages name."""
 
+FAILED, INTERRUPTED = 2, 130
+"""Exit statuses: an error of the user's, and Ctrl-C as shells report it."""
+
 
 class LesaError(ValueError):
-    """Bad input; the message says what was expected, what came, and what to do."""
+    """Report bad input; the message says what was expected, what was received, and what to do."""
 
 
 class ConfigError(LesaError):
-    """A config file or an override cannot be used."""
+    """Report a config file or an override that cannot be used."""
 
 
 class CheckpointError(LesaError):
-    """A checkpoint is missing, damaged, or does not fit the model."""
+    """Report a checkpoint that is missing, damaged, or does not fit the model."""
 
 
 class NonFiniteError(LesaError, FloatingPointError):
-    """A loss became infinite or not a number."""
+    """Report a loss that became infinite or not a number."""
 
 
 class DatasetError(LesaError):
-    """A data set is missing or wrong."""
+    """Report a data set that is missing or wrong."""
 
 
 class ExportError(LesaError):
-    """A model cannot be exported, or what was exported is not the model."""
+    """Report a model that cannot be exported, or an export that differs from its model."""
 
 
 def listed(names: Sequence[str], shown: int = 6) -> str:
-    """The first names, for a message, and how many more there are."""
+    """Return the first names for a message, and how many more there are."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
+
+
+def exit_status(run: Callable[[], int | None]) -> int:
+    """Run a command and return its exit status, after printing the one message of a user's error.
+
+    Every process prints its own errors, with its rank in front where there are several.  With
+    ``LESA_TRACEBACK=1`` in the environment the whole traceback is printed as well.
+    """
+    try:
+        return run() or 0
+    except LesaError as error:
+        if os.environ.get("LESA_TRACEBACK") == "1":
+            traceback.print_exc()
+        print(f"{_rank()}error: {_message(error)}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print(
+            f"\n{_rank()}Interrupted. A training run continues from its last checkpoint with --resume.",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+
+
+def _message(error: LesaError) -> str:
+    """Return the text of an error; one from a data loader's worker carries that worker's traceback before it."""
+    return str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
+
+
+def _rank() -> str:
+    """Return ``[rank r] `` where several processes run, else nothing."""
+    distributed = sys.modules.get("torch.distributed")  # without torch there is one process
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return ""
+    return f"[rank {distributed.get_rank()}] " if distributed.get_world_size() > 1 else ""
+
+
+def described(error: BaseException) -> str:
+    """Return type and message of an error, after ``file:line`` where it was raised in a file of the user's.
+
+    Files of Python, of installed packages and of this package are not the user's.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+    where = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
+    return f"{where}{type(error).__name__}: {error}"
+
+
+def _is_users(filename: str) -> bool:
+    installed = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    folders = [*installed, os.path.dirname(__file__)]
+    return Path(filename).is_file() and not any(Path(filename).is_relative_to(folder) for folder in folders)

@@ -5,7 +5,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
-from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 from tabulate import tabulate
 from torch import nn
@@ -23,8 +22,9 @@ from .checkpoint import load_weights, models_folder, weights_state
 from .checkpoint.weights import RESULTS, Result
 from .config import load_any_config
 from .config.files import config_files, find_config
+from .config.lazy import target
 from .errors import ConfigError
-from .modeling import ImageClassifier, build_lesa_resnet
+from .modeling import build_lesa_resnet
 from .modeling.build import build_yacs_model, instantiate_model
 
 
@@ -32,7 +32,7 @@ from .modeling.build import build_yacs_model, instantiate_model
 class Row:
     """Describe one config of the zoo.
 
-    ``operator`` is that of the backbone, "" where the backbone is not ours.  ``task`` is that of the config's
+    ``operator`` is that of the backbone, "" where the backbone is not ours.  ``task`` is the config's
     ``train.task``.  ``weights`` of the trained model are "local", in the folder of ``LESA_MODELS``, come by
     "download", or there are "none".
     """
@@ -73,39 +73,26 @@ def available() -> Zoo:
 def _operator_and_task(name: str) -> tuple[str, str]:
     cfg = get_config(name)
     if isinstance(cfg, CfgNode):
-        return _describe(
-            {"operator": cfg.MODEL.LESA.OPERATOR, "deformable": cfg.MODEL.LESA.DEFORMABLE}
-        ), "detection"
-    model = OmegaConf.to_container(cfg.model)
-    # REPLACE by default="detection" once the configs say train.task
-    default = "classification" if _calls(model, ImageClassifier) else "detection"
-    backbone = next(_backbones(model), None)
-    return "" if backbone is None else _describe(backbone), OmegaConf.select(
-        cfg, "train.task", default=default
-    )
+        return _describe(cfg.MODEL.LESA.OPERATOR, cfg.MODEL.LESA.DEFORMABLE), "detection"
+    backbone = next(_backbones(cfg.model), None)
+    task = OmegaConf.select(cfg, "train.task", default="detection")
+    if backbone is None:
+        return "", task
+    return _describe(backbone.get("operator", "lesa"), backbone.get("deformable", False)), task
 
 
-def _backbones(node: Any) -> Iterator[Mapping[str, Any]]:
+def _backbones(node: Any) -> Iterator[DictConfig]:
     """Yield the calls of :func:`build_lesa_resnet` that stand anywhere in a config."""
-    if _calls(node, build_lesa_resnet):
+    if target(node) is build_lesa_resnet:
         yield node
-    elif isinstance(node, Mapping):
-        for value in node.values():
-            yield from _backbones(value)
-    elif isinstance(node, list):
-        for value in node:
+    elif OmegaConf.is_config(node):
+        for value in node.values() if OmegaConf.is_dict(node) else node:
             yield from _backbones(value)
 
 
-def _calls(node: Any, target: object) -> bool:
-    given = node.get("_target_") if isinstance(node, Mapping) else None
-    return (locate(given) if isinstance(given, str) else given) is target
-
-
-def _describe(backbone: Mapping[str, Any]) -> str:
-    operator = backbone.get("operator", "lesa")
+def _describe(operator: Any, deformable: bool) -> str:
     name = operator if isinstance(operator, str) else operator.__name__
-    return f"deformable {name}" if backbone.get("deformable") else name
+    return f"deformable {name}" if deformable else name
 
 
 def get_config(name: str) -> DictConfig | CfgNode:

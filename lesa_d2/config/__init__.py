@@ -2,6 +2,7 @@
 
 from .files import config_files, configs_folder, find_config
 from .lazy import load_config
+from .record import run_config, save_config
 from .yacs import add_lesa_config, load_any_config, load_yacs_config
 
 __all__ = [
@@ -12,4 +13,6 @@ __all__ = [
     "load_any_config",
     "load_config",
     "load_yacs_config",
+    "run_config",
+    "save_config",
 ]

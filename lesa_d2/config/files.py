@@ -1,7 +1,9 @@
-"""The shipped configs by name, in a checkout of the repository and in an installed wheel."""
+"""Configs by name: ours, in a checkout of the repository and in an installed wheel, and detectron2's."""
 
 import difflib
 from pathlib import Path
+
+from detectron2 import model_zoo
 
 from ..errors import ConfigError
 
@@ -9,35 +11,42 @@ SUFFIXES = (".py", ".yaml")
 
 
 def configs_folder() -> Path:
-    """Beside the package's modules, where a wheel puts it, else the repository's ``configs/``."""
+    """Return the folder ``configs`` in the package, where a wheel puts it, else the repository's."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
 
 
 def config_files() -> dict[str, Path]:
-    """File of every config by name: the file's stem, behind ``yacs/`` for those of yacs."""
+    """Return the file of every config of ours by name: the file's stem, behind ``yacs/`` for those of yacs."""
     folder = configs_folder()
     files = [*sorted(folder.glob("*.py")), *sorted(folder.glob("yacs/*.yaml"))]
     return {_without_suffix(file.relative_to(folder).as_posix()): file for file in files}
 
 
 def find_config(name: str) -> Path:
-    """The file of the config ``name``, which may end in .py or .yaml.
+    """Return the file of a config of ours or of detectron2's zoo; ``name`` may end in .py or .yaml.
 
     Raises:
-        ConfigError: there is no such config, which names the nearest; or the name is no text.
+        ConfigError: there is no such config, with the nearest name; or the name is not text.
     """
     if not isinstance(name, str):
         raise ConfigError(
-            f"expected the name of a config, such as 'mask_rcnn_lesa_r50', got {name!r}; "
-            "python -m lesa_d2.model_zoo lists the names"
+            f"expected the name of a config, such as 'mask_rcnn_lesa_r50', got {name!r}; lesa zoo lists the names"
         )
     files = config_files()
-    file = files.get(_without_suffix(name))
+    file = files.get(_without_suffix(name)) or _of_detectron2(name)
     if file is None:
         raise ConfigError(f"no config is named {name!r}; {_nearest(name, list(files))}")
     return file
+
+
+def _of_detectron2(name: str) -> Path | None:
+    """Return the file of a LazyConfig of detectron2, such as ``new_baselines/mask_rcnn_R_50_FPN_50ep_LSJ``."""
+    try:
+        return Path(model_zoo.get_config_file(f"{_without_suffix(name)}.py"))
+    except RuntimeError:  # there is none
+        return None
 
 
 def _without_suffix(name: str) -> str:
@@ -49,4 +58,4 @@ def _nearest(name: str, names: list[str]) -> str:
     near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.6)
     if near:
         return f"did you mean {' or '.join(map(repr, near))}?"
-    return "python -m lesa_d2.model_zoo lists the names"
+    return "lesa zoo lists the names"

@@ -1,8 +1,11 @@
-"""Config files and ``key=value`` overrides, with unknown keys refused."""
+"""LazyConfig files: reading them, and ``key=value`` overrides with unknown keys refused."""
 
+import ast
+import builtins
 import difflib
 import inspect
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import LazyConfig
@@ -10,32 +13,33 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from ..errors import ConfigError
+from ..errors import ConfigError, described
 from .files import find_config
+from .settings import SETTINGS, fill_defaults
+from .yaml_form import load_yaml
 
 SECTIONS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
 
 def load_config(file: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """A LazyConfig with overrides applied.
+    """Load a LazyConfig, complete it with the defaults of our own keys, and apply overrides.
 
     Args:
-        file: a .py or a saved .yaml; where there is no such file, the name of a shipped config, such as
-            ``mask_rcnn_lesa_r50``.
+        file: a .py or the .yaml that a run saved; where there is no such file, the name of a config of ours, such
+            as ``mask_rcnn_lesa_r50``, or of detectron2's, such as ``new_baselines/mask_rcnn_R_50_FPN_50ep_LSJ``.
         overrides: ``key=value``.
 
     Raises:
-        ConfigError: no such config, a missing section, or an override that is malformed or names a key that
-            neither the config nor the signature of the thing it configures knows.
+        ConfigError: no such config, an error inside it, a missing section, or an override that is malformed or
+            names a key that neither the config nor the signature of the thing it configures knows.
     """
-    cfg = _load(config_path(file))
-    for override in overrides:
-        _apply(cfg, override)
+    cfg = read_config(config_path(file))
+    apply_overrides(cfg, overrides)
     return cfg
 
 
 def config_path(file: str) -> str:
-    """``file`` itself, or where there is no such file, the path of the shipped config of this name.
+    """Return ``file`` itself, or where there is no such file, the path of the config of this name.
 
     Raises:
         ConfigError: there is neither.
@@ -51,42 +55,86 @@ def config_path(file: str) -> str:
         raise ConfigError(f"config file {file!r} {state}, and {error}") from None
 
 
-def _load(file: str) -> DictConfig:
+def read_config(file: str) -> DictConfig:
+    """Read a config file and fill in the defaults of our own keys.
+
+    Raises:
+        ConfigError: an error inside the file, with its file and line, or a missing section.
+    """
+    original_import = builtins.__import__
     try:
-        cfg = LazyConfig.load(file)
+        if file.endswith(".py"):
+            config_sources(file)
+            cfg = LazyConfig.load(file)
+        else:
+            cfg = load_yaml(file)
+    except ConfigError:
+        raise
     except Exception as error:  # a config is a program
-        raise ConfigError(
-            f"config file {file!r} cannot be loaded: {type(error).__name__}: {error}"
-        ) from error
+        raise ConfigError(f"config file {file!r} cannot be loaded: {described(error)}") from error
+    finally:
+        builtins.__import__ = original_import  # detectron2 leaves its own there after an error
     missing = [name for name in SECTIONS if name not in cfg]
     if missing:
         hint = " This is a yacs file: see 'yacs' in the README." if "MODEL" in cfg else ""
         raise ConfigError(
             f"{file} does not define {missing}; a training config needs {list(SECTIONS)}.{hint}"
         )
+    fill_defaults(cfg)
     return cfg
 
 
-def _apply(cfg: DictConfig, override: str) -> None:
-    key, separator, _ = override.partition("=")
-    if key.startswith("-"):
-        raise ConfigError(f"option {key} stands among the overrides; options go before key=value")
-    if not separator:
-        raise ConfigError(f"override {override!r} is not of the form key=value")
-    check_key(cfg, key.lstrip("+"))
-    try:
-        LazyConfig.apply_overrides(cfg, [override])
-    except Exception as error:  # the override grammar's own errors span many types
-        raise ConfigError(f"cannot apply the override {override!r}: {error}") from error
+def config_sources(file: str) -> dict[str, str]:
+    """Return the text of a config file and of all that it imports relatively, by path.
+
+    Raises:
+        SyntaxError: one of them is not Python; names file and line.
+    """
+    found: dict[str, str] = {}
+    waiting = [file]
+    while waiting:
+        path = waiting.pop()
+        if path in found or not PathManager.isfile(path):  # detectron2 reports what is missing
+            continue
+        with PathManager.open(path) as content:
+            found[path] = content.read()
+        for node in ast.walk(ast.parse(found[path], path)):
+            if isinstance(node, ast.ImportFrom) and node.level and node.module:
+                folder = Path(path).parents[node.level - 1]
+                waiting.append(str(folder.joinpath(*node.module.split(".")).with_suffix(".py")))
+    return found
 
 
-def is_given(key: str, overrides: Sequence[str]) -> bool:
-    """Whether ``key`` is among ``key=value`` overrides."""
-    return any(override.partition("=")[0].lstrip("+") == key for override in overrides)
+def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Apply ``key=value`` overrides, in place; applying them again changes nothing.
+
+    Raises:
+        ConfigError: see :func:`load_config`.
+    """
+    for override in overrides:
+        key, separator, _ = override.partition("=")
+        if key.startswith("-"):
+            raise ConfigError(f"option {key} stands among the overrides; options go before key=value")
+        if not separator:
+            raise ConfigError(f"override {override!r} is not of the form key=value")
+        check_key(cfg, key.lstrip("+"))
+        try:
+            LazyConfig.apply_overrides(cfg, [override])
+        except Exception as error:  # the override grammar's own errors span many types
+            raise ConfigError(f"cannot apply the override {override!r}: {error}") from error
+
+
+def override_keys(overrides: Sequence[str]) -> set[str]:
+    """Return the keys of ``key=value`` overrides."""
+    return {override.partition("=")[0].lstrip("+") for override in overrides}
 
 
 def check_key(cfg: DictConfig, key: str) -> None:
-    """ConfigError with the nearest valid key unless ``key`` exists or its object's signature takes it."""
+    """Check that ``key`` exists or that its object's signature takes it.
+
+    Raises:
+        ConfigError: neither; names the nearest key.
+    """
     node: Any = cfg
     parts = key.split(".")
     for depth, part in enumerate(parts):
@@ -97,13 +145,17 @@ def check_key(cfg: DictConfig, key: str) -> None:
 
 
 def _child(node: Any, name: str) -> Any:
-    if isinstance(node, ListConfig):
-        return node[int(name)]
-    return OmegaConf.select(node, name) if isinstance(node, DictConfig) else None
+    """Return what ``name`` leads to below ``node``; None where there is nothing yet."""
+    try:
+        if isinstance(node, ListConfig):
+            return node[int(name)]
+        return OmegaConf.select(node, name) if isinstance(node, DictConfig) else None
+    except Exception:  # an interpolation that leads nowhere
+        return None
 
 
 def _known_names(node: Any) -> set[str]:
-    """Keys below ``node``: those present, and the parameters of the callable it describes."""
+    """Return the keys below ``node``: those present, and the parameters of the callable it describes."""
     if isinstance(node, ListConfig):
         return {str(index) for index in range(len(node))}
     if not isinstance(node, DictConfig):
@@ -112,26 +164,33 @@ def _known_names(node: Any) -> set[str]:
 
 
 def parameters(node: DictConfig) -> set[str]:
-    """The arguments of the callable that ``node`` describes; empty when it describes none."""
-    target = node.get("_target_")
-    if isinstance(target, str):  # as in a saved config
-        target = locate(target)
-    if target is None:
+    """Return the arguments of the callable that ``node`` describes; none when it describes none."""
+    function = target(node)
+    if function is None:
         return set()
-    return {name for name in inspect.signature(target).parameters if name not in ("self", "args", "kwargs")}
+    return {name for name in inspect.signature(function).parameters if name not in ("self", "args", "kwargs")}
+
+
+def target(node: Any) -> Any:
+    """Return the callable that a node of a config describes; None when it describes none."""
+    found = node.get("_target_") if isinstance(node, DictConfig) else None
+    return locate(found) if isinstance(found, str) else found  # text in a saved config
+
+
+def nodes(node: Any, prefix: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Yield every section of a config with its key, the config itself under the empty key."""
+    if isinstance(node, DictConfig):
+        yield prefix, node
+    if isinstance(node, DictConfig | ListConfig):
+        for name in node if isinstance(node, DictConfig) else range(len(node)):
+            if not OmegaConf.is_interpolation(node, name) and not OmegaConf.is_missing(node, name):
+                yield from nodes(node[name], f"{prefix}.{name}" if prefix else str(name))
 
 
 def _suggest(cfg: DictConfig, key: str, parent: str, node: Any) -> str:
     siblings = [f"{parent}.{name}" if parent else name for name in _known_names(node)]
-    others = [name for name in _all_keys(cfg) if name not in SECTIONS]
-    near = difflib.get_close_matches(key, [*siblings, *others], n=1, cutoff=0.6)
+    keys = {f"{prefix}.{name}" for prefix, found in nodes(cfg) if prefix for name in _known_names(found)}
+    near = difflib.get_close_matches(key, [*siblings, *sorted(keys | set(SETTINGS))], n=1, cutoff=0.6)
     if near:
         return f"; did you mean {near[0]!r}?"
     return f"; {parent or 'the config'} has {sorted(siblings)}"
-
-
-def _all_keys(node: Any, prefix: str = "") -> Iterator[str]:
-    for name in _known_names(node):
-        yield f"{prefix}{name}"
-        child = node._get_node(name if isinstance(node, DictConfig) else int(name))
-        yield from _all_keys(child, f"{prefix}{name}.")

@@ -35,7 +35,7 @@ def add_lesa_config(cfg: CfgNode) -> None:
 
 
 def load_any_config(file: str, overrides: Sequence[str] = ()) -> DictConfig | CfgNode:
-    """A LazyConfig or, where ``file`` is one of yacs, a CfgNode, with overrides applied.
+    """Load a LazyConfig or, where ``file`` is one of yacs, a CfgNode, and apply overrides.
 
     Args:
         file, overrides: as for :func:`load_config`; keys of yacs are ``MODEL.LESA.OPERATOR`` and so on.
@@ -48,7 +48,7 @@ def load_any_config(file: str, overrides: Sequence[str] = ()) -> DictConfig | Cf
 
 
 def load_yacs_config(file: str, overrides: Sequence[str] = ()) -> CfgNode:
-    """detectron2's defaults and ours, then the file, then ``KEY=VALUE``.
+    """Load detectron2's defaults and ours, then the file, then ``KEY=VALUE``.
 
     Raises:
         ConfigError: the file or an override does not fit the known keys and their types.

@@ -17,13 +17,13 @@ from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..layers import OPERATORS, EvalBatchNorm2d
+from ..layers import EvalBatchNorm2d, SlotOperator, find_operator
 from ..layers.norm import may_be_repeated, statistics_once
 from ..layers.positions import Size, parse_size
+from ..layers.registry import CONVOLUTION
 from ..layers.unary import conv3x3
 from .norm import make_norm
 
-SLOT_OPERATORS = ("conv", *OPERATORS)
 RESNET50_BLOCKS = (3, 4, 6, 3)
 STAGES = {"res2", "res3", "res4", "res5"}
 EXPANSION = 4  # a stage's output channels over its middle channels, at width 1
@@ -83,7 +83,7 @@ class SlotPlan:
     ``deformable`` makes every convolution from res3 on deformable, those inside operators included.
     """
 
-    operator: str
+    operator: type[SlotOperator] | None
     deformable: bool
     positions: str
     num_heads: int
@@ -93,13 +93,11 @@ class SlotPlan:
 
     def slot(self, stage: int, block: int, feat_size: Size) -> Slot | None:
         """The slot of block ``block`` of ``res{stage}``, which sees maps of ``feat_size``."""
-        if self.operator != "conv" and (stage, block) > (4, 0):
-            return self._operator_slot(feat_size)
+        if self.operator is not None and (stage, block) > (4, 0):
+            return self._operator_slot(self.operator, feat_size)
         return self._deformable_slot if self.deformable and stage >= 3 else None
 
-    def _operator_slot(self, feat_size: Size) -> Slot:
-        operator = OPERATORS[self.operator]
-
+    def _operator_slot(self, operator: type[SlotOperator], feat_size: Size) -> Slot:
         def slot(in_channels: int, out_channels: int, stride: int) -> nn.Module:
             return operator(
                 in_channels,
@@ -122,7 +120,7 @@ class SlotPlan:
 
 
 def build_lesa_resnet(
-    operator: str = "lesa",
+    operator: str | type[SlotOperator] = "lesa",
     width_multiplier: int = 1,
     deformable: bool = False,
     image_size: int | tuple[int, int] = 224,
@@ -144,7 +142,7 @@ def build_lesa_resnet(
     """ResNet-50 with an operator in the slots of res4 and res5: a detection backbone or a classifier.
 
     Args:
-        operator: one of ``SLOT_OPERATORS``.
+        operator: "conv", the name of a registered operator, a subclass of SlotOperator, or its import path.
         width_multiplier: of the middle layers; 2 is WideResNet-50-2.
         deformable: every 3×3 from res3 on is deformable, also those inside the operators.
         image_size: side, or (H, W), of the images that the position tables are made for; others are served
@@ -173,8 +171,7 @@ def build_lesa_resnet(
     Raises:
         ValueError: an argument outside the above.
     """
-    if operator not in SLOT_OPERATORS:
-        raise ValueError(f"operator must be one of {SLOT_OPERATORS}, got {operator!r}")
+    slot_operator = None if operator == CONVOLUTION else find_operator(operator)
     if not isinstance(blocks, Sequence) or len(blocks) != 4 or not all(map(_is_positive, blocks)):
         raise ValueError(f"blocks must hold four positive ints, for res2..res5, got {blocks!r}")
     for name, value in (
@@ -200,9 +197,9 @@ def build_lesa_resnet(
     is_classifier = num_classes is not None
     norm_layer = make_norm(norm)
     plan = SlotPlan(
-        operator=operator,
+        operator=slot_operator,
         deformable=deformable,
-        positions=positions or default_positions(operator, is_classifier),
+        positions=positions or default_positions(slot_operator, is_classifier),
         num_heads=num_heads,
         backend=backend,
         norm=norm_layer,
@@ -258,12 +255,11 @@ def _is_positive(value: object) -> bool:
     return type(value) is int and value > 0
 
 
-def default_positions(operator: str, is_classifier: bool) -> str:
-    """Flattened tables for classifiers, decomposed for detectors, as far as the operator knows them."""
+def default_positions(operator: type[SlotOperator] | None, is_classifier: bool) -> str:
+    """Return flattened for classifiers, decomposed for detectors, as far as the operator knows them."""
     wanted = "flattened" if is_classifier else "decomposed"
-    if operator == "conv" or wanted in OPERATORS[operator].position_types:
-        return wanted
-    return OPERATORS[operator].position_types[0]
+    known = (wanted,) if operator is None else operator.position_types
+    return wanted if wanted in known else known[0]
 
 
 def _shrink(size: Size, stride: int) -> Size:

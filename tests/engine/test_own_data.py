@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from runs import ROOT, TINY, train_net
+from runs import ROOT, TINY, train, train_net
 from test_cascades import write_folder
 
-from lesa_d2.engine import Detection, load_config, run_command_line
+from lesa_d2.engine import load_config
 
 CONFIG = str(ROOT / "configs/quickstart_lesa.py")
 OPTIONS = [option for option in TINY if ".names." not in option]
@@ -18,7 +18,7 @@ EVERYTHING = "model.roi_heads.box_predictor.test_score_thresh=0.0"
 
 def run(folder, output_dir, *options, flags=()):
     flags = ["--config-file", CONFIG, "--dataset", str(folder), *flags]
-    return run_command_line(Detection(), [*flags, *OPTIONS, f"train.output_dir={output_dir}", *options])
+    return train([*flags, *OPTIONS, f"train.output_dir={output_dir}", *options])
 
 
 def written(folder):
@@ -108,7 +108,7 @@ def test_a_report_needs_our_evaluator(finished, tmp_path, capsys):
         f"dataloader.evaluator._target_ = COCOEvaluator\n"
     )
     flags = ["--config-file", str(file), "--dataset", str(finished / "data")]
-    assert run_command_line(Detection(), [*flags, *OPTIONS, f"train.output_dir={tmp_path / 'run'}"]) == 2
+    assert train([*flags, *OPTIONS, f"train.output_dir={tmp_path / 'run'}"]) == 2
     assert "lesa_d2.evaluation.CocoEvaluator" in capsys.readouterr().err
 
 

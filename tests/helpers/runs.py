@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from lesa_d2.cli import main
+
 ROOT = Path(__file__).resolve().parents[2]
 
 TINY = [
@@ -46,6 +48,16 @@ EVAL_NORMS = [
     "model.backbone.norm=''",
     "model.roi_heads.box_head.conv_norm=''",
 ]
+
+
+def train(arguments):
+    """Run ``lesa train`` in this process; returns the exit status."""
+    return main(["train", *map(str, arguments)])
+
+
+def pretrain(arguments):
+    """Run ``lesa pretrain`` in this process; returns the exit status."""
+    return main(["pretrain", *map(str, arguments)])
 
 
 def tiny_options(output_dir, *extra):

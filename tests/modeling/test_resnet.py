@@ -9,7 +9,7 @@ from torch import nn
 
 from lesa_d2.config import add_lesa_config
 from lesa_d2.layers import LESA, OPERATORS, DeformableConv2d, EvalBatchNorm2d
-from lesa_d2.modeling import NORMS, SLOT_OPERATORS, build_lesa_resnet
+from lesa_d2.modeling import NORMS, build_lesa_resnet, operator_names
 
 SMALL = {"image_size": 64, "stem_channels": 8, "base_channels": 8, "num_heads": 4, "blocks": [1, 1, 2, 2]}
 
@@ -80,7 +80,7 @@ def test_which_convolutions_are_deformable():
     assert names == ["res3.0.conv2", "res4.0.conv2"] + [f"{slot}.unary.conv" for slot in slots]
 
 
-@pytest.mark.parametrize("operator", SLOT_OPERATORS)
+@pytest.mark.parametrize("operator", operator_names())
 @pytest.mark.parametrize("size", [(64, 64), (50, 91)], ids=str)
 def test_every_operator_at_any_image_size(operator, size):
     backbone = build_lesa_resnet(operator, **SMALL).eval()
@@ -94,7 +94,7 @@ def test_every_operator_at_any_image_size(operator, size):
     assert backbone.padding_constraints == {}
 
 
-@pytest.mark.parametrize("operator", SLOT_OPERATORS)
+@pytest.mark.parametrize("operator", operator_names())
 def test_every_operator_as_a_classifier(operator):
     model = build_lesa_resnet(operator, num_classes=7, **SMALL)
     out = model(torch.randn(2, 3, 64, 64))
@@ -179,7 +179,7 @@ def yacs(**lesa):
     return cfg
 
 
-@pytest.mark.parametrize("operator", SLOT_OPERATORS)
+@pytest.mark.parametrize("operator", operator_names())
 def test_yacs_builds_what_the_function_builds(operator):
     build = BACKBONE_REGISTRY.get("build_lesa_resnet_backbone")
     torch.manual_seed(3)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from omegaconf import OmegaConf
 
-from ...engine import load_config, task_of
-from ...engine.values import check_values
+from ...config import load_config
+from ...config.settings import check_settings
 from ...errors import ConfigError, LesaError
 from .budget import GIB, Setting, estimate, fit, largest_size
 from .cost import cost_table, part_costs
@@ -70,7 +70,7 @@ def cost_report(args: argparse.Namespace) -> str:
     height, width = size = tuple(args.image_size or largest_size(cfg, training))
     setting = Setting(cfg, training, size, args.batch, OmegaConf.select(cfg, "train.accumulate"))
     padded = setting.padded()  # a model of unknown kind is refused for that, whatever its other values
-    check_values(cfg, task_of(cfg).rules)
+    check_settings(cfg)
     regions = setting.regions()
     costs = part_costs(setting.build, size, args.batch, regions)
     seen = f"{args.batch} image(s) of {height}×{width}, {args.mode}"

@@ -64,14 +64,11 @@ class Inputs:
 
     @property
     def is_detector(self) -> bool:
-        from omegaconf import OmegaConf
-
-        if self.cfg is None or self.is_yacs:
-            return True
-        return OmegaConf.select(self.cfg, "model.roi_heads") is not None
+        """Tell whether the config, as far as there is one, is for detectron2's records."""
+        return self.cfg is None or self.is_yacs or self.cfg.train.task == "detection"
 
     def _load(self) -> list[Finding]:
-        from ...engine import load_any_config
+        from ...config import load_any_config
 
         self.cfg = load_any_config(self.config_file, self.overrides)
         kind = "yacs" if self.is_yacs else "LazyConfig"
@@ -92,10 +89,9 @@ class Inputs:
     def _check_values(self) -> list[Finding]:
         if self.is_yacs:
             return []  # yacs checks types as it merges
-        from ...engine import task_of
-        from ...engine.values import check_values
+        from ...config.settings import check_settings
 
-        check_values(self.cfg, task_of(self.cfg).rules)
+        check_settings(self.cfg)
         return [Finding("config values", "in range")]
 
     def _check_data(self) -> list[Finding]:
@@ -103,8 +99,8 @@ class Inputs:
         if self.is_yacs:
             return self._check_yacs_data()
         from ...engine import task_of
+        from ...engine.run import derive
 
-        task = task_of(self.cfg)
         folder = self.dataset or None
         if folder is None and self._is_generated():
             return [Finding("data of the config", "is generated when training starts")]
@@ -112,20 +108,20 @@ class Inputs:
         args = argparse.Namespace(
             dataset=folder, data=folder, drop_invalid=folder is not None, eval_only=False, opts=self.overrides
         )
-        task.use_data(self.cfg, args)
-        classes = task.check_data(self.cfg, eval_only=False)
+        task = task_of(self.cfg)()
+        derive(self.cfg, task, copy.deepcopy(self.cfg), args)
+        task.check_data(self.cfg, eval_only=False)
+        classes = self.cfg.train.class_names or self.cfg.train.get("stuff_names") or []
         return [Finding("data of the config", f"is there: {len(classes)} classes, as the model")]
 
     def _is_generated(self) -> bool:
         """Whether the config draws its pictures itself, which the doctor leaves to training."""
-        from detectron2.utils.registry import locate
-
+        from ...config.lazy import target
         from ...data import shape_images, shapes_split
 
         dataset = self.cfg.dataloader.train.dataset
         node = dataset.get("names") if self.is_detector else dataset
-        target = node.get("_target_") if hasattr(node, "get") else None
-        return (locate(target) if isinstance(target, str) else target) in (shape_images, shapes_split)
+        return target(node) in (shape_images, shapes_split)
 
     def _check_yacs_data(self) -> list[Finding]:
         from omegaconf import OmegaConf
@@ -135,15 +131,15 @@ class Inputs:
         names = {"train": list(self.cfg.DATASETS.TRAIN), "test": list(self.cfg.DATASETS.TEST)}
         loaders = {part: {"dataset": {"names": given or names["train"]}} for part, given in names.items()}
         heads = {"num_classes": self.cfg.MODEL.ROI_HEADS.NUM_CLASSES}
-        classes = check_datasets(OmegaConf.create({"dataloader": loaders, "model": {"roi_heads": heads}}))
-        return [Finding("data of the config", f"is there: {len(classes)} classes, as the model")]
+        check_datasets(OmegaConf.create({"dataloader": loaders, "model": {"roi_heads": heads}}))
+        return [Finding("data of the config", f"is there: {heads['num_classes']} classes, as the model")]
 
     def _build(self) -> list[Finding]:
         """On the meta device: no memory, no initial values."""
         import torch
 
-        from ...engine import build_yacs_model
-        from ...engine.run import build_model
+        from ...engine import build_model
+        from ...modeling.build import build_yacs_model
 
         cfg = copy.deepcopy(self.cfg)
         with torch.device("meta"):

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from runs import CLASSIFIER, ROOT, TINY_CLASSIFIER, load_script, tiny_options, train_net
+from runs import CLASSIFIER, ROOT, TINY_CLASSIFIER, load_script, pretrain, tiny_options, train_net
 
 from lesa_d2.data import generate_shape_images
-from lesa_d2.engine import Classification, launch, load_config, run_command_line
+from lesa_d2.engine import launch, load_config
 from lesa_d2.engine.run import build_model, prepare
 
 SCRIPT = ROOT / "projects/LESA/inspect_terms.py"
@@ -160,7 +160,7 @@ def classifier(tmp_path_factory):
     folder = tmp_path_factory.mktemp("classifier")
     options = [*TINY_CLASSIFIER, "model.backbone.operator=self_attention", f"train.output_dir={folder}"]
     given = ["--config-file", CLASSIFIER, "--data", str(data), *options, "train.max_iter=1"]
-    assert run_command_line(Classification(), given) == 0
+    assert pretrain(given) == 0
     return folder, data
 
 

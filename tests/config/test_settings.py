@@ -3,8 +3,15 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from lesa_d2.engine import Classification, Detection, load_config
-from lesa_d2.engine.values import OPTIONAL_RULES, RULES, check_values
+from lesa_d2.config import load_config
+from lesa_d2.config.settings import (
+    SETTINGS,
+    check_settings,
+    default_train,
+    fill_defaults,
+    settings_of,
+    settings_table,
+)
 from lesa_d2.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.py"))
@@ -21,8 +28,9 @@ def cfg():
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_shipped_configs_are_right(file):
-    task = Detection if file in DETECTORS else Classification
-    check_values(load_config(str(file)), task.rules)
+    cfg = load_config(str(file))
+    check_settings(cfg)
+    assert cfg.train.task == ("detection" if file in DETECTORS else "classification")
 
 
 @pytest.mark.parametrize(
@@ -56,7 +64,7 @@ def test_shipped_configs_are_right(file):
 def test_each_wrong_value_is_named(cfg, key, value):
     OmegaConf.update(cfg, key, value)
     with pytest.raises(ConfigError, match=rf"(?s){key} must be .* got {value!r}"):
-        check_values(cfg, Detection.rules)
+        check_settings(cfg)
 
 
 @pytest.mark.parametrize(
@@ -71,13 +79,13 @@ def test_each_wrong_value_is_named(cfg, key, value):
 )
 def test_right_values_pass(cfg, key, value):
     OmegaConf.update(cfg, key, value)
-    check_values(cfg, Detection.rules)
+    check_settings(cfg)
 
 
 def test_all_are_listed_at_once(cfg):
     cfg.train.seed, cfg.train.device = -1, "tpu"
     with pytest.raises(ConfigError, match=r"(?s)train\.seed must be.*train\.device must be"):
-        check_values(cfg, Detection.rules)
+        check_settings(cfg)
 
 
 @pytest.mark.parametrize("key", ["train", "train.amp"])
@@ -85,18 +93,48 @@ def test_all_are_listed_at_once(cfg):
 def test_a_value_in_place_of_a_section(cfg, key, value):
     OmegaConf.update(cfg, key, value, merge=False)
     with pytest.raises(ConfigError, match=r"train\.amp\.enabled is missing"):
-        check_values(cfg, Detection.rules)
+        check_settings(cfg)
 
 
 def test_a_missing_key_is_named(cfg):
     del cfg.train["accumulate"]
     with pytest.raises(ConfigError, match=r"train\.accumulate is missing; expected a whole number"):
-        check_values(cfg, Detection.rules)
+        check_settings(cfg)
 
 
-def test_every_key_of_the_train_section_has_a_rule(cfg):
-    of_detectors = {"tta", "report", "reference_images"}
-    for config, task in ((cfg, Detection), (load_config(CLASSIFIER), Classification)):
-        rules = {**RULES, **OPTIONAL_RULES, **task.rules}
-        ruled = {key.split(".")[1] for key in rules if key.startswith("train.")}
-        assert set(config.train) == ruled - (of_detectors if task is Classification else set())
+@pytest.mark.parametrize("task", ["detection", "classification"])
+def test_a_default_section_has_every_key_of_its_task_and_passes(task):
+    train = default_train(task)
+    keys = {key.split(".")[1] for key in settings_of(task) if key.startswith("train.")}
+    assert set(train) == keys - {"max_iter"}
+    train.max_iter = 1
+    check_settings(OmegaConf.create({"train": train}), sections=("train",))
+
+
+def test_a_plain_detectron2_section_is_completed():
+    cfg = OmegaConf.create(
+        {
+            "train": {"max_iter": 7, "amp": {"enabled": True}},
+            "dataloader": {"train": {"total_batch_size": 16}},
+        }
+    )
+    fill_defaults(cfg)
+    check_settings(cfg)
+    assert (cfg.train.task, cfg.train.seed, cfg.train.reference_batch) == ("detection", 0, 16)
+    assert cfg.train.amp == {"enabled": True, "dtype": None}  # float16 on a GPU, as detectron2 means it
+
+
+def test_a_misspelled_key_of_a_file_is_named_and_others_are_a_users_own(cfg):
+    OmegaConf.update(cfg, "train.my_own_key", 3)
+    check_settings(cfg)
+    OmegaConf.update(cfg, "train.log_perod", 3)
+    with pytest.raises(ConfigError, match=r"unknown key train\.log_perod; did you mean 'train\.log_period'"):
+        check_settings(cfg)
+
+
+def test_the_documents_have_the_table():
+    text = (CONFIGS[0].parents[1] / "docs/settings.md").read_text(encoding="utf-8")
+    assert settings_table() in text, (
+        "put what `python -m lesa_d2.config.settings` prints into docs/settings.md"
+    )
+    assert all(f"`{key}`" in text for key in SETTINGS)

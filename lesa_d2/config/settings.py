@@ -1,0 +1,307 @@
+"""Every key of a config that is ours to read: its default, allowed values and meaning, in one table.
+
+The check at the start of a command, the defaults of ``configs/common/train.py`` and of plain detectron2 files,
+the start report and the table in ``docs/settings.md`` all come from :data:`SETTINGS`.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from tabulate import tabulate
+
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Say which values are allowed: ``test`` decides, ``expected`` describes them in messages and documents."""
+
+    test: Callable[[Any], bool]
+    expected: str
+
+    def or_null(self) -> "Rule":
+        """Allow null as well."""
+        return Rule(lambda value: value is None or self.test(value), f"{self.expected} or null")
+
+
+def whole(least: int) -> Rule:
+    """Allow whole numbers from ``least`` on."""
+    return Rule(lambda value: type(value) is int and value >= least, f"a whole number of at least {least}")
+
+
+def number(test: Callable[[float], bool], expected: str) -> Rule:
+    """Allow numbers, not booleans, that pass ``test``."""
+    return Rule(lambda value: type(value) in (int, float) and test(value), expected)
+
+
+def one_of(*allowed: Any) -> Rule:
+    """Allow some values, and no other of an equal value but another type."""
+    return Rule(lambda v: any(v == a and type(v) is type(a) for a in allowed), f"one of {list(allowed)}")
+
+
+def text(pattern: str, expected: str) -> Rule:
+    """Allow text that matches a regular expression as a whole."""
+    return Rule(lambda value: isinstance(value, str) and bool(re.fullmatch(pattern, value)), expected)
+
+
+SWITCH = Rule(lambda value: type(value) is bool, "True or False")
+POSITIVE = number(lambda value: 0 < value < float("inf"), "a positive number")
+NAMES = Rule(lambda value: isinstance(value, ListConfig), "a list of names").or_null()
+SCALES = Rule(
+    lambda value: isinstance(value, ListConfig) and len(value) > 0 and all(map(POSITIVE.test, value)),
+    "a list of positive numbers such as [0.75, 1.0, 1.25]",
+)
+AP = r"(bbox|segm|keypoints)/AP(50|75|s|m|l|-.+)?"
+SEMANTIC = r"sem_seg/(mIoU|fwIoU|mACC|pACC|IoU-.+|ACC-.+)|panoptic_seg/(PQ|SQ|RQ)(_th|_st)?"
+OTHER = r"(?!(bbox|segm|keypoints|sem_seg|panoptic_seg|accuracy)/).+/.+"  # of a user's own evaluator
+METRIC = text(
+    rf"{AP}|{SEMANTIC}|accuracy/top[15]|{OTHER}", "a metric such as 'segm/AP', 'bbox/AP50' or 'accuracy/top1'"
+)
+REQUIRED = object()
+"""Stands for the default of a key that every config sets."""
+FOREIGN = object()
+"""Stands for the default of a key that is detectron2's: it is checked where a config has it."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key: its default (or ``REQUIRED``, ``FOREIGN``), the rule for its values, and what it means.
+
+    ``task`` names the only task that has this key; empty where every task has it.
+    """
+
+    default: Any
+    rule: Rule
+    meaning: str
+    task: str = ""
+
+
+SETTINGS: dict[str, Setting] = {
+    "train.task": Setting(
+        "detection",
+        one_of("detection", "classification"),
+        "what is trained; detection: on detectron2's records",
+    ),
+    "train.output_dir": Setting("./output", text(".+", "a folder"), "folder of everything that a run writes"),
+    "train.init_checkpoint": Setting(
+        "", Rule(lambda value: isinstance(value, str), 'a path, or "" for none'), "weights to start from"
+    ),
+    "train.init_partial": Setting(
+        False, SWITCH, "accept weights of other shapes, which keep their initial value"
+    ),
+    "train.max_iter": Setting(REQUIRED, whole(1), "optimizer steps of the run"),
+    "train.epochs": Setting(
+        None,
+        POSITIVE.or_null(),
+        "passes over the data, from which max_iter follows; null: max_iter as it is",
+        "classification",
+    ),
+    "train.seed": Setting(0, whole(0), "order of images, augmentation and sampling follow from it"),
+    "train.accumulate": Setting(1, whole(1), "micro-batches of an optimizer step; the batch size stays"),
+    "train.clip_grad_norm": Setting(None, POSITIVE.or_null(), "limit of the gradient's 2-norm"),
+    "train.reference_batch": Setting(
+        None, whole(1).or_null(), "batch that optimizer.lr was chosen for; null: that of the config file"
+    ),
+    "train.reference_images": Setting(
+        None,
+        whole(1).or_null(),
+        "training images that max_iter was chosen for; --dataset fits the schedule by it",
+        "detection",
+    ),
+    "train.scale_lr": Setting(False, SWITCH, "scale optimizer.lr linearly with the batch"),
+    "train.channels_last": Setting(False, SWITCH, "memory layout of weights and feature maps"),
+    "train.compile": Setting(False, SWITCH, "compile the backbone by torch.compile"),
+    "train.amp.enabled": Setting(False, SWITCH, "mixed precision; logits and softmax stay in float32"),
+    "train.amp.dtype": Setting(
+        None,
+        one_of("float32", "bfloat16", "float16").or_null(),
+        "its type; null: float16 on a GPU, as detectron2, and float32 on the CPU",
+    ),
+    "train.tta.enabled": Setting(False, SWITCH, "evaluate at several sizes and merge", "detection"),
+    "train.tta.scales": Setting([0.75, 1.0, 1.25], SCALES, "these sizes, as multiples", "detection"),
+    "train.tta.flip": Setting(True, SWITCH, "evaluate each size flipped too", "detection"),
+    "train.report.enabled": Setting(
+        False, SWITCH, "report on data and evaluation of boxes and masks: tables and pictures", "detection"
+    ),
+    "train.report.score_threshold": Setting(
+        None,
+        number(lambda value: 0 <= value < 1, "a number from 0 to below 1").or_null(),
+        "least score of the report's detections; null: the one with the best F1",
+        "detection",
+    ),
+    "train.ema.enabled": Setting(
+        False, SWITCH, "average the weights; the average is evaluated and saved too"
+    ),
+    "train.ema.decay": Setting(
+        0.9998,
+        number(lambda value: 0 < value < 1, "a number between 0 and 1"),
+        "share of the average in a step",
+    ),
+    "train.ddp.broadcast_buffers": Setting(False, SWITCH, "of DistributedDataParallel"),
+    "train.ddp.find_unused_parameters": Setting(False, SWITCH, "of DistributedDataParallel"),
+    "train.ddp.fp16_compression": Setting(False, SWITCH, "exchange gradients in float16, as detectron2 does"),
+    "train.checkpointer.period": Setting(5000, whole(1), "iterations between two checkpoints"),
+    "train.checkpointer.max_to_keep": Setting(3, whole(1).or_null(), "periodic checkpoints that are kept"),
+    "train.eval_period": Setting(5000, whole(0), "iterations between two evaluations; 0: only at the end"),
+    "train.best_metric": Setting(
+        None, METRIC.or_null(), "model_best.pth keeps the highest; null: no such file"
+    ),
+    "train.log_period": Setting(20, whole(1), "iterations between two lines of the log"),
+    "train.class_names": Setting(None, NAMES, "taken from the data, so that a saved config knows them"),
+    "train.stuff_names": Setting(None, NAMES, "the same of semantic segmentation", "detection"),
+    "train.device": Setting(
+        "cuda",
+        text(r"cpu|cuda(:\d+)?", "'cuda', 'cuda:N' or 'cpu'"),
+        "the CPU is used, with a message, where there is no GPU",
+    ),
+    "dataloader.train.total_batch_size": Setting(
+        FOREIGN, whole(1), "images of an optimizer step, over all processes and micro-batches"
+    ),
+    "dataloader.train.num_workers": Setting(FOREIGN, whole(0), "processes that read images for training"),
+    "dataloader.test.num_workers": Setting(FOREIGN, whole(0), "processes that read images for evaluation"),
+    "dataloader.test.batch_size": Setting(FOREIGN, whole(1), "images of an evaluation step"),
+    "optimizer.lr": Setting(FOREIGN, POSITIVE, "base learning rate"),
+    "model.input_format": Setting(FOREIGN, one_of("RGB", "BGR"), "channel order that the model expects"),
+    "model.label_smoothing": Setting(
+        FOREIGN,
+        number(lambda value: 0 <= value < 1, "a number from 0 to below 1"),
+        "share of the target that is spread over all classes",
+        "classification",
+    ),
+    "model.mixup": Setting(
+        FOREIGN,
+        number(lambda value: 0 <= value < float("inf"), "a number of at least 0"),
+        "α of mixing two pictures; 0: off",
+        "classification",
+    ),
+    "model.cutmix": Setting(
+        FOREIGN,
+        number(lambda value: 0 <= value < float("inf"), "a number of at least 0"),
+        "α of pasting a part of one picture into another; 0: off",
+        "classification",
+    ),
+}
+
+
+def settings_of(task: str) -> dict[str, Setting]:
+    """Return the settings that a task has, by key."""
+    return {key: setting for key, setting in SETTINGS.items() if setting.task in ("", task)}
+
+
+def default_train(task: str = "detection") -> DictConfig:
+    """Return a ``train`` section with every key of a task at its default, but those that a config has to set."""
+    cfg = OmegaConf.create({"train": {"task": task}})
+    fill_defaults(cfg)
+    return cfg.train
+
+
+def fill_defaults(cfg: DictConfig) -> None:
+    """Add, in place, every key of the ``train`` section that a config leaves out.
+
+    A config without ``train.task`` trains detection, as plain detectron2 files do.
+    """
+    task = OmegaConf.select(cfg, "train.task") or "detection"
+    for key, setting in settings_of(task).items():
+        if setting.default in (REQUIRED, FOREIGN) or has_key(cfg, key):
+            continue
+        if _has_section(cfg, key):
+            OmegaConf.update(cfg, key, setting.default)
+    if has_key(cfg, "train.reference_batch") and cfg.train.reference_batch is None:
+        cfg.train.reference_batch = OmegaConf.select(cfg, "dataloader.train.total_batch_size")
+
+
+def _has_section(cfg: DictConfig, key: str) -> bool:
+    """Tell whether the sections above ``key`` are sections or missing, rather than values in their place."""
+    parts = key.split(".")[:-1]
+    above = [".".join(parts[: depth + 1]) for depth in range(len(parts))]
+    return all(not has_key(cfg, name) or OmegaConf.is_dict(OmegaConf.select(cfg, name)) for name in above)
+
+
+def has_key(cfg: DictConfig, key: str) -> bool:
+    """Tell whether a config has a key, be its value null or not."""
+    parent, _, name = key.rpartition(".")
+    try:
+        node = OmegaConf.select(cfg, parent) if parent else cfg
+    except Exception:  # a value stands where a section belongs
+        return False
+    return isinstance(node, DictConfig) and name in node
+
+
+def check_settings(
+    cfg: DictConfig, *, sections: tuple[str, ...] = ("train", "dataloader", "optimizer", "model")
+) -> None:
+    """Check every value of ``sections`` that is ours to read.
+
+    Raises:
+        ConfigError: lists every value that is missing, of another type or out of range, and every key of the
+            ``train`` section that is spelled almost like one of ours.
+    """
+    task = OmegaConf.select(cfg, "train.task") if has_key(cfg, "train.task") else "detection"
+    faults: list[str] = []
+    for key, setting in settings_of(task if isinstance(task, str) else "detection").items():
+        if key.split(".")[0] in sections:
+            faults += _faults(cfg, key, setting)
+    if isinstance(cfg.get("train"), DictConfig):
+        faults += _misspelled(cfg)
+    if faults:
+        raise ConfigError("wrong values in the config:\n  " + "\n  ".join(faults))
+
+
+def _faults(cfg: DictConfig, key: str, setting: Setting) -> Iterator[str]:
+    if not has_key(cfg, key):
+        if setting.default is not FOREIGN:
+            yield f"{key} is missing; expected {setting.rule.expected} (docs/settings.md)"
+        return
+    try:
+        value = OmegaConf.select(cfg, key, throw_on_missing=True)
+    except Exception as error:  # an interpolation that leads nowhere, or "???"
+        yield f"{key} must be {setting.rule.expected}, got nothing ({type(error).__name__})"
+        return
+    if not setting.rule.test(value):
+        yield f"{key} must be {setting.rule.expected}, got {value!r}"
+
+
+def _misspelled(cfg: DictConfig) -> Iterator[str]:
+    """Name keys of ``train`` that nobody reads and that resemble one of ours; others are a user's own."""
+    known = {key.split(".")[1] for key in SETTINGS if key.startswith("train.")}
+    for name in cfg.train:
+        near = [] if name in known else difflib.get_close_matches(str(name), known, n=1, cutoff=0.8)
+        if near:
+            yield f"unknown key train.{name}; did you mean 'train.{near[0]}'?"
+
+
+def changed_settings(cfg: DictConfig) -> list[str]:
+    """Return ``key=value`` of the switches and numbers of a run that differ from their defaults."""
+    settings = settings_of(cfg.train.task)
+    return [
+        f"{key}={value}"
+        for key, setting in settings.items()
+        if setting.default not in (REQUIRED, FOREIGN)
+        and (value := OmegaConf.select(cfg, key)) != setting.default
+        and isinstance(value, int | float)
+    ]
+
+
+def settings_table() -> str:
+    """Return all settings as a Markdown table, for ``docs/settings.md``."""
+
+    def shown(setting: Setting) -> str:
+        if setting.default is REQUIRED:
+            return "set by the config"
+        if setting.default is FOREIGN:
+            return "of the config, if any"
+        return "null" if setting.default is None else f"`{setting.default!r}`"
+
+    rows = [
+        [f"`{key}`", shown(s), s.rule.expected, s.meaning + (f" ({s.task} only)" if s.task else "")]
+        for key, s in SETTINGS.items()
+    ]
+    return tabulate(rows, ["key", "default", "values", "meaning"], "github", disable_numparse=True)
+
+
+if __name__ == "__main__":
+    print(settings_table())
