@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, instantiate
 from detectron2.data import DatasetMapper, MetadataCatalog
+from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from .checkpoint import ReportingCheckpointer, is_start
+from .checkpoint import holds_trained_model, last_checkpoint, load_weights
 from .config.settings import check_settings, fill_defaults
-from .engine import Detection, build_model, last_checkpoint, load_evaluated
+from .engine import Detection, build_model, load_evaluated
 from .engine.detection import own_classes
 from .engine.device import PRECISIONS, settle, usable_device
 from .errors import CheckpointError, ConfigError, LesaError
@@ -203,24 +204,25 @@ def checked_copy(cfg: Any) -> DictConfig | CfgNode:
 def trained_weights(cfg: DictConfig | CfgNode) -> str:
     """Return the checkpoint of a config's trained detector.
 
-    That is ``MODEL.WEIGHTS``, or for a LazyConfig ``train.init_checkpoint``, where it was set to a detector;
-    but where its name is that of a start of training, or the config was saved by a run, it is the last
-    checkpoint of the output folder.
+    That is ``MODEL.WEIGHTS``, or for a LazyConfig ``train.init_checkpoint``, where that file holds a
+    detector.  Where it holds a start of training, or the config was saved by a run, it is the last checkpoint
+    of the output folder; also where it is a ``lesa://`` name whose weights are not here.
 
     Returns:
         A path; "" where the config asks for no weights and there is no run either.
 
     Raises:
-        CheckpointError: there is a start of training only.
+        CheckpointError: there is a start of training only, or the file is not there or cannot be read.
     """
     if isinstance(cfg, CfgNode):
         given, folder, was_saved_by_run = cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR, False
     else:
         given, folder = cfg.train.init_checkpoint, cfg.train.output_dir
         was_saved_by_run = bool(cfg.train.class_names or cfg.train.stuff_names)
-    if given and not is_start(given) and not was_saved_by_run:
-        return given
     last = last_checkpoint(folder)
+    is_elsewhere = last and given.startswith("lesa://") and not PathManager.isfile(given)
+    if given and not is_elsewhere and not was_saved_by_run and holds_trained_model(given):
+        return given
     if given and not last:
         raise CheckpointError(
             f"no trained weights: {folder} holds no checkpoint, and {given} is what training starts from; "
@@ -258,7 +260,7 @@ def _load_yacs(cfg: CfgNode, path: str, device: str | None) -> Detector:
     cfg.MODEL.DEVICE = usable_device(device or cfg.MODEL.DEVICE)
     model = build_yacs_model(cfg)
     if path:
-        ReportingCheckpointer(model).load(path, checkpointables=[])
+        load_weights(model, path)
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else {}
     names = [list(metadata.get(kind, [])) for kind in NAMES.values()]
     return Detector(model, DatasetMapper(cfg, is_train=False), *names)

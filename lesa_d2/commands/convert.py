@@ -13,7 +13,8 @@ EPILOG = """
 kinds of SRC:
   official-imagenet     the authors' ImageNet classifier -> ours
   official-detector     the authors' Mask R-CNN or Hybrid Task Cascade -> ours
-  torchvision           torchvision's resnet50 or wide_resnet50_2 -> our classifier with operator "conv"
+  torchvision           torchvision's ResNets, Wide ResNets and ResNeXts with bottleneck blocks (resnet50 and
+                        deeper) -> our classifier with operator "conv"
   imagenet-to-detector  our classifier -> the backbone a detector starts from
 
 examples:

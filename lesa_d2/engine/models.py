@@ -9,12 +9,11 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from ..checkpoint import LoadReport, ReportingCheckpointer
+from ..checkpoint import LoadReport, last_checkpoint, load_evaluated_weights
 from ..config import load_config, run_config
 from ..errors import CheckpointError, ConfigError
 from ..modeling.build import instantiate_model
 from .device import settle
-from .ema import make_ema
 
 
 def build_model(cfg: DictConfig) -> nn.Module:
@@ -50,19 +49,11 @@ def compile_backbone(model: nn.Module) -> None:
     backbone.compile()
 
 
-def last_checkpoint(output_dir: str | Path) -> str:
-    """Return the checkpoint that a run in ``output_dir`` wrote last; empty when there is none."""
-    checkpointer = ReportingCheckpointer(nn.Module(), str(output_dir))
-    return checkpointer.get_checkpoint_file() if checkpointer.has_checkpoint() else ""
-
-
 def load_evaluated(cfg: DictConfig, path: str) -> tuple[nn.Module, LoadReport]:
     """Return the model that training evaluated: with the averaged weights where the checkpoint holds them."""
     model = build_model(cfg)
-    ema = make_ema(model, cfg.train.ema.decay)
-    checkpointer = ReportingCheckpointer(model, ema=ema)
-    checkpointer.load(path, checkpointables=["ema"])
-    return (ema.module if ema.n_averaged else model).eval(), checkpointer.report
+    report = load_evaluated_weights(model, path)
+    return model.eval(), report
 
 
 def load_trained(output_dir: str | Path) -> tuple[DictConfig, nn.Module]:

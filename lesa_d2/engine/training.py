@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from ..checkpoint import LoadReport, ReportingCheckpointer, unwrap
+from ..checkpoint import LoadReport, RunCheckpointer, load_weights, unwrap
 from ..config.lazy import parameters
 from ..config.record import Origin, save_config
 from ..errors import ConfigError, DatasetError
@@ -59,37 +59,37 @@ def train(cfg: DictConfig, task: Task, resume: bool = False, origin: Origin | No
         precision=precision_of(cfg),
         clip_grad_norm=cfg.train.clip_grad_norm,
     )
-    checkpointer = ReportingCheckpointer(
+    checkpointer = RunCheckpointer(
         model, cfg.train.output_dir, trainer=trainer, **({"ema": ema} if ema else {})
     )
     trainer.register_hooks(make_hooks(cfg, task, trainer, checkpointer, ema))
-    first_iter = load_start(cfg, checkpointer, trainer, resume)
+    loaded = load_start(cfg, checkpointer, resume)
+    first_iter = trainer.iter + 1 if resume else 0
     trainer.data_loader = make_train_loader(cfg, first_iter)
     if comm.is_main_process():
         save_config(saved_config, cfg.train.output_dir, origin)
         logger.info("Environment\n%s", collect_env_info())
-        report = start_report(cfg, unwrap(model), checkpointer.report, task.describe(cfg))
+        report = start_report(cfg, unwrap(model), loaded, task.describe(cfg))
         logger.info("Start\n%s", report)
         if not resume and cfg.train.init_checkpoint:
-            checkpointer.report.save(Path(cfg.train.output_dir) / "weights.txt")
+            loaded.save(Path(cfg.train.output_dir) / "weights.txt")
     trainer.train(first_iter, cfg.train.max_iter)
     return trainer.last_results
 
 
-def load_start(cfg: DictConfig, checkpointer: ReportingCheckpointer, trainer: Trainer, resume: bool) -> int:
-    """Load what the run starts from, and return its first iteration."""
+def load_start(cfg: DictConfig, checkpointer: RunCheckpointer, resume: bool) -> LoadReport:
+    """Load what the run starts from, or continues, and report it."""
     if resume:
         if not checkpointer.has_checkpoint():
             raise ConfigError(
                 f"--resume: {cfg.train.output_dir} holds no checkpoint; start without --resume, or set "
                 "train.output_dir to the folder of the run to continue"
             )
-        checkpointer.load(checkpointer.get_checkpoint_file())
-        return trainer.iter + 1
+        return checkpointer.resume()
     if cfg.train.init_checkpoint:
         check = LoadReport.check_partial_start if cfg.train.init_partial else LoadReport.check_start
-        checkpointer.start_from(cfg.train.init_checkpoint, check)
-    return 0
+        return load_weights(checkpointer.model, cfg.train.init_checkpoint, start=True, check=check)
+    return LoadReport()
 
 
 def make_train_loader(cfg: DictConfig, first_iter: int) -> Iterable[Any]:
@@ -122,7 +122,7 @@ def make_hooks(
     cfg: DictConfig,
     task: Task,
     trainer: Trainer,
-    checkpointer: ReportingCheckpointer,
+    checkpointer: RunCheckpointer,
     ema: AveragedModel | None,
 ) -> list:
     """Make detectron2's hooks; the average is updated before anything saves or evaluates."""

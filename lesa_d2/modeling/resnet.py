@@ -48,10 +48,16 @@ class SlotBottleneck(BottleneckBlock):
         slot: Slot | None = None,
         stride: int = 1,
         norm: Norm = nn.BatchNorm2d,
+        num_groups: int = 1,
         checkpointed: bool = False,
     ) -> None:
         super().__init__(
-            in_channels, out_channels, bottleneck_channels=bottleneck_channels, stride=stride, norm=norm
+            in_channels,
+            out_channels,
+            bottleneck_channels=bottleneck_channels,
+            stride=stride,
+            num_groups=num_groups,
+            norm=norm,
         )
         self.checkpointed = checkpointed
         if slot is not None:
@@ -83,6 +89,7 @@ class SlotPlan:
     num_heads: int
     backend: str
     norm: Norm
+    num_groups: int = 1
 
     def slot(self, stage: int, block: int, feat_size: Size) -> Slot | None:
         """The slot of block ``block`` of ``res{stage}``, which sees maps of ``feat_size``."""
@@ -107,7 +114,7 @@ class SlotPlan:
         return slot
 
     def _deformable_slot(self, in_channels: int, out_channels: int, stride: int) -> nn.Module:
-        conv = conv3x3(in_channels, out_channels, stride=stride, deformable=True)
+        conv = conv3x3(in_channels, out_channels, stride=stride, groups=self.num_groups, deformable=True)
         conv.norm = self.norm(out_channels)
         return conv
 
@@ -130,6 +137,7 @@ def build_lesa_resnet(
     in_channels: int = 3,
     res5_stride: int | None = None,
     checkpoint_stages: Sequence[str] = (),
+    num_groups: int = 1,
 ) -> ResNet:
     """ResNet-50 with an operator in the slots of res4 and res5: a detection backbone or a classifier.
 
@@ -154,6 +162,8 @@ def build_lesa_resnet(
         res5_stride: 1 or 2; None is that of the layout.
         checkpoint_stages: those of res2..res5 that save memory in training by computing their maps again in
             the backward pass; results are the same.
+        num_groups: groups of the ordinary 3×3 convolutions, deformable ones included.  ResNeXt-50 32×4d has
+            32 groups at ``width_multiplier`` 2, ResNeXt-101 32×8d 32 groups at ``width_multiplier`` 4.
 
     Returns:
         detectron2's ResNet: (N, in_channels, H, W) -> {name: feature map}, for any H×W.
@@ -170,6 +180,7 @@ def build_lesa_resnet(
         ("base_channels", base_channels),
         ("num_heads", num_heads),
         ("in_channels", in_channels),
+        ("num_groups", num_groups),
         ("num_classes", 1 if num_classes is None else num_classes),
     ):
         if not _is_positive(value):
@@ -192,6 +203,7 @@ def build_lesa_resnet(
         num_heads=num_heads,
         backend=backend,
         norm=norm_layer,
+        num_groups=num_groups,
     )
     stem = BasicStem(in_channels, stem_channels, norm=norm_layer)
     channels, size = stem_channels, _shrink(parse_size(image_size), stem.stride)
@@ -210,6 +222,7 @@ def build_lesa_resnet(
                 stride_per_block=[stride] + [1] * (number - 1),
                 slot_per_block=[plan.slot(stage, block, seen) for block, seen in enumerate(sizes)],
                 norm=norm_layer,
+                num_groups=num_groups,
                 checkpointed=f"res{stage}" in checkpoint_stages,
             )
         )

@@ -207,8 +207,8 @@ def test_without_trained_weights(config, photos, tmp_path, call, monkeypatch):
     monkeypatch.setenv("LESA_MODELS", str(tmp_path))
     status, _, err = call("--config-file", config, "--input", photos, "--output", tmp_path / "out")
     assert status == 2
-    assert "train_net.py --config-file configs/" in err
-    assert ("official-detector" in err) == ("dconv" in config)
+    assert f"{config.removesuffix('.py').rpartition('/')[2]}.pth" in err
+    assert "convert_checkpoint.py" in err
 
 
 def test_a_run_that_was_moved(trained, photos, tmp_path, call):

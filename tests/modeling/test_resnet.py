@@ -274,3 +274,21 @@ def test_yacs_checkpoints_stages():
     resnet = build(yacs(CHECKPOINT_STAGES=["res4"]), ShapeSpec(channels=3))
     assert [block.checkpointed for block in resnet.res4] == [True, True]
     assert not resnet.res5[0].checkpointed
+
+
+def test_groups_of_the_ordinary_convolutions():
+    """ResNeXt: every 3×3 convolution has them, deformable ones too; operators do not."""
+    model = build_lesa_resnet("lesa", 2, deformable=True, num_groups=4, **SMALL)
+    convolutions = {name: module for name, module in model.named_modules() if name.endswith("conv2")}
+    groups = {name: module.groups for name, module in convolutions.items() if isinstance(module, nn.Conv2d)}
+    assert groups == {"res2.0.conv2": 4, "res3.0.conv2": 4, "res4.0.conv2": 4}
+    assert isinstance(convolutions["res3.0.conv2"], DeformableConv2d)
+    assert tuple(convolutions["res2.0.conv2"].weight.shape) == (16, 4, 3, 3)
+    assert convolutions["res4.1.conv2"].unary.conv.groups == SMALL["num_heads"]
+    assert model(torch.randn(1, 3, 64, 64))["res5"].shape == (1, 256, 2, 2)
+
+
+@pytest.mark.parametrize("num_groups", [0, 3, 1.0])
+def test_wrong_numbers_of_groups(num_groups):
+    with pytest.raises(ValueError, match=r"num_groups must be a positive int|divisible by groups"):
+        build_lesa_resnet("conv", num_groups=num_groups, **SMALL)

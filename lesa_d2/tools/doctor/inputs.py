@@ -5,9 +5,7 @@ torch and detectron2 are imported inside the checks: where they are missing, the
 
 import argparse
 import copy
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError, listed
@@ -161,7 +159,7 @@ class Inputs:
             return [Finding("start", "from scratch")]
         from detectron2.utils.file_io import PathManager
 
-        from ...checkpoint.catalog import PREFIX
+        from ...checkpoint.weights import PREFIX
 
         if "://" in path and not path.startswith(PREFIX):
             return [Finding("start", f"{path} is fetched when training starts")]
@@ -171,18 +169,15 @@ class Inputs:
         return [Finding("start", f"{path} can be had")]
 
     def _check_checkpoint(self) -> list[Finding]:
-        from detectron2.utils.file_io import PathManager
+        from ...checkpoint import CONVERSIONS, KINDS, kind_of_file
 
-        from ...checkpoint.files import CONVERSIONS, SOURCES, recognise_file
-
-        file = Path(PathManager.get_local_path(self.checkpoint))
-        kind = recognise_file(file)
+        kind = kind_of_file(self.checkpoint)
         if not kind:
             state = "weights of none of the known kinds"
-            expected = ", ".join(source.title for source in SOURCES.values())
+            expected = ", ".join(KINDS.values())
             return [Finding("checkpoint", state, f"{self.checkpoint}: expected one of these: {expected}")]
-        found = [Finding("checkpoint", f"{self.checkpoint} is {SOURCES[kind].title}")]
-        if kind in CONVERSIONS and kind != "imagenet-to-detector":
+        found = [Finding("checkpoint", f"{self.checkpoint} is {KINDS[kind]}")]
+        if kind in CONVERSIONS:
             command = f"python projects/LESA/convert_checkpoint.py --from {kind} {self.checkpoint} DST.pth"
             return [Finding("checkpoint", found[0].state, f"convert it, and use DST.pth: {command}")]
         if self.model is not None:
@@ -191,20 +186,15 @@ class Inputs:
 
     def _fit(self) -> list[Finding]:
         """Whether the checkpoint is one of the model, or can start it."""
-        from ...checkpoint import ReportingCheckpointer
+        from ...checkpoint import LoadReport, compare_weights
 
         name, reason = "checkpoint and model", ""
         for verdict, is_start in (("the model's own", False), ("can start the model", True)):
-            checkpointer = ReportingCheckpointer(self.model)
+            report = compare_weights(self.model, self.checkpoint, start=is_start)
             try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # the meta device takes no values, only shapes
-                    if is_start:
-                        checkpointer.start_from(self.checkpoint)
-                    else:
-                        checkpointer.load(self.checkpoint, checkpointables=[])
+                (LoadReport.check_start if is_start else LoadReport.check_complete)(report)
             except CheckpointError as error:
                 reason = str(error)
             else:
-                return [Finding(name, f"{verdict}: {checkpointer.report.summary()}")]
-        return [Finding(name, f"{checkpointer.report.share():.1%} of the model fits", reason)]
+                return [Finding(name, f"{verdict}: {report.summary()}")]
+        return [Finding(name, f"{report.share():.1%} of the model fits", reason)]
