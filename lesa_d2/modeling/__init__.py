@@ -9,6 +9,7 @@ from .resnet import (
     build_lesa_resnet,
     build_lesa_resnet_backbone,
     build_lesa_resnet_fpn_backbone,
+    make_lesa_stages,
 )
 from .roi_heads import CascadeMaskHead, FusedSemanticHead, HybridTaskCascadeHeads
 from .rpn import InsideRPN
@@ -25,6 +26,7 @@ __all__ = [
     "build_lesa_resnet",
     "build_lesa_resnet_backbone",
     "build_lesa_resnet_fpn_backbone",
+    "make_lesa_stages",
     "make_norm",
     "operator_names",
 ]

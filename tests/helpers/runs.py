@@ -76,8 +76,14 @@ def losses(folder):
 
 def load_script(name):
     """The script ``name`` of projects/LESA as a module, which is not run."""
-    spec = importlib.util.spec_from_file_location(f"{name}_script", ROOT / f"projects/LESA/{name}.py")
+    return load_file(ROOT / f"projects/LESA/{name}.py")
+
+
+def load_file(file):
+    """A Python file as a module."""
+    spec = importlib.util.spec_from_file_location(f"{file.stem}_file", file)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 
