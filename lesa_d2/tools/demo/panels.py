@@ -2,12 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from omegaconf import DictConfig
 
 from ...config.files import config_files
@@ -33,11 +35,14 @@ class Panels:
 
     Attributes:
         image: (H, W, 3) uint8, BGR.
-        detections: of every model in order, on the CPU, with all scores that the model gives.
+        detections: of every model in order, on the CPU, with all scores that the model gives; none of a model
+            that labels pixels alone.
+        labels: of every model in order: the class of every pixel (H, W), None of a model that tells none.
     """
 
     image: np.ndarray
     detections: list[Instances]
+    labels: list[np.ndarray | None] = field(default_factory=list)
 
     def draw(self, models: Sequence[DemoModel], threshold: float) -> np.ndarray:
         """(h, w, 3) uint8, BGR: a panel a model, titled where there are several.
@@ -47,8 +52,16 @@ class Panels:
             threshold: detections with a lower score are left out.
         """
         panels = [
-            draw_detections(self.image, confident(found, threshold), model.predictor.class_names)
-            for found, model in zip(self.detections, models, strict=True)
+            draw_detections(
+                self.image,
+                confident(found, threshold),
+                model.predictor.class_names,
+                labels,
+                model.predictor.stuff_names if labels is not None else (),
+            )
+            for found, labels, model in zip(
+                self.detections, self.labels or [None] * len(models), models, strict=True
+            )
         ]
         if len(panels) == 1:
             return panels[0]
@@ -137,7 +150,23 @@ def default_titles(files: Sequence[str]) -> list[str]:
 
 
 def predict(models: Sequence[DemoModel], images: Iterable[np.ndarray]) -> Iterator[Panels]:
-    """What every model finds in each of the images, BGR, one image at a time."""
+    """Yield what every model sees in each of the images, BGR, one image at a time."""
     for image in images:
-        found = [model.predictor(image)["instances"].to("cpu") for model in models]  # type: ignore[call-overload]
-        yield Panels(image, found)
+        outputs: list[Any] = [model.predictor(image) for model in models]
+        detections = [_instances(output, image) for output in outputs]
+        yield Panels(image, detections, [_labels(output) for output in outputs])
+
+
+def _instances(output: dict[str, Any], image: np.ndarray) -> Instances:
+    """Return the detections of an output; none where the model labels pixels alone."""
+    if "instances" in output:
+        return output["instances"].to("cpu")
+    none = torch.zeros(0)
+    return Instances(
+        image.shape[:2], pred_boxes=Boxes(none.reshape(0, 4)), scores=none, pred_classes=none.long()
+    )
+
+
+def _labels(output: dict[str, Any]) -> np.ndarray | None:
+    """Return the class of every pixel (H, W), where an output tells it."""
+    return output["sem_seg"].argmax(0).cpu().numpy() if "sem_seg" in output else None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from tabulate import tabulate
@@ -29,6 +30,7 @@ class DetectionSummary:
         self._counts = [Counter[str]() for _ in models]
         self._found_in = [0 for _ in models]
         self._highest = [0.0 for _ in models]
+        self._pixels = [Counter[int]() for _ in models]
 
     def add(self, name: str, panels: Panels) -> None:
         """Take in one picture's detections."""
@@ -41,10 +43,16 @@ class DetectionSummary:
             self._found_in[index] += len(counted) > 0
             self._highest[index] = max([self._highest[index], *found.scores.tolist()])
             entry["detections"][model.title] = as_dicts(counted, names)
+        for pixels, labels in zip(self._pixels, panels.labels, strict=False):
+            if labels is not None:
+                pixels.update(dict(zip(*np.unique(labels, return_counts=True), strict=True)))
         self.pictures.append(entry)
 
     def table(self) -> str:
-        """Detections a class and model; where a model found nothing, its highest score."""
+        """Return the number of detections of each class and model, and what models label pixels.
+
+        Where a model detects nothing, its highest score is given.
+        """
         total = len(self.pictures)
         headers = ["class", *(model.title for model in self.models)]
         classes = sorted({name for counts in self._counts for name in counts})
@@ -52,8 +60,13 @@ class DetectionSummary:
         rows.append(["all", *(counts.total() for counts in self._counts)])
         rows.append(["pictures with any", *(f"{found} of {total}" for found in self._found_in)])
         lines = [tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)]
-        for model, counts, highest in zip(self.models, self._counts, self._highest, strict=True):
-            if total and not counts:
+        for model, pixels in zip(self.models, self._pixels, strict=True):
+            if pixels:
+                lines.append(f"{model.title}: share of pixels: {shares(pixels, model.predictor.stuff_names)}")
+        for model, counts, highest, pixels in zip(
+            self.models, self._counts, self._highest, self._pixels, strict=True
+        ):
+            if total and not counts and (highest or not pixels):
                 lines.append(
                     f"{model.title}: no detection reaches the score {self.threshold:g}; the highest is "
                     f"{highest:.3f}. Lower --confidence-threshold, or train longer."
@@ -65,6 +78,15 @@ class DetectionSummary:
         content = {"threshold": self.threshold, "pictures": self.pictures}
         file.write_text(json.dumps(content) + "\n", encoding="utf-8")
         return file
+
+
+def shares(pixels: Counter[int], names: Sequence[str]) -> str:
+    """Return the classes of pixels with their shares, the largest first."""
+    total = pixels.total()
+    return ", ".join(
+        f"{names[index] if index < len(names) else f'class {index}'} {number / total:.1%}"
+        for index, number in pixels.most_common()
+    )
 
 
 def as_dicts(detections: Instances, class_names: Sequence[str]) -> list[dict[str, Any]]:

@@ -11,27 +11,40 @@ from detectron2.utils.visualizer import ColorMode, VisImage, Visualizer
 from PIL import Image, ImageDraw, ImageFont
 
 LEAST_WIDTH = 320  # pixels that a picture is drawn at, so that labels of small images can be read
+STUFF_ALPHA = 0.4  # of the colours of pixels, below the objects
 LEAST_SIDE = 3  # pixels; Visualizer refuses thinner masks
 TITLE_SHARE = 26  # a title's letters are this part of its picture's width high …
 TITLE_SIZES = (13, 40)  # … within these pixels
 
 
 class ClassVisualizer(Visualizer):
-    """Visualizer without random changes of colours: truth, prediction and the next frame look alike.
+    """Draw without random changes of colours: truth, prediction and the next frame look alike.
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        class_names: by class index.
+        class_names: of objects, by class index.
         width: pixels to draw it at; None is its own, or ``LEAST_WIDTH`` if that is more.
+        stuff_names: of pixels, by class index.
     """
 
-    def __init__(self, image: np.ndarray, class_names: Sequence[str], width: int | None = None) -> None:
-        metadata = Metadata(thing_classes=list(class_names), thing_colors=class_colours(len(class_names)))
+    def __init__(
+        self,
+        image: np.ndarray,
+        class_names: Sequence[str],
+        width: int | None = None,
+        stuff_names: Sequence[str] = (),
+    ) -> None:
+        metadata = Metadata(
+            thing_classes=list(class_names),
+            thing_colors=class_colours(len(class_names)),
+            stuff_classes=list(stuff_names),
+            stuff_colors=class_colours(len(stuff_names))[::-1],
+        )
         scale = (width or max(LEAST_WIDTH, image.shape[1])) / image.shape[1]
         super().__init__(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION)
 
     def draw_detections(self, detections: Instances) -> np.ndarray:
-        """Boxes, masks, classes and scores, (h, w, 3) RGB.
+        """Draw boxes, masks, keypoints, classes and scores; return (h, w, 3) RGB.
 
         ``draw_instance_predictions`` of detectron2 hides what is below its masks.
         """
@@ -41,6 +54,7 @@ class ClassVisualizer(Visualizer):
             boxes=detections.pred_boxes,
             masks=detections.pred_masks.numpy() if detections.has("pred_masks") else None,
             labels=[f"{names[index]} {score:.0%}" for index, score in found],
+            keypoints=detections.pred_keypoints if detections.has("pred_keypoints") else None,
             assigned_colors=[tuple(part / 255 for part in colours[index]) for index, _ in found],
         )
         return self.output.get_image()
@@ -73,13 +87,21 @@ def named_classes(class_names: Sequence[str], *detections: Instances) -> list[st
     return [*class_names, *(f"class {index}" for index in range(len(class_names), most))]
 
 
-def draw_detections(image: np.ndarray, detections: Instances, class_names: Sequence[str]) -> np.ndarray:
-    """Boxes, masks, classes and scores on an image.
+def draw_detections(
+    image: np.ndarray,
+    detections: Instances,
+    class_names: Sequence[str],
+    labels: np.ndarray | None = None,
+    stuff_names: Sequence[str] = (),
+) -> np.ndarray:
+    """Draw boxes, masks, keypoints, classes and scores on an image, above the classes of its pixels.
 
     Args:
         image: (H, W, 3) uint8, BGR.
         detections: of detectron2, in the image's pixels, on the CPU.
         class_names: by class index; classes without a name are numbered.
+        labels: (H, W), the class of every pixel; None draws none.
+        stuff_names: by the classes of pixels; classes without a name are numbered.
 
     Returns:
         (h, w, 3) uint8, BGR: the image's size, or ``LEAST_WIDTH`` pixels wide where that is more.
@@ -88,7 +110,13 @@ def draw_detections(image: np.ndarray, detections: Instances, class_names: Seque
     if min(image.shape[:2]) < LEAST_SIDE and detections.has("pred_masks"):
         detections = detections[:]  # the caller's keep their masks
         detections.remove("pred_masks")
-    drawn = ClassVisualizer(image[:, :, ::-1], names).draw_detections(detections)
+    stuff = list(stuff_names)
+    if labels is not None:
+        stuff += [f"class {index}" for index in range(len(stuff), int(labels.max()) + 1)]
+    visualizer = ClassVisualizer(image[:, :, ::-1], names, stuff_names=stuff)
+    if labels is not None:
+        visualizer.draw_sem_seg(labels, alpha=STUFF_ALPHA)
+    drawn = visualizer.draw_detections(detections)
     return np.ascontiguousarray(drawn[:, :, ::-1])
 
 

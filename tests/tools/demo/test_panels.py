@@ -1,6 +1,7 @@
 """Drawing and comparing."""
 
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from detectron2.structures import Instances
 from lesa_d2.errors import ConfigError, LesaError
 from lesa_d2.tools.demo import DetectionSummary
 from lesa_d2.tools.demo.files import keep_originals, output_names, short_names
-from lesa_d2.tools.demo.panels import GAP, Panels, default_titles, load_models
+from lesa_d2.tools.demo.panels import GAP, DemoModel, Panels, default_titles, load_models
 from lesa_d2.tools.reports.drawing import add_title, class_colours, draw_detections, named_classes
 from lesa_d2.tools.reports.pictures import write_picture
 
@@ -154,3 +155,26 @@ def test_summary_says_why_there_is_nothing(panels, models):
     summary.add("one.jpg", panels)
     assert "LESA: no detection reaches the score 0.95; the highest is 0.900" in summary.table()
     assert "pictures with any" in DetectionSummary(models, 0.5).table()
+
+
+def test_the_classes_of_pixels_are_drawn_below_the_detections(make_detections):
+    image = np.full((60, 400, 3), 128, np.uint8)
+    labels = np.zeros((60, 400), int)
+    labels[:, 200:] = 2
+    nothing, found = (
+        make_detections((60, 400), [], [], []),
+        make_detections((60, 400), [[10, 10, 90, 50]], [0.9], [0]),
+    )
+    drawn = draw_detections(image, nothing, [], labels, ["sky", "sea", "sand"])
+    assert not np.array_equal(drawn[5, 5], drawn[5, 395])
+    above = draw_detections(image, found, ["nut"], labels)  # classes without a name are numbered
+    assert not np.array_equal(above[30, 50], drawn[30, 50])
+
+
+def test_a_model_that_labels_pixels_is_summed_up_by_them(make_detections):
+    predictor = SimpleNamespace(class_names=[], stuff_names=["sky", "sea"])
+    summary = DetectionSummary([DemoModel("FPN", predictor)], 0.5)
+    labels = np.array([[0, 0, 1, 2]])
+    summary.add("a", Panels(np.zeros((1, 4, 3), np.uint8), [make_detections((1, 4), [], [], [])], [labels]))
+    assert "FPN: share of pixels: sky 50.0%, sea 25.0%, class 2 25.0%" in summary.table()
+    assert "no detection" not in summary.table()
