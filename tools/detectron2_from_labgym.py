@@ -41,7 +41,6 @@ class AliasLoader:
 
     def create_module(self, spec):
         """Return None, which lets Python create the module."""
-        return None
 
     def exec_module(self, module):
         """Replace the module by the one with the shorter name."""

@@ -29,14 +29,10 @@ class RunResult:
         return file
 
 
-def load_results(folder: str | Path) -> list[RunResult]:
-    """Return the results in all direct subfolders, sorted by the folders' names."""
-    files = sorted(Path(folder).glob(f"*/{RESULT_FILE}"))
-    return [RunResult(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
-
-
 def write_table(folder: str | Path) -> str:
-    """Write a table of the runs below ``folder`` into its ``table.md``, and return the table."""
+    """Write a table of the runs in the subfolders of ``folder`` into its ``table.md``, and return the table."""
+    files = sorted(Path(folder).glob(f"*/{RESULT_FILE}"))
+    runs = [RunResult(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
     headers = ["operator", "parameters", "iterations", "box AP", "box AP50", "mask AP", "mask AP50", "time"]
     rows = [
         [
@@ -46,7 +42,7 @@ def write_table(folder: str | Path) -> str:
             *(f"{value:.1f}" for value in (run.box_ap, run.box_ap50, run.mask_ap, run.mask_ap50)),
             f"{run.seconds / 60:.1f} min",
         ]
-        for run in load_results(folder)
+        for run in runs
     ]
     align = ("left", *["right"] * (len(headers) - 1))
     table = tabulate(rows, headers=headers, tablefmt="github", colalign=align, disable_numparse=True)

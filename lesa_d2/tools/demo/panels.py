@@ -121,9 +121,9 @@ def find_weights(file: str, cfg: DictConfig | CfgNode) -> str:
         CheckpointError: there are none; the message says how to get them.
     """
     name = Path(file).stem
-    beside = last_checkpoint(Path(file).parent) if name == "config" else ""  # the folder may have moved
-    if beside:
-        return beside
+    # looked for beside the config, as the folder of the run may have been moved
+    if name == "config" and (checkpoint := last_checkpoint(Path(file).parent)):
+        return checkpoint
     try:
         weights = trained_weights(cfg)
     except CheckpointError:

@@ -31,7 +31,7 @@ def checked(name: str, check: Callable[[], list[Finding]], state: str = "cannot 
         return [Finding(name, f"fails unexpectedly: {type(error).__name__}: {error}", BUG)]
 
 
-BUG = "nobody foresaw this: please report it, with what --bug-report prints"
+BUG = "this error is unexpected: please report it, with the output of --bug-report"
 
 
 def pip(arguments: str) -> str:

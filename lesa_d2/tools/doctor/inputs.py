@@ -165,7 +165,7 @@ class Inputs:
         if "://" in path and not path.startswith(PREFIX):
             return [Finding("start", f"{path} is fetched when training starts")]
         if not PathManager.isfile(path):
-            PathManager.get_local_path(path)  # of ours, says how to get them
+            PathManager.get_local_path(path)  # for our own weights, its error says how to get them
             raise CheckpointError(f"checkpoint {path!r} does not exist; give the path of a .pth file")
         return [Finding("start", f"{path} can be had")]
 

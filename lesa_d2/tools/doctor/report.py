@@ -23,7 +23,9 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--config-file", default="", metavar="FILE", help="of either kind, or a zoo's name")
     parser.add_argument("--dataset", default="", metavar="DIR", help="a COCO-format or ImageNet-style folder")
-    parser.add_argument("--checkpoint", default="", metavar="F", help="weights, of ours or to be converted")
+    parser.add_argument(
+        "--checkpoint", default="", metavar="F", help="weights of this package, or to be converted"
+    )
     parser.add_argument("--bug-report", action="store_true", help="add what a report of a problem needs")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
     return parser.parse_intermixed_args(arguments)
