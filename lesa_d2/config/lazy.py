@@ -15,8 +15,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ..errors import ConfigError, described
 from .files import find_config
-from .yaml_form import load_yaml
 from .settings import SETTINGS, fill_defaults
+from .yaml_form import load_yaml
 
 SECTIONS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
@@ -180,6 +180,13 @@ def nodes(node: Any, prefix: str = "") -> Iterator[tuple[str, DictConfig]]:
         for name in node if isinstance(node, DictConfig) else range(len(node)):
             if not OmegaConf.is_interpolation(node, name) and not OmegaConf.is_missing(node, name):
                 yield from nodes(node[name], f"{prefix}.{name}" if prefix else str(name))
+
+
+def lesa_backbones(cfg: DictConfig) -> dict[str, DictConfig]:
+    """Return the sections of a config that :func:`lesa_d2.modeling.build_lesa_resnet` builds, by key."""
+    from ..modeling import build_lesa_resnet
+
+    return {key: node for key, node in nodes(cfg) if target(node) is build_lesa_resnet}
 
 
 def _suggest(cfg: DictConfig, key: str, parent: str, node: Any) -> str:

@@ -1,172 +1,406 @@
-"""How much memory a step takes, without taking it: the step is run on tensors that have sizes but no numbers.
+"""Whether a step fits in a given memory, and which switches would make it fit.
 
-Every storage that the step makes is followed by a weak reference, so that what autograd keeps, what
-activation checkpointing drops and makes again, and what is freed on the way are all seen as they are.  What
-operators use inside, a formula each gives (:data:`WORKSPACES`).
+A step is measured at small sizes; its memory at the size that is asked for follows from a polynomial in the
+number of pixels, one for each moment of the step.  The largest of them is the peak.
 """
 
 import contextlib
-import weakref
-from collections.abc import Callable, Iterator, Mapping
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from detectron2.config import instantiate
+from omegaconf import DictConfig, OmegaConf
+from tabulate import tabulate
+from torch import nn
 
-from ...layers.attention.blockwise import BLOCK_LOGITS
-from .passes import Pass, Regions, explained_failures, padded_size, parts
+from ...config.lazy import lesa_backbones, nodes
+from ...errors import ConfigError, LesaError
+from ...modeling.build import instantiate_model
+from .step import Size, StepCost, generate_inputs, measure_step, prepare_config
+
+GIB = 2**30
+MEASURED_PIXELS = 512**2  # of a step that is measured; larger ones are extrapolated
+SIDES = (0.5, 0.75, 1.0)  # of the largest image that is measured
+STAGES = ("res5", "res4", "res3", "res2")
+SMALLER = (0.75, 0.5)  # of the image's sides
+PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
-class LiveMemory(TorchDispatchMode):
-    """While active, counts the bytes of the storages that operations make, and of their workspaces.
+class MeasuredModel:
+    """A config's model, built once, and the steps of it that have been measured."""
+
+    def __init__(self, cfg: DictConfig, training: bool) -> None:
+        """Take a config with ``model``, ``optimizer``, ``dataloader`` and ``train``; ``training`` says which step."""
+        self.cfg, self.training = cfg, training
+        self._steps: dict[tuple[int, Size], StepCost] = {}
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """Build the model on the device to be measured.
+
+        Raises:
+            ConfigError: the arguments do not make a model.
+        """
+        cfg = copy.deepcopy(self.cfg)
+        prepare_config(cfg)
+        device = cfg.train.device if torch.cuda.is_available() else "cpu"
+        return instantiate_model(cfg.model).train(self.training).to(device)
+
+    @property
+    def weights(self) -> int:
+        """Return the bytes of all parameters and buffers."""
+        return sum(t.nbytes for t in (*self.model.parameters(), *self.model.buffers()))
+
+    @property
+    def gradients(self) -> int:
+        """Return the bytes of all gradients."""
+        return sum(p.nbytes for p in self.model.parameters() if p.requires_grad)
+
+    @cached_property
+    def optimizer(self) -> int:
+        """Return the bytes of the state that the config's optimizer keeps."""
+        cfg = copy.deepcopy(self.cfg.optimizer)
+        cfg.params.model = self.model
+        optimizer = instantiate(cfg)
+        for parameter in self.model.parameters():
+            parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+        optimizer.step()
+        states = [value for state in optimizer.state.values() for value in state.values()]
+        return sum(value.nbytes for value in states if torch.is_tensor(value))
+
+    def padded(self, size: Size) -> Size:
+        """Return the size (H, W) that the model pads images of ``size`` to."""
+        square = max([node.get("square_pad") or 0 for _, node in nodes(self.cfg.model)], default=0)
+        step = max(getattr(self.model.backbone, "size_divisibility", 1), 1)
+        if self.cfg.train.task == "classification":
+            return size
+        height, width = (max(side, square) for side in size)
+        return -(-height // step) * step, -(-width // step) * step
+
+    def step(self, images: int, size: Size, extrapolated: bool) -> StepCost:
+        """Measure a step of ``images`` images of ``size``.
+
+        Args:
+            extrapolated: the figures stand for larger images, on which attention is computed block by block.
+
+        Raises:
+            ConfigError: the model cannot be run on so little.
+        """
+        if (images, size) not in self._steps:
+            if extrapolated and not torch.cuda.is_available():
+                for module in self.model.modules():
+                    if getattr(module, "backend", None) == "auto":
+                        module.backend = "blockwise"
+            self._steps[images, size] = self._measure(images, size)
+        return self._steps[images, size]
+
+    def _measure(self, images: int, size: Size) -> StepCost:
+        amp = self.cfg.train.amp
+        dtype = amp.dtype or ("float16" if torch.cuda.is_available() else "float32")
+        precision = PRECISIONS[dtype] if amp.enabled and self.training else torch.float32
+        try:
+            return measure_step(self.model, generate_inputs(self.cfg, images, size), precision)
+        except (ValueError, RuntimeError, ArithmeticError, LookupError) as error:
+            if isinstance(error, LesaError):
+                raise
+            raise ConfigError(
+                f"the model cannot be run on {images} image(s) of {size[0]}×{size[1]} at a time: {error}; "
+                "take a larger --image-size or --batch"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model and what it is run on.
 
     Attributes:
-        live: bytes of those that are still there.
-        peak: the most there were at one time.
+        measured: the model.
+        size: (H, W) of the images, before the model pads them.
+        images: of an optimizer step on one device.
+        accumulate: micro-batches that these are split into.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self._known: dict[int, weakref.ref] = {}
+    measured: MeasuredModel
+    size: Size
+    images: int = 1
+    accumulate: int = 1
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        before = self.live
-        for tensor in tree_leaves((args, kwargs)):
-            if isinstance(tensor, Tensor):
-                self.ignore(tensor)
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                self._follow(tensor)
-        workspace = WORKSPACES.get(getattr(func, "_overloadpacket", None))
-        inside = workspace(args, out) if workspace else 0
-        self.peak = max(self.peak, self.live, before + inside + (self.live - before))
-        return out
+    @property
+    def micro_batch(self) -> int:
+        """Return the images of one forward pass."""
+        return -(-self.images // self.accumulate)
 
-    def ignore(self, tensor: Tensor) -> None:
-        """Not to be counted: it was there before, as inputs and weights."""
-        self._remember(tensor, 0)
+    def changed(self, changes: Mapping[str, Any]) -> "Setting":
+        """Return the setting with other values in the config."""
+        cfg = copy.deepcopy(self.measured.cfg)
+        for key, value in changes.items():
+            OmegaConf.update(cfg, key, value)
+        return replace(self, measured=MeasuredModel(cfg, self.measured.training))
 
-    def _follow(self, tensor: Tensor) -> None:
-        self._remember(tensor, tensor.untyped_storage().nbytes())
+    def step(self) -> StepCost:
+        """Return what a forward pass and, in training, a backward pass take, measured or extrapolated.
 
-    def _remember(self, tensor: Tensor, size: int) -> None:
-        storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key in self._known:
-            return
-
-        def forget(_: object) -> None:
-            if self._known.pop(key, None) is not None:
-                self.live -= size
-
-        self._known[key] = weakref.ref(storage, forget)
-        self.live += size
+        Raises:
+            ConfigError: the model cannot be built, or not be run on so little.
+        """
+        padded = self.measured.padded(self.size)
+        points = measured_points(self.micro_batch, padded)
+        is_extrapolated = points != [(self.micro_batch, padded)]
+        steps = [self.measured.step(*point, is_extrapolated) for point in points]
+        target = (self.micro_batch, padded)
+        return StepCost(
+            extrapolate(points, [step.peaks for step in steps], target),
+            extrapolate(points, [step.flops for step in steps], target),
+        )
 
 
-def _bytes(*tensors: Any) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor))
+def measured_points(images: int, size: Size) -> list[tuple[int, Size]]:
+    """Return the numbers of images and the sizes to be measured for ``images`` of ``size``.
+
+    That is the very step where it is small; two numbers of images where these are small; else three sizes, and
+    where there are several images, a second image of the smallest size.
+    """
+    height, width = size
+    if images * height * width <= MEASURED_PIXELS:
+        return [(images, size)]
+    if 4 * height * width <= MEASURED_PIXELS:
+        return [(2, size), (4, size)]
+    scale = min(1.0, math.sqrt(MEASURED_PIXELS / (height * width)))
+    sizes = [(_to_grid(height * scale * side), _to_grid(width * scale * side)) for side in SIDES]
+    return [(1, size) for size in sizes] + ([(2, sizes[0])] if images > 1 else [])
 
 
-def _attention_forward(args: tuple, out: Any) -> int:
-    """Contiguous inputs and a block of logits a thread."""
-    return _bytes(*args[:3]) + _block(args[0])
+def _to_grid(side: float) -> int:
+    """Round to what every pyramid takes without padding."""
+    return max(64, round(side / 64) * 64)
 
 
-def _attention_backward(args: tuple, out: Any) -> int:
-    """Contiguous inputs, two thin products, and two blocks of logits a thread."""
-    grad, q, k, v, col_bias = args[:5]
-    return _bytes(q, k, grad, grad, v, col_bias) + 2 * _block(q)
+def extrapolate(
+    points: Sequence[tuple[int, Size]], values: Sequence[Mapping[str, int]], target: tuple[int, Size]
+) -> dict[str, int]:
+    """Return each of ``values``, measured at ``points``, at the ``target``.
+
+    With N images of P pixels a value is c₀ + c₁·NP + c₂·NP² + c₃·N, as far as there are points: c₁ is for feature
+    maps, c₂ for maps of all pairs of positions, c₃ for regions.
+    """
+
+    def terms(images: int, size: Size) -> list[float]:
+        pixels = size[0] * size[1] / MEASURED_PIXELS
+        return [1, images * pixels, images * pixels**2, images][: len(points)]
+
+    names = [name for name in values[0] if all(name in others for others in values)]
+    table = np.array([[found[name] for name in names] for found in values])
+    coefficients = np.linalg.solve(np.array([terms(*point) for point in points]), table)
+    return dict(zip(names, np.rint(terms(*target) @ coefficients).astype(int).tolist(), strict=True))
 
 
-def _block(q: Tensor) -> int:
-    return min(BLOCK_LOGITS * torch.get_num_threads(), q.shape[0] * q.shape[1] ** 2) * 4
+@dataclass(frozen=True)
+class Memory:
+    """Hold bytes by what they are for; the sum is the peak."""
+
+    weights: int
+    average: int = 0
+    optimizer: int = 0
+    kept_gradients: int = 0
+    step: int = 0
+
+    @property
+    def total(self) -> int:
+        """Return the peak."""
+        return self.weights + self.average + self.optimizer + self.kept_gradients + self.step
+
+    def table(self) -> str:
+        """Return a Markdown table, in GiB."""
+        rows = [
+            ("weights and buffers", self.weights),
+            ("their average (train.ema)", self.average),
+            ("optimizer", self.optimizer),
+            ("gradients kept over micro-batches", self.kept_gradients),
+            ("step: activations, gradients, what is freed on the way", self.step),
+            ("**peak**", self.total),
+        ]
+        shown = [[name, f"{size / GIB:.2f}"] for name, size in rows if size]
+        return tabulate(shown, ["memory", "GiB"], "github", colalign=("left", "right"), disable_numparse=True)
 
 
-def _columns(args: tuple, output: Tensor) -> int:
-    """torchvision's columns: a deformed patch of the input for every position of the output."""
-    weight = args[1]
-    return output.shape[0] * output.shape[2] * output.shape[3] * weight[0].numel() * output.element_size()
-
-
-def _deform_forward(args: tuple, out: Any) -> int:
-    groups = args[0].shape[1] // args[1].shape[1]
-    return groups * _columns(args, out) + _bytes(out)
-
-
-def _deform_backward(args: tuple, out: Any) -> int:
-    grad, input, weight = args[:3]
-    groups = input.shape[1] // weight.shape[1]
-    return groups * _columns((input, weight), grad) + _bytes(grad)
-
-
-def _convolution(args: tuple, out: Any) -> int:
-    """oneDNN's copies of maps in its own layout, which is that of neither NCHW nor, all the way, NHWC."""
-    return _bytes(args[0], out)
-
-
-def _convolution_backward(args: tuple, out: Any) -> int:
-    return _bytes(*args[:2])
-
-
-WORKSPACES: dict[Any, Callable[[tuple, Any], int]] = {
-    torch.ops.lesa_d2.blockwise_attention: _attention_forward,
-    torch.ops.lesa_d2.blockwise_attention_backward: _attention_backward,
-    torch.ops.aten.convolution: _convolution,
-    torch.ops.aten.convolution_backward: _convolution_backward,
-    torch.ops.torchvision.deform_conv2d: _deform_forward,
-    torch.ops.torchvision._deform_conv2d_backward: _deform_backward,
-}
-"""Operator -> (arguments, output) -> bytes that it takes inside, on the CPU."""
-
-
-@contextlib.contextmanager
-def without_numbers() -> Iterator[None]:
-    """While open, tensors that are made have shapes, types and devices, but no memory."""
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        yield
-
-
-def step_memory(
-    build: Callable[[], nn.Module],
-    size: tuple[int, int],
-    images: int,
-    regions: Regions | None,
-    *,
-    precision: torch.dtype = torch.float32,
-    bit_masks: bool = True,
-) -> int:
-    """Bytes that a step adds to inputs and weights at its peak.
-
-    Args:
-        build: makes the model, in the mode (training or not) it is to be run in, its poolers spread evenly.
-        size: (H, W) of the images, before padding.
-        images: of one pass.
-        regions: see :class:`Regions`.
-        precision: other than float32, modules run under autocast.
-        bit_masks: see :class:`Pass`.
+def estimate(setting: Setting) -> Memory:
+    """Return the memory of a step, with everything that is there before it.
 
     Raises:
-        ConfigError: see :func:`.cost.part_costs`.
+        ConfigError: see :meth:`Setting.step`.
     """
-    with explained_failures(size, images), without_numbers():
-        model = build()
-        pixels = torch.empty(images, 3, *padded_size(model, size))
-        with torch.set_grad_enabled(model.training), LiveMemory() as memory:
-            memory.ignore(pixels)
-            for tensor in (*model.parameters(), *model.buffers()):
-                memory.ignore(tensor)
-            run = Pass(model, pixels.clone(), regions, bit_masks)
-            with torch.autocast("cpu", precision, enabled=precision != torch.float32):
-                for _ in parts(run):
-                    pass
-            if model.training:
-                run.features = {}
-                torch.autograd.backward(run.losses)
-        return memory.peak
+    measured, step = setting.measured, setting.step().peak
+    if not measured.training:
+        return Memory(measured.weights, step=step)
+    return Memory(
+        measured.weights,
+        average=measured.weights if measured.cfg.train.ema.enabled else 0,
+        optimizer=measured.optimizer,
+        kept_gradients=measured.gradients if setting.accumulate > 1 else 0,
+        step=step,
+    )
+
+
+@dataclass(frozen=True)
+class Switch:
+    """Hold one thing that saves memory: its name, what to type, and the setting with it."""
+
+    name: str
+    override: str
+    change: Callable[[Setting], Setting]
+
+
+def switches(setting: Setting) -> Iterator[Switch]:
+    """Yield what saves memory: what changes no result first, smaller images last."""
+    cfg, training = setting.measured.cfg, setting.measured.training
+    backbones = lesa_backbones(cfg)
+    for key, node in backbones.items():
+        if node.get("backend", "auto") in ("reference", "sdpa"):
+            yield _config_switch("attention without maps of all pairs", {f"{key}.backend": "auto"})
+    if training:
+        yield from _micro_batches(setting)
+        for key, node in backbones.items():
+            yield from _checkpointed_stages(key, node)
+        if not cfg.train.amp.enabled:
+            amp = {"train.amp.enabled": True, "train.amp.dtype": "bfloat16"}
+            yield _config_switch("mixed precision", amp)
+    elif setting.images > 1:
+        override = "dataloader.test.batch_size=1"
+        yield Switch("one image at a time", override, lambda found: replace(found, images=1))
+    yield from _smaller_images(setting)
+
+
+def _config_switch(name: str, changes: Mapping[str, Any]) -> Switch:
+    typed = " ".join(f"{key}={value}".replace("'", "").replace(" ", "") for key, value in changes.items())
+    return Switch(name, typed, lambda setting: setting.changed(changes))
+
+
+def _micro_batches(setting: Setting) -> Iterator[Switch]:
+    size = setting.micro_batch
+    while size > 1:
+        size = -(-size // 2)
+        number = -(-setting.images // size)
+        name, override = f"{size} image(s) at a time, gradients added up", f"train.accumulate={number}"
+        yield Switch(name, override, lambda found, number=number: replace(found, accumulate=number))
+
+
+def _checkpointed_stages(key: str, node: DictConfig) -> Iterator[Switch]:
+    stages = list(node.get("checkpoint_stages") or [])
+    for stage in STAGES:
+        if stage not in stages and int(stage[-1]) > node.get("freeze_at", 0):
+            stages = sorted([*stages, stage])
+            name = f"{', '.join(stages)} computed again in the backward pass"
+            yield _config_switch(name, {f"{key}.checkpoint_stages": stages})
+
+
+def _smaller_images(setting: Setting) -> Iterator[Switch]:
+    for scale in SMALLER:
+        height, width = (min(side, max(32, round(side * scale / 32) * 32)) for side in setting.size)
+        name, override = f"images of {height}×{width}", size_override(setting, (height, width))
+        yield Switch(name, override, lambda found, size=(height, width): replace(found, size=size))
+
+
+SIZED: dict[str, tuple[Callable[[Any], Size], str]] = {
+    "shape": (lambda value: (value[0], value[1]), "{key}.shape=[{height},{width}]"),
+    "size": (lambda value: (value[0], value[-1]), "{key}.size=[{height},{width}]"),
+    "crop_size": (lambda value: (value[0], value[1]), "{key}.crop_size=[{height},{width}]"),
+    "ranges": (lambda value: (max(map(max, value)),) * 2, "{key}.ranges=[[{half},{longest}]]"),
+    "max_size": (lambda value: (value, value), "{key}.short_edge_length=[{height}] {key}.max_size={longest}"),
+}
+"""Argument of an augmentation -> the largest size that it gives, and what to type for another."""
+
+
+def _sized_augmentation(cfg: DictConfig, training: bool) -> tuple[str, str] | None:
+    """Return the key of the augmentation that decides the size of the images, and its argument in ``SIZED``."""
+    for loader in ("train",) if training else ("test", "train"):
+        for key in ("mapper.augmentations", "mapper.transform.transforms"):
+            found = OmegaConf.select(cfg, f"dataloader.{loader}.{key}") or []
+            own = [index for index in range(len(found)) if not OmegaConf.is_interpolation(found, index)]
+            for index in reversed(own):
+                for name in SIZED:
+                    if found[index].get(name) is not None:
+                        return f"dataloader.{loader}.{key}.{index}", name
+    return None
+
+
+def largest_size(cfg: DictConfig, training: bool) -> Size:
+    """Return the size (H, W) of the largest images that the config's model sees.
+
+    Raises:
+        ConfigError: neither the augmentations nor the backbone tell.
+    """
+    found = _sized_augmentation(cfg, training)
+    if found:
+        key, name = found
+        return SIZED[name][0](OmegaConf.select(cfg, f"{key}.{name}"))
+    for node in lesa_backbones(cfg).values():
+        if (size := node.get("image_size")) is not None:
+            return (size, size) if isinstance(size, int) else (size[0], size[1])
+    raise ConfigError("the config does not say how large its images are; give --image-size H W")
+
+
+def size_override(setting: Setting, size: Size) -> str:
+    """Return what to type for images of ``size``; nothing where no augmentation decides it."""
+    found = _sized_augmentation(setting.measured.cfg, setting.measured.training)
+    if not found:
+        return ""
+    values = {"height": size[0], "width": size[1], "half": min(size) // 2, "longest": max(size)}
+    return SIZED[found[1]][1].format(key=found[0], **values)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Hold what :func:`fit` tried: the setting as it is, then switch after switch, until the budget was met.
+
+    Attributes:
+        budget: bytes.
+        rows: name, what to type, and bytes.
+    """
+
+    budget: int
+    rows: Sequence[tuple[str, str, int]]
+
+    @property
+    def fits(self) -> bool:
+        """Tell whether the last of ``rows`` is within the budget."""
+        return self.rows[-1][2] <= self.budget
+
+    def text(self) -> str:
+        """Return a Markdown table of every estimate and what to type, and the verdict."""
+        shown = [
+            [name, f"{size / GIB:.2f}", "yes" if size <= self.budget else "no", override and f"`{override}`"]
+            for name, override, size in self.rows
+        ]
+        headers = ["each on top of those before", "GiB", f"in {self.budget / GIB:g} GiB", "override"]
+        align = ("left", "right", "left", "left")
+        return (
+            f"{tabulate(shown, headers, 'github', colalign=align, disable_numparse=True)}\n\n{self.verdict()}"
+        )
+
+    def verdict(self) -> str:
+        """Return one sentence: whether it fits, and with what."""
+        if not self.fits:
+            return "None of the switches is enough: take a smaller model, or more memory."
+        overrides = {key.partition("=")[0]: key for _, typed, _ in self.rows for key in typed.split()}
+        if not overrides:
+            return "It fits as it is."
+        return f"It fits with: `{' '.join(overrides.values())}`"
+
+
+def fit(setting: Setting, budget: int, estimator: Callable[[Setting], Memory] = estimate) -> Plan:
+    """Try switches until the estimate is within ``budget`` bytes; those that cannot be run are left out."""
+    rows = [("as it is", "", estimator(setting).total)]
+    for switch in switches(setting):
+        if rows[-1][2] <= budget:
+            break
+        with contextlib.suppress(ConfigError):
+            changed = switch.change(setting)
+            rows.append((switch.name, switch.override, estimator(changed).total))
+            setting = changed
+    return Plan(budget, rows)
