@@ -26,8 +26,8 @@ from ...config.lazy import lesa_backbones, nodes, parameters
 from ...layers.attention.blockwise import BLOCK_LOGITS
 
 Size = tuple[int, int]
-OBJECTS = 16  # of a generated image
-RANDOM_NUMBERS = 2**20  # outputs up to this size get random numbers, so that scores and boxes differ
+OBJECTS = 12  # of a generated image
+RANDOM_NUMBERS = 2**18  # outputs up to this size get random numbers, so that scores and boxes differ
 
 
 def prepare_config(cfg: DictConfig) -> None:
