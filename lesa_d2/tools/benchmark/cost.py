@@ -27,10 +27,10 @@ def section_costs(setting: Setting) -> list[SectionCost]:
     """Return the cost of each section: the model's children, the backbone split into bottom-up network and rest.
 
     Raises:
-        ConfigError: see :meth:`.memory.Setting.step`.
+        ConfigError: see :meth:`.memory.Setting.flops`.
     """
     model = setting.measured.model
-    flops = setting.step().flops
+    flops = setting.flops()
     costs = []
     for name, module, inner in _sections(model):
         parameters, count = _parameters(module), flops.get(name, 0)

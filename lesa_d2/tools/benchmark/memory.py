@@ -24,9 +24,11 @@ from ...errors import ConfigError, LesaError
 from ...modeling.build import instantiate_model
 from .step import Size, StepCost, generate_inputs, measure_step, prepare_config
 
+Point = tuple[int, Size]  # a number of images and their size
+Term = Callable[[int, float], float]
 GIB = 2**30
-MEASURED_PIXELS = 512**2  # of a step that is measured; larger ones are extrapolated
-SIDES = (0.5, 0.75, 1.0)  # of the largest image that is measured
+MEASURED_PIXELS = 640**2  # of a step that is measured; larger ones are extrapolated
+SIDES = (1.0, 0.6, 0.8)  # of the largest image that is measured; the third where memory grows with its square
 STAGES = ("res5", "res4", "res3", "res2")
 SMALLER = (0.75, 0.5)  # of the image's sides
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -143,61 +145,74 @@ class Setting:
             OmegaConf.update(cfg, key, value)
         return replace(self, measured=MeasuredModel(cfg, self.measured.training))
 
-    def step(self) -> StepCost:
-        """Return what a forward pass and, in training, a backward pass take, measured or extrapolated.
+    def flops(self) -> dict[str, int]:
+        """Return the FLOPs of a forward pass by module, measured or extrapolated.
 
         Raises:
             ConfigError: the model cannot be built, or not be run on so little.
         """
-        padded = self.measured.padded(self.size)
-        points = measured_points(self.micro_batch, padded)
-        is_extrapolated = points != [(self.micro_batch, padded)]
-        steps = [self.measured.step(*point, is_extrapolated) for point in points]
-        target = (self.micro_batch, padded)
-        return StepCost(
-            extrapolate(points, [step.peaks for step in steps], target),
-            extrapolate(points, [step.flops for step in steps], target),
-        )
+        return self._measured_or_extrapolated("flops", has_pairs=True)
 
+    def peak(self) -> int:
+        """Return the most bytes of a forward pass and, in training, a backward pass; errors as of :meth:`flops`."""
+        has_pairs = self._is_extrapolated() and self._makes_pairs()
+        return max(self._measured_or_extrapolated("peaks", has_pairs).values())
 
-def measured_points(images: int, size: Size) -> list[tuple[int, Size]]:
-    """Return the numbers of images and the sizes to be measured for ``images`` of ``size``.
+    def _target(self) -> Point:
+        return self.micro_batch, self.measured.padded(self.size)
 
-    That is the very step where it is small; two numbers of images where these are small; else three sizes, and
-    where there are several images, a second image of the smallest size.
-    """
-    height, width = size
-    if images * height * width <= MEASURED_PIXELS:
-        return [(images, size)]
-    if 4 * height * width <= MEASURED_PIXELS:
-        return [(2, size), (4, size)]
-    scale = min(1.0, math.sqrt(MEASURED_PIXELS / (height * width)))
-    sizes = [(_to_grid(height * scale * side), _to_grid(width * scale * side)) for side in SIDES]
-    return [(1, size) for size in sizes] + ([(2, sizes[0])] if images > 1 else [])
+    def _is_extrapolated(self) -> bool:
+        return self.micro_batch * math.prod(self._target()[1]) > MEASURED_PIXELS
 
+    def _sizes(self) -> list[Size]:
+        """Return the sizes of single images that are measured for larger ones."""
+        size = self._target()[1]
+        scale = min(1.0, math.sqrt(MEASURED_PIXELS / math.prod(size)))
+        grid = [[max(64, round(side * scale * share / 64) * 64) for side in size] for share in SIDES]
+        return [(height, width) for height, width in grid]
 
-def _to_grid(side: float) -> int:
-    """Round to what every pyramid takes without padding."""
-    return max(64, round(side / 64) * 64)
+    def _makes_pairs(self) -> bool:
+        """Tell whether an operator makes maps that grow faster than the number of pixels."""
+        large, small = self._sizes()[:2]
+        most, least = (self.measured.step(1, size, True) for size in (large, small))
+        growth = (math.prod(large) / math.prod(small)) **1.5
+        notable = {name for name, made in most.made.items() if made > most.peak / 20}
+        return any(most.made[name] > growth * least.made.get(name, 0) for name in notable)
+
+    def _measured_or_extrapolated(self, quantity: str, has_pairs: bool) -> dict[str, int]:
+        """Return a quantity of a step that is small enough, else what smaller steps say.
+
+        With N images of P pixels it is c₀ + c₁·NP and, for regions, c₂·N; for maps of all pairs of positions also
+        c₃·NP².
+        """
+        images, size = target = self._target()
+        if not self._is_extrapolated():
+            return getattr(self.measured.step(images, size, False), quantity)
+        points: list[Point] = [(4, size), (2, size)]
+        terms: list[Term] = [lambda n, p: 1, lambda n, p: n * p]
+        if 4 * math.prod(size) > MEASURED_PIXELS:
+            large, small, middle = self._sizes()
+            points = [(1, large), (1, small)]
+            if images > 1:
+                points, terms = [*points, (2, small)], [*terms, lambda n, p: n]
+            if has_pairs:
+                points, terms = [*points, (1, middle)], [*terms, lambda n, p: n * p**2]
+        steps = [getattr(self.measured.step(*point, True), quantity) for point in points]
+        return extrapolate(points, steps, target, terms)
 
 
 def extrapolate(
-    points: Sequence[tuple[int, Size]], values: Sequence[Mapping[str, int]], target: tuple[int, Size]
+    points: Sequence[Point], values: Sequence[Mapping[str, int]], target: Point, terms: Sequence[Term]
 ) -> dict[str, int]:
-    """Return each of ``values``, measured at ``points``, at the ``target``.
+    """Return each of ``values``, measured at as many ``points`` as there are ``terms``, at the ``target``."""
 
-    With N images of P pixels a value is c₀ + c₁·NP + c₂·NP² + c₃·N, as far as there are points: c₁ is for feature
-    maps, c₂ for maps of all pairs of positions, c₃ for regions.
-    """
-
-    def terms(images: int, size: Size) -> list[float]:
-        pixels = size[0] * size[1] / MEASURED_PIXELS
-        return [1, images * pixels, images * pixels**2, images][: len(points)]
+    def row(point: Point) -> list[float]:
+        return [term(point[0], math.prod(point[1]) / MEASURED_PIXELS) for term in terms]
 
     names = [name for name in values[0] if all(name in others for others in values)]
     table = np.array([[found[name] for name in names] for found in values])
-    coefficients = np.linalg.solve(np.array([terms(*point) for point in points]), table)
-    return dict(zip(names, np.rint(terms(*target) @ coefficients).astype(int).tolist(), strict=True))
+    coefficients = np.linalg.solve(np.array([row(point) for point in points]), table)
+    return dict(zip(names, np.rint(row(target) @ coefficients).astype(int).tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -235,7 +250,7 @@ def estimate(setting: Setting) -> Memory:
     Raises:
         ConfigError: see :meth:`Setting.step`.
     """
-    measured, step = setting.measured, setting.step().peak
+    measured, step = setting.measured, setting.peak()
     if not measured.training:
         return Memory(measured.weights, step=step)
     return Memory(

@@ -67,8 +67,8 @@ def _objects(cfg: DictConfig, size: Size) -> Instances:
     """Return objects in the left half of an image; what lies in the right half is background."""
     height, width = size
     whole = torch.tensor([width, height])
-    corner = torch.rand(OBJECTS, 2) * torch.tensor([0.25, 0.7])
-    boxes = torch.cat([corner * whole, (corner + 0.05 + 0.2 * torch.rand(OBJECTS, 2)) * whole], 1)
+    corner = torch.rand(OBJECTS, 2) * torch.tensor([0.4, 0.9])
+    boxes = torch.cat([corner * whole, (corner + 0.05 + 0.05 * torch.rand(OBJECTS, 2)) * whole], 1)
     found = Instances(size, gt_boxes=Boxes(boxes), gt_classes=torch.zeros(OBJECTS, dtype=torch.long))
     for _, node in nodes(cfg.model):
         if node.get("mask_head") is not None or node.get("mask_heads") is not None:
@@ -85,9 +85,12 @@ def _masks(cfg: DictConfig, boxes: Tensor, size: Size) -> BitMasks | PolygonMask
 
 
 def _keypoints(boxes: Tensor, number: int) -> Tensor:
-    """Return visible keypoints (objects, number, 3), spread over the boxes."""
-    places = boxes[:, None, :2] + torch.rand(OBJECTS, number, 2) * (boxes[:, None, 2:] - boxes[:, None, :2])
-    return torch.cat([places, torch.full((OBJECTS, number, 1), 2.0)], 2)
+    """Return visible keypoints (objects, number, 3) around the boxes, so that what touches a box has one."""
+    way = torch.linspace(0, 4, number)  # of the four sides
+    x = torch.minimum(way.clamp(0, 1), (3 - way).clamp(0, 1))
+    y = torch.minimum((way - 1).clamp(0, 1), (4 - way).clamp(0, 1))
+    corner, extent = boxes[:, None, :2], boxes[:, None, 2:] - boxes[:, None, :2]
+    return torch.cat([corner + torch.stack([x, y], 1) * extent, torch.full((OBJECTS, number, 1), 2.0)], 2)
 
 
 @dataclass(frozen=True)
@@ -98,10 +101,12 @@ class StepCost:
         peaks: the most bytes above weights and inputs, between one moment and the next, by the moment's name: a
             module is left, a parameter gets its gradient.
         flops: of the forward pass, by module.
+        made: bytes of all storages that an operator made, by the operator's name; empty on a GPU.
     """
 
     peaks: dict[str, int] = field(default_factory=dict)
     flops: dict[str, int] = field(default_factory=dict)
+    made: dict[str, int] = field(default_factory=dict)
 
     @property
     def peak(self) -> int:
@@ -122,7 +127,7 @@ def measure_step(model: nn.Module, inputs: Any, precision: torch.dtype = torch.f
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     tensors = [*model.parameters(), *model.buffers()]
     memory = AllocatedMemory() if device == "cuda" else LiveMemory(tensors, counter.flop_registry)
-    cost = StepCost()
+    cost = StepCost(made=memory.made)
 
     def mark(name: str) -> None:
         cost.peaks[name] = max(cost.peaks.get(name, 0), memory.take_peak())
@@ -170,6 +175,7 @@ class AllocatedMemory(contextlib.AbstractContextManager):
     """Measure what PyTorch allocates on the GPU."""
 
     def __init__(self) -> None:
+        self.made: dict[str, int] = {}
         self.before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
 
@@ -188,12 +194,14 @@ class LiveMemory(TorchDispatchMode):
 
     Attributes:
         live: bytes of the storages that are still there.
+        made: bytes of all storages that an operator made, by the operator's name.
     """
 
     def __init__(self, existing: Iterable[Tensor], not_computed: Iterable[Any]) -> None:
         """Follow all storages but those of ``existing``; leave some operators, by packet, without numbers."""
         super().__init__()
         self.live = self._peak = 0
+        self.made: dict[str, int] = {}
         self._not_computed = {*not_computed, *WORKSPACES}
         self._known: weakref.WeakSet = weakref.WeakSet()
         self._ignore(existing)
@@ -211,8 +219,8 @@ class LiveMemory(TorchDispatchMode):
         packet = func.overloadpacket
         run = _without_numbers if packet in self._not_computed else _as_it_is
         out = run(func, args, kwargs or {})
-        for tensor in tree_leaves(out):
-            self._follow(tensor)
+        made = sum(map(self._follow, tree_leaves(out)))
+        self.made[str(packet)] = self.made.get(str(packet), 0) + made
         workspace = WORKSPACES[packet](args, out) if packet in WORKSPACES else 0
         self._peak = max(self._peak, self.live + workspace)
         return out
@@ -220,13 +228,15 @@ class LiveMemory(TorchDispatchMode):
     def _ignore(self, values: Iterable[Any]) -> None:
         self._known.update(value.untyped_storage() for value in values if isinstance(value, Tensor))
 
-    def _follow(self, value: Any) -> None:
+    def _follow(self, value: Any) -> int:
+        """Return the bytes of a storage that was not there before, and count them until it is freed."""
         if not isinstance(value, Tensor) or value.untyped_storage() in self._known:
-            return
+            return 0
         storage = value.untyped_storage()
         self._known.add(storage)
         self.live += storage.nbytes()
         weakref.finalize(storage, self._forget, storage.nbytes())
+        return storage.nbytes()
 
     def _forget(self, size: int) -> None:
         self.live -= size
