@@ -3,7 +3,7 @@
 
 import sys
 
-from lesa_d2.engine import Detection, run_command_line
+from lesa_d2.cli import main
 
 if __name__ == "__main__":
-    sys.exit(run_command_line(Detection()))
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -7,7 +7,6 @@ image before it reaches the network is up to the config's own test mapper: there
 import copy
 import logging
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,43 +16,47 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, instantiate
 from detectron2.data import DatasetMapper, MetadataCatalog
+from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from .checkpoint import ReportingCheckpointer, is_start
-from .data import SHAPE_CLASSES, shapes_split
-from .engine import Detection, build_yacs_model, dataset_names, task_of
-from .engine.run import build_model, last_checkpoint, load_evaluated, prepare
-from .engine.trainer import PRECISIONS
-from .engine.values import check_values
-from .errors import CheckpointError, ConfigError, DatasetError, LesaError
+from .checkpoint import holds_trained_model, last_checkpoint, load_weights
+from .config.settings import check_settings, fill_defaults
+from .engine import Detection, build_model, load_evaluated
+from .engine.detection import own_classes
+from .engine.device import PRECISIONS, settle, usable_device
+from .errors import CheckpointError, ConfigError, LesaError
 from .evaluation import with_test_time_augmentation
+from .modeling.build import build_yacs_model
 
 logger = logging.getLogger(__name__)
 
 Output = dict[str, Any]
+SECTIONS = ("model", "dataloader", "train")
 
 
 @dataclass(frozen=True)
 class Detector:
-    """What both kinds of config come down to.
+    """Hold what both kinds of config come down to.
 
     Attributes:
-        model: a list of detectron2's model inputs -> a list of outputs.
+        model: takes a list of detectron2's model inputs, gives a list of outputs.
         mapper: the config's, for tests; its augmentations and channel order are what images go through.
-        class_names: of the classes that the model tells apart; empty where nothing says.
+        class_names: of the classes of objects; empty where nothing says.
+        stuff_names: of the classes of pixels; empty where there are none, or nothing says.
     """
 
     model: nn.Module
     mapper: DatasetMapper
     class_names: list[str]
+    stuff_names: list[str]
 
 
 class Predictor:
-    """Detections of a trained model: ``Predictor(cfg)(image)["instances"]``.
+    """Predict with a trained model: ``Predictor(cfg)(image)["instances"]``.
 
     Args:
-        cfg: a LazyConfig (``lesa_d2.engine.load_config``, ``lesa_d2.model_zoo.get_config``) or a yacs config
+        cfg: a LazyConfig (``lesa_d2.config.load_config``, ``lesa_d2.model_zoo.get_config``) or a yacs config
             with ``add_lesa_config``; not changed.
         weights: a checkpoint; "" leaves the model untrained.  None takes those that :func:`trained_weights`
             finds.
@@ -64,11 +67,12 @@ class Predictor:
 
     Attributes:
         model: in eval mode.
-        class_names: by class index, as in ``instances.pred_classes``.
+        class_names: of objects by class index, as in ``instances.pred_classes``.
+        stuff_names: of pixels by class index, as in ``sem_seg``.
         weights: path of the checkpoint; "" for an untrained model.
 
     Raises:
-        ConfigError: the config is not that of a detector, or an argument is out of range.
+        ConfigError: the config is that of a classifier, or an argument is out of range.
         CheckpointError: the weights are not there, or are not those of this model.
     """
 
@@ -84,35 +88,39 @@ class Predictor:
             raise ConfigError(f"amp must be one of {sorted(PRECISIONS)} or None, got {amp!r}")
         if type(batch_size) is not int or batch_size < 1:
             raise ConfigError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
-        load = _load_yacs if isinstance(cfg, CfgNode) else _load_lazy
-        cfg = copy.deepcopy(_checked(cfg))
+        cfg = checked_copy(cfg)
         path = trained_weights(cfg) if weights is None else os.fspath(weights)
+        load = _load_yacs if isinstance(cfg, CfgNode) else _load_lazy
         detector = load(cfg, path, device)
         if not path:
             logger.warning("No weights: the model is untrained, and what it predicts means nothing.")
         self.model = detector.model.eval()
         self.weights = path
         self.class_names = detector.class_names
+        self.stuff_names = detector.stuff_names
         if not isinstance(detector.mapper, DatasetMapper):
             raise ConfigError(
                 "the config's test mapper must be detectron2's DatasetMapper, whose augmentations images go "
                 f"through, got {type(detector.mapper).__name__}"
             )
         self._augmentations = detector.mapper.augmentations
-        self._format = detector.mapper.image_format
+        self.image_format = detector.mapper.image_format
         self._batch_size = batch_size
-        if self._format not in ("RGB", "BGR"):
-            raise ConfigError(f"the predictor serves models of RGB or BGR images, got {self._format!r}")
+        if self.image_format not in ("RGB", "BGR"):
+            raise ConfigError(f"the predictor serves models of RGB or BGR images, got {self.image_format!r}")
         self._precision = PRECISIONS[amp or "float32"]
 
     def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> Output | list[Output]:
-        """
+        """Predict for one image or several.
+
         Args:
             images: one image (H, W, 3) uint8 in BGR order, as OpenCV reads it, of any size; or several of
                 them, of any sizes, as a list or as one array (N, H, W, 3).
 
         Returns:
-            {"instances": detectron2's Instances in the image's own pixels}; a list of such for several.
+            What the model gives for an image, a list of such for several: {"instances": detectron2's Instances in
+            the image's own pixels}, {"sem_seg": scores (K, H, W)}, or for panoptic segmentation both, with
+            "panoptic_seg".
 
         Raises:
             LesaError: something else than such images.
@@ -124,7 +132,7 @@ class Predictor:
         return next(self.stream([images]))  # type: ignore[list-item]
 
     def stream(self, images: Iterable[np.ndarray]) -> Iterator[Output]:
-        """Outputs in the order of ``images``, which may be endless: at most ``batch_size`` are held."""
+        """Yield outputs in the order of ``images``, which may be endless: at most ``batch_size`` are held."""
         batch: list[dict[str, Any]] = []
         for image in images:
             model_input = self.preprocess(image)
@@ -136,9 +144,9 @@ class Predictor:
             yield from self._run(batch)
 
     def preprocess(self, image: np.ndarray) -> dict[str, Any]:
-        """An image (H, W, 3) uint8, BGR -> what detectron2's models take, by the config's test mapper."""
+        """Make of an image (H, W, 3) uint8, BGR, what detectron2's models take, by the config's test mapper."""
         _check_image(image)
-        seen = T.AugInput(np.ascontiguousarray(image[:, :, ::-1]) if self._format == "RGB" else image)
+        seen = T.AugInput(np.ascontiguousarray(image[:, :, ::-1]) if self.image_format == "RGB" else image)
         self._augmentations(seen)
         pixels = torch.as_tensor(np.ascontiguousarray(seen.image.transpose(2, 0, 1)))
         return {"image": pixels, "height": image.shape[0], "width": image.shape[1]}
@@ -168,44 +176,53 @@ def _check_image(image: Any) -> None:
     )
 
 
-def _checked(cfg: Any) -> DictConfig | CfgNode:
-    """``cfg`` itself; ConfigError unless it is the config of a detector."""
+def checked_copy(cfg: Any) -> DictConfig | CfgNode:
+    """Return a copy of a config, completed by the defaults of our keys.
+
+    Raises:
+        ConfigError: it is no config of a model that predicts for images.
+    """
     if isinstance(cfg, CfgNode):
-        return cfg
+        return copy.deepcopy(cfg)
     if not isinstance(cfg, DictConfig):
         raise ConfigError(
             f"expected a LazyConfig or a yacs config, got {type(cfg).__name__}; load a file by "
-            "lesa_d2.engine.load_any_config"
+            "lesa_d2.config.load_any_config"
         )
-    missing = [name for name in ("model", "dataloader", "train") if name not in cfg]
+    missing = [name for name in SECTIONS if name not in cfg]
     if missing:
         raise ConfigError(f"the config does not define {missing}, which a training config has")
-    if not isinstance(task_of(cfg), Detection):
-        raise ConfigError("expected the config of a detector, got that of a classifier (no model.roi_heads)")
+    cfg = copy.deepcopy(cfg)
+    fill_defaults(cfg)
+    if cfg.train.task != Detection.name:
+        raise ConfigError(
+            f"expected the config of a detector, got that of a classifier (train.task={cfg.train.task})"
+        )
     return cfg
 
 
 def trained_weights(cfg: DictConfig | CfgNode) -> str:
-    """The checkpoint of a config's trained detector.
+    """Return the checkpoint of a config's trained detector.
 
-    That is ``MODEL.WEIGHTS``, or for a LazyConfig ``train.init_checkpoint``, where it was set to a detector;
-    but where its name is that of a start of training, or the config was saved by a run, it is the last
-    checkpoint of the output folder.
+    That is ``MODEL.WEIGHTS``, or for a LazyConfig ``train.init_checkpoint``, where that file holds a
+    detector.  Where it holds a start of training, or the config was saved by a run, it is the last checkpoint
+    of the output folder; also where it is a ``lesa://`` name whose weights are not here.
 
     Returns:
         A path; "" where the config asks for no weights and there is no run either.
 
     Raises:
-        CheckpointError: there is a start of training only.
+        CheckpointError: there is a start of training only, or the file is not there or cannot be read.
     """
     if isinstance(cfg, CfgNode):
         given, folder, was_saved_by_run = cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR, False
     else:
         given, folder = cfg.train.init_checkpoint, cfg.train.output_dir
-        was_saved_by_run = bool(OmegaConf.select(cfg, "train.class_names"))
-    if given and not is_start(given) and not was_saved_by_run:
-        return given
+        was_saved_by_run = bool(cfg.train.class_names or cfg.train.stuff_names)
     last = last_checkpoint(folder)
+    is_elsewhere = last and given.startswith("lesa://") and not PathManager.isfile(given)
+    if given and not is_elsewhere and not was_saved_by_run and holds_trained_model(given):
+        return given
     if given and not last:
         raise CheckpointError(
             f"no trained weights: {folder} holds no checkpoint, and {given} is what training starts from; "
@@ -214,48 +231,36 @@ def trained_weights(cfg: DictConfig | CfgNode) -> str:
     return last
 
 
-def _usable_device(device: str) -> str:
-    """``device``, or the CPU, with a message, where there is no GPU; ConfigError for what is no device."""
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise ConfigError(f"device must be 'cpu', 'cuda' or 'cuda:N', got {device!r}")
-    if device == "cpu" or torch.cuda.is_available():
-        return device
-    print("No GPU found: running on the CPU.")
-    return "cpu"
-
-
 def _load_lazy(cfg: DictConfig, path: str, device: str | None) -> Detector:
-    cfg.train.device = _usable_device(device or cfg.train.device)
-    check_values(cfg, Detection.rules)
-    prepare(cfg)
+    cfg.train.device = usable_device(device or cfg.train.device)
+    check_settings(cfg, sections=("train",))
+    cfg.train.scale_lr = False  # nothing is trained
+    settle(cfg)
     model = load_evaluated(cfg, path)[0] if path else build_model(cfg)
     loader = cfg.dataloader.test
-    if OmegaConf.select(cfg, "train.tta.enabled"):
+    if cfg.train.tta.enabled:
         model, loader = with_test_time_augmentation(cfg, model)
-    return Detector(model, instantiate(loader.mapper), class_names(cfg))
+    names = [class_names(cfg, key, kind) for key, kind in NAMES.items()]
+    return Detector(model, instantiate(loader.mapper), *names)
 
 
-def class_names(cfg: DictConfig) -> list[str]:
-    """Of a run's saved config; else of the data set that the config is evaluated on."""
-    saved = OmegaConf.select(cfg, "train.class_names")
-    if saved:
-        return list(saved)
-    names = cfg.dataloader.test.dataset.names
-    if isinstance(names, DictConfig) and names.get("_target_") is shapes_split:
-        return list(SHAPE_CLASSES)  # pictures need not be generated for this
-    try:
-        name = dataset_names(cfg.dataloader.test)[0]
-    except DatasetError as error:  # the data need not be where the model is used
-        logger.warning("Classes are numbered, since their names are not known: %s", error)
-        return []
-    return list(MetadataCatalog.get(name).get("thing_classes", []))
+NAMES = {"train.class_names": "thing_classes", "train.stuff_names": "stuff_classes"}
+
+
+def class_names(cfg: DictConfig, key: str, kind: str) -> list[str]:
+    """Return the names that a run saved in its config under ``key``, else those of the data it is evaluated on."""
+    names = OmegaConf.select(cfg, key) or own_classes(cfg.dataloader.test, kind)
+    if names is None and kind == "thing_classes":
+        logger.warning("Classes are numbered, since their names are not known: the data set is not here.")
+    return list(names or [])
 
 
 def _load_yacs(cfg: CfgNode, path: str, device: str | None) -> Detector:
     cfg.defrost()
-    cfg.MODEL.DEVICE = _usable_device(device or cfg.MODEL.DEVICE)
+    cfg.MODEL.DEVICE = usable_device(device or cfg.MODEL.DEVICE)
     model = build_yacs_model(cfg)
     if path:
-        ReportingCheckpointer(model).load(path, checkpointables=[])
-    names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).get("thing_classes", []) if cfg.DATASETS.TEST else []
-    return Detector(model, DatasetMapper(cfg, is_train=False), list(names))
+        load_weights(model, path)
+    metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else {}
+    names = [list(metadata.get(kind, [])) for kind in NAMES.values()]
+    return Detector(model, DatasetMapper(cfg, is_train=False), *names)

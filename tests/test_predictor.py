@@ -1,5 +1,6 @@
 """Predictor equals the model run by hand, for both kinds of config."""
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -54,6 +55,13 @@ def save_trained(model, file):
     """As if trained: scores are not all the same."""
     nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.1)
     torch.save({"model": model.state_dict()}, file)
+    return str(file)
+
+
+def save_start(model, file):
+    """What training starts from: the backbone alone."""
+    weights = model.state_dict()
+    torch.save({n: v for n, v in weights.items() if n.startswith("backbone.bottom_up.")}, file)
     return str(file)
 
 
@@ -170,8 +178,12 @@ def test_classes_and_unchanged_config(lazy, yacs):
     assert Predictor(lazy, weights=lazy.train.init_checkpoint).class_names == ["a", "b"]
 
 
-def test_which_weights(lazy, tmp_path):
-    """A run's own: its last checkpoint. A config file: what init_checkpoint was set to, unless a start."""
+def test_which_weights(lazy, tmp_path, monkeypatch):
+    """A run's own: its last checkpoint. A config file: what init_checkpoint was set to, unless a start.
+
+    What the file is follows from its content, not from its name.
+    """
+    monkeypatch.setenv("LESA_MODELS", str(tmp_path / "models"))
     given = lazy.train.init_checkpoint
     run = tmp_path / "run"
     run.mkdir()
@@ -185,7 +197,13 @@ def test_which_weights(lazy, tmp_path):
         return torch.load(path, weights_only=True)["model"]["roi_heads.box_predictor.cls_score.weight"]
 
     assert torch.equal(chosen(), inside(given))
-    lazy.train.init_checkpoint = "lesa://imagenet_lesa_r50.pth"
+    for name in ("imagenet_x.pth", "start_x.pth"):
+        shutil.copy(given, tmp_path / name)
+        lazy.train.init_checkpoint = str(tmp_path / name)
+        assert torch.equal(chosen(), inside(given))
+    lazy.train.init_checkpoint = save_start(instantiate(lazy.model), tmp_path / "detector.pth")
+    assert torch.equal(chosen(), inside(trained))
+    lazy.train.init_checkpoint = "lesa://imagenet_lesa_r50.pth"  # not here
     assert torch.equal(chosen(), inside(trained))
     lazy.train.init_checkpoint = ""
     assert torch.equal(chosen(), inside(trained))
@@ -193,15 +211,19 @@ def test_which_weights(lazy, tmp_path):
     assert torch.equal(chosen(), inside(trained))
 
 
-def test_a_start_of_training_is_no_detector(lazy, yacs):
+def test_a_start_of_training_is_no_detector(lazy, yacs, tmp_path, monkeypatch):
     """Not even where its run is elsewhere, or its shapes would fit."""
+    monkeypatch.setenv("LESA_MODELS", str(tmp_path / "models"))
     lazy.train.class_names = ["circle"]
     with pytest.raises(
         CheckpointError, match=r"no trained weights: .*lazy\.pth is what training starts from"
     ):
         Predictor(lazy)
-    yacs.MODEL.WEIGHTS = "lesa://start_lesa_r50.pth"
+    yacs.MODEL.WEIGHTS = save_start(build_model(yacs), tmp_path / "detector.pth")
     with pytest.raises(CheckpointError, match="is what training starts from"):
+        Predictor(yacs)
+    yacs.MODEL.WEIGHTS = "lesa://start_lesa_r50.pth"
+    with pytest.raises(CheckpointError, match=r"no weights 'start_lesa_r50\.pth'"):
         Predictor(yacs)
 
 

@@ -1,9 +1,5 @@
 """Cascade Mask R-CNN with FPN, all of it detectron2's own, on a LESA backbone."""
 
-from detectron2 import model_zoo
+from .detectron2_models import on_lesa
 
-from .backbone import bottom_up, preprocessing
-
-model = model_zoo.get_config("common/models/cascade_rcnn.py").model
-model.backbone.bottom_up = bottom_up
-model.update(preprocessing)
+model = on_lesa("cascade_rcnn")

@@ -6,13 +6,12 @@ from detectron2.solver.build import get_default_optimizer_params
 from fvcore.common.param_scheduler import CompositeParamScheduler, CosineParamScheduler, LinearParamScheduler
 from torchvision.transforms import v2
 
+from lesa_d2.config.settings import default_train
 from lesa_d2.data import ImageMapper, image_folder
 from lesa_d2.data.images import build_image_test_loader
 from lesa_d2.data.loader import build_train_loader
-from lesa_d2.engine.classification import TopAccuracy
+from lesa_d2.evaluation import TopAccuracy
 from lesa_d2.modeling import ImageClassifier, build_lesa_resnet
-
-from .train import train
 
 model = L(ImageClassifier)(
     backbone=L(build_lesa_resnet)(operator="lesa", width_multiplier=1, image_size=224, num_classes=1000),
@@ -58,8 +57,8 @@ dataloader = dict(
 
 WARMUP, COSINE = 5, 90  # epochs
 
-for key in ("tta", "report", "reference_images"):
-    train.pop(key)  # for detectors
+train = default_train("classification")
+train.amp.dtype = "bfloat16"
 train.epochs = WARMUP + COSINE  # of whatever data set; train.max_iter=N on the command line overrides it
 train.max_iter = 950866  # 95 epochs * 1281167 images / 128 images an iteration
 train.eval_period = 10009  # an epoch: 1281167 / 128

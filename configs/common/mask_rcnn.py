@@ -4,10 +4,6 @@ The zoo's settings are the paper's: RPN with L1, 2000 anchors a level and 1000 p
 tests), class-specific boxes with L1, score threshold 0.05, NMS 0.5, 100 detections.
 """
 
-from detectron2 import model_zoo
+from .detectron2_models import on_lesa
 
-from .backbone import bottom_up, preprocessing
-
-model = model_zoo.get_config("common/models/mask_rcnn_fpn.py").model
-model.backbone.bottom_up = bottom_up
-model.update(preprocessing)
+model = on_lesa("mask_rcnn_fpn")

@@ -1,29 +1,40 @@
-"""Checkpoints: conversion, the folder of our own weights, loading with a report."""
+"""Checkpoints: conversion, weights by name, loading with a report, saving and resuming."""
 
-from .files import CONVERSIONS, Conversion, convert_file
-from .loading import LoadReport, ReportingCheckpointer, WeightsWriter, unwrap
+from .conversion import CONVERSIONS, Conversion, convert_file
+from .kinds import KINDS, holds_trained_model, kind_of, kind_of_file
+from .loading import compare_weights, load_evaluated_weights, load_weights, unwrap
 from .official import convert_backbone, convert_classifier, convert_detector, convert_layer, to_official
-from .start import DetectorStart, classifier_to_detector, is_classifier, is_start
-from .store import models_folder, register_models_folder, weights_state
+from .reading import read_checkpoint
+from .report import LoadReport
+from .saving import RunCheckpointer, WeightsWriter, last_checkpoint
+from .start import DetectorStart, classifier_to_detector
+from .weights import models_folder, register_models_folder, weights_state
 
 register_models_folder()
 
 __all__ = [
     "CONVERSIONS",
+    "KINDS",
     "Conversion",
     "DetectorStart",
     "LoadReport",
-    "ReportingCheckpointer",
+    "RunCheckpointer",
     "WeightsWriter",
     "classifier_to_detector",
+    "compare_weights",
     "convert_backbone",
     "convert_classifier",
     "convert_detector",
     "convert_file",
     "convert_layer",
-    "is_classifier",
-    "is_start",
+    "holds_trained_model",
+    "kind_of",
+    "kind_of_file",
+    "last_checkpoint",
+    "load_evaluated_weights",
+    "load_weights",
     "models_folder",
+    "read_checkpoint",
     "to_official",
     "unwrap",
     "weights_state",

@@ -1,19 +1,33 @@
-"""Names in the authors' checkpoints and ours: one table a kind of model, read in both directions.
+"""Names of tensors in the authors' checkpoints and in ours.
 
-A table maps modules, or parameters without a module of their own.  `layer{k}.{b}` is `res{k+1}.{b}`, and a
-block's `bn{j}` is the norm of its `conv{j}`; torchvision's ResNets have the names of the plain backbone.
+One table a kind of model is read in both directions.  It maps modules, or parameters without a module of
+their own.  ``layer{k}.{b}`` is ``res{k+1}.{b}``, and a block's ``bn{j}`` is the norm of its ``conv{j}``;
+torchvision's ResNets have the names of the plain backbone.  A table holds one entry for all blocks of a
+stage, whose number it writes as ``*``, so that it serves ResNets of every depth.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
 
 BACKBONE = "backbone.bottom_up."
-"""What detectron2's detectors with FPN put before a backbone's names."""
+"""Prefix of the backbone's names in a detector of detectron2 with FPN."""
+CLASSIFIER = "backbone."
+"""Prefix of the backbone's names in our ImageNet classifiers."""
+STEM = "stem.conv1.weight"
+"""A name that every backbone of ours has."""
+COUNTER = "num_batches_tracked"
+NORM_LEAVES = ("weight", "bias", "running_mean", "running_var", COUNTER)
 
-BLOCKS = {2: 3, 3: 4, 4: 6, 5: 3}  # every released model is a ResNet-50 or a WideResNet-50-2
-NORM_LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-
+FLATTENED = "binary.positions.table"
 DERIVED = "binary.positions.index"
-"""A buffer of theirs that follows from the size of ``binary.positions.table``; we have no such tensor."""
+"""A buffer of theirs that follows from the size of ``FLATTENED``; we have no such tensor."""
+
+FOREIGN = re.compile(r"(backbone\.(body\.)?)?layer[1-4]\.\d+\.")
+"""The beginning of a block's names in torchvision and in the authors' release."""
+BLOCK_INDEX = re.compile(r"(?<=layer[1-4]\.)\d{1,3}(?=\.)|(?<=res[2-5]\.)\d{1,3}(?=\.)")
+ANY = "*"
 
 LAYER = {
     "qkv_transform": "binary.qkv",
@@ -22,7 +36,7 @@ LAYER = {
     "bn_output": "binary.out_norm",
     "rel_height": "binary.positions.rel_height",
     "rel_width": "binary.positions.rel_width",
-    "relative": "binary.positions.table",
+    "relative": FLATTENED,
     "flatten_index": DERIVED,
     "x_transform.0.conv_offset": "unary.conv.offset",
     "x_transform.0": "unary.conv",
@@ -34,7 +48,7 @@ LAYER = {
     "projection.1": "gate.norm2",
 }
 
-STEM = {"conv1": "stem.conv1", "bn1": "stem.conv1.norm"}
+STEM_MODULES = {"conv1": "stem.conv1", "bn1": "stem.conv1.norm"}
 BLOCK = {
     "conv1": "conv1",
     "bn1": "conv1.norm",
@@ -74,26 +88,44 @@ RPN = {
 
 
 class Names:
-    """A table of official names and ours, one to one."""
+    """Translate between official names and ours by a table that is one to one."""
 
     def __init__(self, modules: Mapping[str, str]) -> None:
+        """Take the table, from their modules to ours."""
         self.modules = dict(modules)
         self._theirs = {ours: theirs for theirs, ours in self.modules.items()}
 
     def ours(self, key: str) -> str | None:
-        """Our name of the tensor they call ``key``; None when the table does not know it."""
+        """Return our name of the tensor that they call ``key``; None when the table does not know it."""
         return _translate(key, self.modules)
 
     def theirs(self, key: str) -> str | None:
-        """Their name of the tensor we call ``key``; None when the table does not know it."""
+        """Return their name of the tensor that we call ``key``; None when the table does not know it."""
         return _translate(key, self._theirs)
 
 
 def _translate(key: str, modules: Mapping[str, str]) -> str | None:
+    block = BLOCK_INDEX.search(key)
+    name = _translate_pattern(BLOCK_INDEX.sub(ANY, key, count=1), modules)
+    return name.replace(ANY, block[0]) if name and block else name
+
+
+def _translate_pattern(key: str, modules: Mapping[str, str]) -> str | None:
     if key in modules:
         return modules[key]
     module, _, leaf = key.rpartition(".")
     return f"{modules[module]}.{leaf}" if module in modules and leaf in NORM_LEAVES else None
+
+
+def strip_prefixes(
+    state_dict: Mapping[str, Tensor], prefixes: Iterable[str] = ("module.", CLASSIFIER)
+) -> dict[str, Tensor]:
+    """Return ``state_dict`` without those of the ``prefixes`` that all of its names have."""
+    stripped = dict(state_dict)
+    for prefix in prefixes:
+        if stripped and all(key.startswith(prefix) for key in stripped):
+            stripped = {key.removeprefix(prefix): value for key, value in stripped.items()}
+    return stripped
 
 
 def _under(theirs: str, ours: str, modules: Mapping[str, str]) -> dict[str, str]:
@@ -101,7 +133,7 @@ def _under(theirs: str, ours: str, modules: Mapping[str, str]) -> dict[str, str]
 
 
 def _roi_heads(stage: str) -> dict[str, str]:
-    """Box and mask head of one ``stage``: "" for the only one, "0." … for those of a cascade."""
+    """Return the names of a box and a mask head; ``stage`` is "", or "0." and so on in a cascade."""
     return {
         **_under(f"roi_head.bbox_head.{stage}", f"roi_heads.box_head.{stage}", BOX_HEAD),
         **_under(f"roi_head.bbox_head.{stage}", f"roi_heads.box_predictor.{stage}", BOX_PREDICTOR),
@@ -119,10 +151,9 @@ def _cascade_heads() -> dict[str, str]:
 
 
 def _backbone() -> dict[str, str]:
-    modules = dict(STEM)
-    for stage, number in BLOCKS.items():
-        for block in range(number):
-            modules |= _under(f"layer{stage - 1}.{block}.", f"res{stage}.{block}.", BLOCK)
+    modules = dict(STEM_MODULES)
+    for stage in range(2, 6):
+        modules |= _under(f"layer{stage - 1}.{ANY}.", f"res{stage}.{ANY}.", BLOCK)
     return modules
 
 

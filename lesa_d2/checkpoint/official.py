@@ -1,8 +1,12 @@
-"""Checkpoints of the authors' release and of torchvision -> ours, and back: every key accounted for.
+"""Convert state dicts of the authors' release and of torchvision to ours, and back.
 
 ``convert_*`` and ``to_official`` take and return plain state dicts.  They rename, with two exceptions: the
 1-D projection of an attention layer gets, or loses, its fourth axis, and an index buffer that follows from
 the size of a position table is left out, or computed.  The names are in :mod:`.names`.
+
+Every key is accounted for, or it is an error.  The depth of a ResNet follows from its highest block in each
+stage: a block that is missing before that one is an error, but blocks missing at the end of a stage look like
+a shallower network.  Loading into a model finds them, since that knows its depth.
 """
 
 import re
@@ -15,30 +19,31 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..layers.positions import offset_index
+from .architecture import backbone_names, layer_names
 from .names import (
     BACKBONE,
     BACKBONE_NAMES,
-    BLOCKS,
     CLASSIFIER_NAMES,
+    COUNTER,
     DERIVED,
+    FLATTENED,
     HTC_NAMES,
     LAYER_NAMES,
     MASK_RCNN_NAMES,
-    NORM_LEAVES,
     Names,
+    strip_prefixes,
 )
 
 StateDict = dict[str, Tensor]
 
-PREFIXES = ("module.", "backbone.")
 TERMS = ("binary.", "unary.", "gate.")
 PROJECTION = "binary.qkv.weight"
-TABLE = "binary.positions.table"
-COUNTER = "num_batches_tracked"
 
 
 def convert_layer(state_dict: Mapping[str, Tensor]) -> StateDict:
-    """One official LESA layer -> the state dict of :class:`lesa_d2.layers.LESA`, for ``strict=True``.
+    """Convert one official LESA layer to the state dict of :class:`lesa_d2.layers.LESA`.
+
+    The result loads with ``strict=True``.
 
     Raises:
         CheckpointError: lists every key that is left over and every one that is missing.
@@ -47,9 +52,9 @@ def convert_layer(state_dict: Mapping[str, Tensor]) -> StateDict:
 
 
 def convert_backbone(state_dict: Mapping[str, Tensor]) -> StateDict:
-    """Official backbone -> the state dict of :func:`lesa_d2.modeling.build_lesa_resnet`, for ``strict=True``.
+    """Convert an official backbone to the state dict of :func:`lesa_d2.modeling.build_lesa_resnet`.
 
-    Keys may carry the prefixes ``module.`` and ``backbone.``.
+    The result loads with ``strict=True``.  Keys may carry the prefixes ``module.`` and ``backbone.``.
 
     Raises:
         CheckpointError: lists every key that is left over and every one that is missing.
@@ -58,11 +63,11 @@ def convert_backbone(state_dict: Mapping[str, Tensor]) -> StateDict:
 
 
 def convert_classifier(state_dict: Mapping[str, Tensor]) -> StateDict:
-    """Official or torchvision's ImageNet classifier -> the state dict of ours, for ``strict=True``.
+    """Convert an official ImageNet classifier, or torchvision's, to the state dict of ours.
 
-    Ours is ``build_lesa_resnet(..., num_classes=K)``.  Takes the content of the official checkpoint's key
-    ``net``, or the state dict of torchvision's ``resnet50`` or ``wide_resnet50_2``; keys may carry the
-    prefixes ``module.`` and ``backbone.``.
+    Ours is ``build_lesa_resnet(..., num_classes=K)``, and the result loads with ``strict=True``.  Give the
+    content of the official checkpoint's key ``net``, or the state dict of a ResNet, Wide ResNet or ResNeXt of
+    torchvision with bottleneck blocks.  Keys may carry the prefixes ``module.`` and ``backbone.``.
 
     Raises:
         CheckpointError: lists every key that is left over and every one that is missing.
@@ -71,9 +76,9 @@ def convert_classifier(state_dict: Mapping[str, Tensor]) -> StateDict:
 
 
 def convert_detector(state_dict: Mapping[str, Tensor]) -> StateDict:
-    """Official Mask R-CNN or Hybrid Task Cascade -> the state dict of our configs', for ``strict=True``.
+    """Convert an official Mask R-CNN or Hybrid Task Cascade to the state dict of our configs' model.
 
-    Keys may carry the prefix ``module.``.
+    The result loads with ``strict=True``.  Keys may carry the prefix ``module.``.
 
     Raises:
         CheckpointError: lists every key that is left over and every one that is missing.
@@ -83,9 +88,9 @@ def convert_detector(state_dict: Mapping[str, Tensor]) -> StateDict:
 
 
 def to_official(state_dict: Mapping[str, Tensor]) -> StateDict:
-    """The inverse of ``convert_*``: our layer, backbone, classifier or detector -> official names, no prefix.
+    """Convert our layer, backbone, classifier or detector to official names without prefix.
 
-    Backbones and classifiers may carry the prefix ``backbone.``.
+    This is the inverse of ``convert_*``.  Backbones and classifiers may carry the prefix ``backbone.``.
 
     Raises:
         CheckpointError: lists every name that is left over and every one that is missing.
@@ -96,13 +101,18 @@ def to_official(state_dict: Mapping[str, Tensor]) -> StateDict:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of model: its names, and those it has to have, given what it has."""
+    """Describe a kind of model: its names, and which of them it has to have, given those it has."""
 
     title: str
     names: Names
     expected: Callable[[Iterable[str]], set[str]]
 
     def from_official(self, state_dict: Mapping[str, Tensor]) -> StateDict:
+        """Convert a state dict of official names to ours.
+
+        Raises:
+            CheckpointError: lists every key that is left over and every one that is missing.
+        """
         converted, unknown = {}, []
         for key, value in state_dict.items():
             name = self.names.ours(key)
@@ -117,6 +127,11 @@ class Kind:
         return converted
 
     def to_official(self, state_dict: Mapping[str, Tensor]) -> StateDict:
+        """Convert a state dict of our names to official ones.
+
+        Raises:
+            CheckpointError: lists every name that is left over and every one that is missing.
+        """
         converted, unknown = {}, []
         for name, value in state_dict.items():
             key = self.names.theirs(name)
@@ -124,17 +139,17 @@ class Kind:
                 unknown.append(name)
                 continue
             converted[key] = value.squeeze(-1) if name.endswith(PROJECTION) else value
-            if name.endswith(TABLE):
-                index = self.names.theirs(name.removesuffix(TABLE) + DERIVED)
+            if name.endswith(FLATTENED):
+                index = self.names.theirs(name.removesuffix(FLATTENED) + DERIVED)
                 converted[str(index)] = _flatten_index(value)
         self._check(f"not a {self.title} of the released layout", unknown, state_dict)
         return converted
 
     def _table_of(self, index: str) -> str | None:
-        return self.names.theirs(index.removesuffix(DERIVED) + TABLE)
+        return self.names.theirs(index.removesuffix(DERIVED) + FLATTENED)
 
     def _check(self, verdict: str, unknown: list[str], got: Iterable[str]) -> None:
-        """CheckpointError unless nothing is ``unknown`` and ``got``, our names, are the expected ones."""
+        """Check that nothing is ``unknown`` and that ``got``, our names, are the expected ones."""
         expected, got = self.expected(got), set(got) - set(unknown)
         missing = [f"{name} (theirs: {self.names.theirs(name)})" for name in sorted(expected - got)]
         surplus = sorted(got - expected)
@@ -145,17 +160,8 @@ class Kind:
             )
 
 
-def strip_prefixes(state_dict: Mapping[str, Tensor], prefixes: Iterable[str] = PREFIXES) -> StateDict:
-    """Remove the prefixes that data parallelism and detectors put before a backbone's names."""
-    stripped = dict(state_dict)
-    for prefix in prefixes:
-        if stripped and all(key.startswith(prefix) for key in stripped):
-            stripped = {key.removeprefix(prefix): value for key, value in stripped.items()}
-    return stripped
-
-
 def _absent_counters(converted: StateDict) -> StateDict:
-    """Zero batches for every norm of a file older than these counters, as torch itself reads such files."""
+    """Return zero batches for every norm of a file without such counters, as torch itself reads them."""
     if any(name.endswith(COUNTER) for name in converted):
         return {}
     norms = [name.removesuffix("running_var") for name in converted if name.endswith(".running_var")]
@@ -163,83 +169,24 @@ def _absent_counters(converted: StateDict) -> StateDict:
 
 
 def _flatten_index(table: Tensor) -> Tensor:
-    """Their index buffer, (n·n,): the table's column i − j + n − 1 of every pair."""
-    places = (table.shape[1] + 1) // 2
-    return offset_index(places, table.device).T.flatten()
-
-
-def _norm(name: str) -> set[str]:
-    return {f"{name}.{leaf}" for leaf in NORM_LEAVES}
-
-
-def _layer_keys(keys: Iterable[str]) -> set[str]:
-    """The names a complete LESA layer has, given its position type and whether its unary is deformable."""
-    keys = set(keys)
-    expected = {"binary.qkv.weight", "unary.conv.weight", "unary.project.weight"}
-    expected |= {"gate.fc1.weight", "gate.fc2.weight"}
-    for norm in ("binary.qkv", "binary.logit", "binary.out"):
-        expected |= _norm(f"{norm}_norm")
-    for norm in ("unary.norm", "gate.norm1", "gate.norm2"):
-        expected |= _norm(norm)
-    if any(key.startswith("unary.conv.offset") for key in keys):
-        expected |= {"unary.conv.offset.weight", "unary.conv.offset.bias"}
-    if TABLE in keys:
-        return expected | {TABLE}
-    return expected | {"binary.positions.rel_height", "binary.positions.rel_width"}
-
-
-def _backbone_keys(keys: Iterable[str], last: int | None = None) -> set[str]:
-    """The names a complete backbone has, given what the slots hold.
-
-    ``last`` is its last stage; None takes it from ``keys``, as a backbone may be cut like ResNet's
-    out_features do.
-    """
-    keys = set(keys)
-    expected = {"stem.conv1.weight"} | _norm("stem.conv1.norm")
-    last = last or max((int(key[3]) for key in keys if re.match(r"res[2-5]\.", key)), default=5)
-    for stage in range(2, last + 1):
-        for index in range(BLOCKS[stage]):
-            block = f"res{stage}.{index}."
-            members = _below(block, keys)
-            expected |= {block + name for name in _block_keys(members, has_shortcut=index == 0)}
-    return expected
-
-
-def _block_keys(keys: set[str], has_shortcut: bool) -> set[str]:
-    slot = _below("conv2.", keys)
-    expected = set()
-    convs = ["conv1", "conv3"] + ["shortcut"] * has_shortcut
-    if any(name.startswith(TERMS) for name in slot):
-        expected |= {"conv2." + name for name in _layer_keys(slot)}
-    else:
-        convs.append("conv2")
-    for conv in convs:
-        expected |= {f"{conv}.weight"} | _norm(f"{conv}.norm")
-    if any(name.startswith("offset.") for name in slot):
-        expected |= {"conv2.offset.weight", "conv2.offset.bias"}
-    return expected
-
-
-def _classifier_keys(keys: Iterable[str]) -> set[str]:
-    return _backbone_keys(keys, last=5) | {"linear.weight", "linear.bias"}
+    """Return their index buffer, (n·n,): the table's column i − j + n − 1 of every pair of positions."""
+    positions = (table.shape[1] + 1) // 2
+    return offset_index(positions, table.device).T.flatten()
 
 
 def _detector_keys(names: Names, keys: Iterable[str]) -> set[str]:
-    """A backbone, and weight and bias of everything else: no head has a norm."""
-    backbone = _backbone_keys(_below(BACKBONE, keys), last=5)
+    """Return the names of a backbone, and weight and bias of everything else: no head has a norm."""
+    trunk = [key.removeprefix(BACKBONE) for key in keys if key.startswith(BACKBONE)]
+    backbone = backbone_names(trunk, is_whole=True)
     heads = [name for name in names.modules.values() if not name.startswith(BACKBONE)]
     return {BACKBONE + name for name in backbone} | {
         f"{n}.{leaf}" for n in heads for leaf in ("weight", "bias")
     }
 
 
-def _below(prefix: str, keys: Iterable[str]) -> set[str]:
-    return {key.removeprefix(prefix) for key in keys if key.startswith(prefix)}
-
-
-LAYER = Kind("LESA layer", LAYER_NAMES, _layer_keys)
-TRUNK = Kind("backbone", BACKBONE_NAMES, _backbone_keys)
-CLASSIFIER = Kind("classifier", CLASSIFIER_NAMES, _classifier_keys)
+LAYER = Kind("LESA layer", LAYER_NAMES, layer_names)
+TRUNK = Kind("backbone", BACKBONE_NAMES, backbone_names)
+CLASSIFIER = Kind("classifier", CLASSIFIER_NAMES, partial(backbone_names, is_whole=True, is_classifier=True))
 MASK_RCNN = Kind("Mask R-CNN", MASK_RCNN_NAMES, partial(_detector_keys, MASK_RCNN_NAMES))
 HTC = Kind("Hybrid Task Cascade", HTC_NAMES, partial(_detector_keys, HTC_NAMES))
 

@@ -1,4 +1,4 @@
-"""Our classifier's weights -> what a detector starts from.
+"""Make the weights that a detector starts from out of those of our classifier.
 
 ImageNet models have flattened positions, detectors decomposed ones, so that three things differ inside an
 attention layer: the logits lose their third term and with it a third of their norm, the output loses the
@@ -7,31 +7,22 @@ position-dependent values and with them every second channel of its norm, and th
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import PurePath
 
 from torch import Tensor
 
 from ..errors import CheckpointError, listed
-from .names import BACKBONE
+from .kinds import kind_of
+from .names import BACKBONE, CLASSIFIER, FLATTENED, STEM
 
-CLASSIFIER = "backbone."
-START_NAMES = ("imagenet_", "start_")
-STEM = "stem.conv1.weight"
-TABLE = "binary.positions.table"
 NORM_VECTORS = ("weight", "bias", "running_mean", "running_var")
-
-
-def is_start(path: str) -> bool:
-    """Whether ``path`` is named as what detectors start from: ``imagenet_….pth``, ``start_….pth``."""
-    return PurePath(path).name.startswith(START_NAMES)
 
 
 @dataclass(frozen=True)
 class DetectorStart:
-    """What a classifier gives a detector.
+    """Hold what a classifier gives to a detector.
 
     ``weights`` carry the detector's names; ``converted`` maps those whose values were selected to what was
-    done, ``dropped`` maps the classifier's names that a detector has no use for to the reason.
+    done; ``dropped`` maps the classifier's names that a detector has no use for to the reason.
     """
 
     weights: dict[str, Tensor]
@@ -39,26 +30,20 @@ class DetectorStart:
     dropped: dict[str, str]
 
 
-def is_classifier(names: Iterable[str]) -> bool:
-    """Whether ``names`` are those of our ImageNet models, bare or under ``backbone.``."""
-    names = set(names)
-    is_detector = any(name.startswith(BACKBONE) for name in names)
-    return not is_detector and bool({STEM, CLASSIFIER + STEM} & names)
-
-
 def classifier_to_detector(state_dict: Mapping[str, Tensor]) -> DetectorStart:
-    """Start a detector from our classifier's weights, their names bare or under ``backbone.``.
+    """Convert our classifier's weights, their names bare or under ``backbone.``, for the start of a detector.
 
     Flattened attention becomes decomposed: the norms keep the channels of the terms that stay, the position
-    tables start fresh.  Decomposed tables pass as they are; they fit a detector made for maps of their size.
+    tables keep their initial values.  Decomposed tables stay as they are; they fit a detector
+    made for maps of their size.
 
     Raises:
         CheckpointError: the names are not a classifier's, or a norm has no channels of three logit terms.
     """
-    if not is_classifier(state_dict):
+    if kind_of(state_dict) != "classifier":
         raise CheckpointError(_not_a_classifier(state_dict))
     prefix = CLASSIFIER if CLASSIFIER + STEM in state_dict else ""
-    flattened = {name.removesuffix(TABLE) for name in state_dict if name.endswith(TABLE)}
+    flattened = {name.removesuffix(FLATTENED) for name in state_dict if name.endswith(FLATTENED)}
     weights: dict[str, Tensor] = {}
     converted, dropped = {}, {}
     for name, value in state_dict.items():
@@ -80,13 +65,13 @@ def _why_dropped(name: str, prefix: str) -> str:
         return "not part of the backbone"
     if name.removeprefix(prefix).startswith("linear."):
         return "detectors have no classifier"
-    if name.endswith(TABLE):
-        return "detectors have decomposed position tables, which start fresh"
+    if name.endswith(FLATTENED):
+        return "detectors have decomposed position tables, which keep their initial values"
     return ""
 
 
 def _split_slot(name: str) -> tuple[str, str]:
-    """("res4.1.conv2.", "binary.out_norm.weight"); the second is empty outside binary terms."""
+    """Return such as ("res4.1.conv2.", "binary.out_norm.weight"); the second is "" outside binary terms."""
     slot, dot, member = name.partition(".binary.")
     return (slot + ".", "binary." + member) if dot else (name, "")
 

@@ -124,6 +124,11 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
             raise ConfigError(f"cannot apply the override {override!r}: {error}") from error
 
 
+def override_keys(overrides: Sequence[str]) -> set[str]:
+    """Return the keys of ``key=value`` overrides."""
+    return {override.partition("=")[0].lstrip("+") for override in overrides}
+
+
 def check_key(cfg: DictConfig, key: str) -> None:
     """Check that ``key`` exists or that its object's signature takes it.
 

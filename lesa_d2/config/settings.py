@@ -241,7 +241,7 @@ def check_settings(
             ``train`` section that is spelled almost like one of ours.
     """
     task = OmegaConf.select(cfg, "train.task") if has_key(cfg, "train.task") else "detection"
-    faults = []
+    faults: list[str] = []
     for key, setting in settings_of(task if isinstance(task, str) else "detection").items():
         if key.split(".")[0] in sections:
             faults += _faults(cfg, key, setting)

@@ -87,11 +87,15 @@ def load_yaml(file: str) -> DictConfig:
         yaml.YAMLError: it is not YAML, or holds another Python object.
     """
     with PathManager.open(file) as content:
-        return OmegaConf.create(yaml.load(content, _Loader), flags={"allow_objects": True})  # noqa: S506
+        return OmegaConf.create(yaml.load(content, _Loader), flags={"allow_objects": True})
 
 
 class _Loader(yaml.SafeLoader):
     """Read YAML with the few Python objects that detectron2's own LazyConfig.save leaves in configs."""
+
+    def sequence(self, node: yaml.SequenceNode) -> tuple:
+        """Read ``!!python/tuple``."""
+        return tuple(self.construct_sequence(node, deep=True))
 
     def name(self, path: str, node: yaml.Node) -> Any:
         """Read a class or function, ``!!python/name:path``."""
@@ -108,12 +112,11 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(
                 None, None, f"a {path} is not allowed in a config", node.start_mark
             )
-        return found(**self.construct_mapping(node, deep=True))  # type: ignore[operator]
+        fields = {str(name): value for name, value in self.construct_mapping(node, deep=True).items()}
+        return found(**fields)  # type: ignore[operator]
 
 
 _PYTHON = "tag:yaml.org,2002:python/"
-_Loader.add_constructor(
-    f"{_PYTHON}tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True))
-)
+_Loader.add_constructor(f"{_PYTHON}tuple", _Loader.sequence)
 _Loader.add_multi_constructor(f"{_PYTHON}name:", _Loader.name)
 _Loader.add_multi_constructor(f"{_PYTHON}object:", _Loader.instance)

@@ -1,30 +1,35 @@
-"""What the scripts share: configs and overrides, launching, training, evaluation."""
+"""Training and evaluation of any LazyConfig: tasks, launching, the run, its models."""
 
-from ..config import load_any_config, load_yacs_config
-from ..config.lazy import is_given, load_config
-from ..modeling.build import build_yacs_model
+from ..config import load_any_config, load_config
 from .classification import Classification
 from .detection import Detection, dataset_names
+from .evaluating import evaluate
 from .launch import argument_parser, launch, separate_overrides
-from .run import evaluate, load_trained, main, run_command_line, task_of, train
+from .models import build_model, last_checkpoint, load_evaluated, load_trained
+from .run import run
+from .task import TASKS, Reporter, Task, register_task, task_of
 from .trainer import Trainer
+from .training import train
 
 __all__ = [
+    "TASKS",
     "Classification",
     "Detection",
+    "Reporter",
+    "Task",
     "Trainer",
     "argument_parser",
-    "build_yacs_model",
+    "build_model",
     "dataset_names",
     "evaluate",
-    "is_given",
+    "last_checkpoint",
     "launch",
     "load_any_config",
     "load_config",
+    "load_evaluated",
     "load_trained",
-    "load_yacs_config",
-    "main",
-    "run_command_line",
+    "register_task",
+    "run",
     "separate_overrides",
     "task_of",
     "train",

@@ -1,40 +1,29 @@
-"""Training classifiers: the data of a config, the schedule that follows from its size, top-1 and top-5."""
+"""Training classifiers: the data of a config, and the schedule that follows from its size."""
 
 import argparse
 import os
-from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
 
-import torch
 from detectron2.config import LazyCall, instantiate
-from detectron2.evaluation import DatasetEvaluator
-from detectron2.utils import comm
-from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from omegaconf import DictConfig
 
-from ..config.lazy import is_given
-from ..data import ImageRecords, image_folder
-from ..errors import ConfigError
-from .task import Task
-from .values import POSITIVE, Rule, explained, matches, number, or_null, whole
+from ..config.lazy import target
+from ..data import IMAGE_CLASSES, ImageRecords, image_folder, shape_images
+from ..errors import ConfigError, DatasetError
+from .classes import class_count, set_class_count
+from .detection import described_names
+from .task import Derivation, Task, register_task
 
 NUM_CLASSES = "model.backbone.num_classes"
-NOT_NEGATIVE = number(lambda value: 0 <= value < float("inf"), "a number of at least 0")
+IMAGENET_CLASSES = 1000
 
 
+@register_task
 class Classification(Task):
-    """Classifiers on a folder of pictures a class."""
+    """Train classifiers on a folder of pictures for each class."""
 
-    rules: ClassVar[dict[str, Rule]] = {
-        "dataloader.test.batch_size": whole(1),
-        "model.label_smoothing": number(lambda value: 0 <= value < 1, "a number from 0 to below 1"),
-        "model.mixup": NOT_NEGATIVE,
-        "model.cutmix": NOT_NEGATIVE,
-        NUM_CLASSES: explained(whole(1), "of a classifier; train_net.py trains detectors"),
-        "train.best_metric": matches(r"accuracy/top[15]", "'accuracy/top1' or 'accuracy/top5'"),
-        "train.epochs": or_null(POSITIVE),
-    }
+    name = "classification"
+    command = "pretrain_imagenet.py (lesa pretrain)"
 
     examples = """
 examples:
@@ -44,35 +33,57 @@ examples:
 """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add ``--data``."""
         parser.add_argument(
             "--data", metavar="DIR", help="pictures as DIR/train/CLASS/*.jpg and DIR/val/CLASS/*.jpg"
         )
 
-    def use_data(self, cfg: DictConfig, args: argparse.Namespace) -> None:
-        if args.data is not None:
-            use_image_folder(cfg, args.data)
-        if args.eval_only:
-            records = image_records(cfg.dataloader.test)
-        else:
-            records = image_records(cfg.dataloader.train)
-            set_schedule(cfg, len(records), given=args.opts)
-        if not is_given(NUM_CLASSES, args.opts):
-            OmegaConf.update(cfg, NUM_CLASSES, len(records.classes))
+    def derivations(self, written: DictConfig, args: argparse.Namespace) -> Sequence[Derivation]:
+        """Return what follows from the pictures: their folder, the classes, iterations from epochs."""
 
-    def check_data(self, cfg: DictConfig, eval_only: bool) -> list[str]:
+        def use_data(cfg: DictConfig) -> None:
+            own = own_class_count(cfg.dataloader.test)
+            if args.data is not None:
+                use_image_folder(cfg, args.data)
+            loader = cfg.dataloader.test if args.eval_only else cfg.dataloader.train
+            classes = image_records(loader).classes
+            data = f"{args.data} (--data)" if args.data else "the data set"
+            set_class_count(cfg, NUM_CLASSES, classes, data, own, self.notes)
+
+        def iterations(cfg: DictConfig) -> None:
+            if cfg.train.epochs is not None:
+                self.notes.append(set_schedule(cfg, len(image_records(cfg.dataloader.train))))
+
+        return [use_data] if args.eval_only else [use_data, iterations]
+
+    def check_data(self, cfg: DictConfig, eval_only: bool) -> None:
+        """Check that the pictures are there, in as many classes as the model has."""
+        if cfg.train.best_metric and not cfg.train.best_metric.startswith("accuracy/"):
+            raise ConfigError(
+                "train.best_metric of a classifier must be 'accuracy/top1' or 'accuracy/top5', got "
+                f"{cfg.train.best_metric!r}"
+            )
         if not eval_only:
             image_records(cfg.dataloader.train)
         classes = image_records(cfg.dataloader.test).classes
-        expected = OmegaConf.select(cfg, NUM_CLASSES)
-        if expected != len(classes):
-            raise ConfigError(
-                f"wrong number of classes: {NUM_CLASSES}={expected}, but the data set has {len(classes)}; "
-                f"leave {NUM_CLASSES} out, it follows from the data"
-            )
-        return classes
+        class_count(cfg, NUM_CLASSES, classes, "the data set")
+        cfg.train.class_names = classes
 
-    def before_training(self, cfg: DictConfig, args: argparse.Namespace) -> None:
-        """Nothing: the schedule is settled, and a folder of pictures a class can be looked at as it is."""
+    def describe(self, cfg: DictConfig) -> Iterator[tuple[str, str]]:
+        """Yield the names of the classes."""
+        yield "classes", described_names(cfg.train.class_names)
+
+
+def own_class_count(loader: DictConfig) -> int:
+    """Return how many classes the pictures have that a config itself describes; 0 where they are not here."""
+    dataset = loader.dataset
+    if target(dataset) is shape_images:
+        return len(IMAGE_CLASSES)
+    try:
+        return len(image_records(loader).classes)
+    except DatasetError:
+        is_imagenet = target(dataset) is image_folder and dataset.get("root") is None
+        return IMAGENET_CLASSES if is_imagenet else 0
 
 
 def use_image_folder(cfg: DictConfig, directory: str) -> None:
@@ -81,24 +92,22 @@ def use_image_folder(cfg: DictConfig, directory: str) -> None:
         loader.dataset = LazyCall(image_folder)(root=os.path.abspath(directory), split=split)
 
 
-def set_schedule(cfg: DictConfig, num_images: int, given: Sequence[str] = ()) -> None:
-    """Iterations from ``train.epochs``, in place; evaluation and checkpoint once an epoch.
+def set_schedule(cfg: DictConfig, num_images: int) -> str:
+    """Turn ``train.epochs`` into iterations, in place, with an evaluation and a checkpoint each epoch.
 
-    Keys among the ``given`` overrides are kept; with ``train.max_iter`` among them epochs play no part.
+    The epochs are null afterwards, so that a saved config keeps the iterations that it has.  Return a line that
+    says what was done.
     """
     epochs = cfg.train.epochs
-    if epochs is None or is_given("train.max_iter", given):
-        cfg.train.epochs = None  # the saved config says what happened
-        return
     per_epoch = num_images / cfg.dataloader.train.total_batch_size
     cfg.train.max_iter = max(1, round(epochs * per_epoch))
-    for key in ("train.eval_period", "train.checkpointer.period"):
-        if not is_given(key, given):
-            OmegaConf.update(cfg, key, max(1, round(per_epoch)))
+    cfg.train.eval_period = cfg.train.checkpointer.period = max(1, round(per_epoch))
+    cfg.train.epochs = None
+    return f"Schedule: {epochs:g} epochs of {num_images:,} images are {cfg.train.max_iter:,} iterations."
 
 
 def image_records(loader: DictConfig) -> ImageRecords:
-    """The pictures of a loader's config.
+    """Return the pictures of a loader's config.
 
     Raises:
         DatasetError: they are not there.
@@ -111,28 +120,3 @@ def image_records(loader: DictConfig) -> ImageRecords:
             "use lesa_d2.data.image_folder, or --data DIR"
         )
     return records
-
-
-class TopAccuracy(DatasetEvaluator):
-    """Percentage of pictures whose class is the highest logit (top1), or among the five highest (top5)."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        self._hits = torch.zeros(3, dtype=torch.long)  # top1, top5, pictures
-
-    def process(self, inputs: dict[str, Tensor], outputs: Tensor) -> None:
-        """inputs["label"] (N,), outputs: logits (N, K)."""
-        best = outputs.topk(min(5, outputs.shape[1]), dim=1).indices.cpu()
-        hits = best == inputs["label"].cpu()[:, None]
-        self._hits += torch.stack([hits[:, 0].sum(), hits.any(1).sum(), torch.tensor(len(hits))])
-
-    def evaluate(self) -> dict[str, Any]:
-        """Over all processes; empty but on the main one."""
-        gathered = comm.gather(self._hits)
-        if not comm.is_main_process():
-            return {}
-        top1, top5, total = (float(count) for count in sum(gathered))
-        accuracy = {"top1": 100 * top1 / max(total, 1), "top5": 100 * top5 / max(total, 1)}
-        return OrderedDict(accuracy=accuracy)

@@ -1,52 +1,51 @@
-"""Training detectors: data sets in a config, replaced by a folder of the user's, checked before training."""
+"""Training on detectron2's records: boxes, masks, keypoints, semantic and panoptic segmentation."""
 
 import argparse
-import contextlib
-import logging
 import os
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from functools import partial
+from typing import Any
 
 from detectron2.config import LazyCall, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data import transforms as T
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
-from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
-from ..config.lazy import is_given, load_config
+from ..config.lazy import target
 from ..data import (
+    SEM_SEG_CLASSES,
+    SHAPE_CLASSES,
     check_coco_folder,
     coco_folder_classes,
     coco_folder_has_masks,
-    coco_folder_problems,
     coco_folder_split,
+    shapes_split,
 )
 from ..errors import WITHOUT_SEMANTICS, ConfigError, DatasetError
-from ..evaluation import CocoEvaluator, highest_score, make_tta_mapper
-from ..tools.reports import write_data_report, write_detection_report
-from .schedule import Schedule, fit_schedule
-from .task import Task
-from .values import Rule, explained, matches, whole
+from ..evaluation import CocoEvaluator, make_tta_mapper
+from .classes import class_count, set_class_count
+from .schedule import Schedule, fit_iterations, fit_periods
+from .task import Derivation, Task, register_task
 
-NUM_CLASSES = "model.roi_heads.num_classes"
-REPORT = "train.report.enabled"
+CLASS_COUNTS = {
+    "model.roi_heads.num_classes": "thing_classes",
+    "model.num_classes": "thing_classes",  # of one-stage detectors
+    "model.sem_seg_head.num_classes": "stuff_classes",
+}
+"""Keys of a model's numbers of classes, and which names of a data set they count."""
 
-logger = logging.getLogger("lesa_d2")
+SEMANTIC_HEADS = ("model.roi_heads.semantic_head", "model.sem_seg_head")
+MASK_PARTS = ("mask_in_features", "mask_pooler", "mask_head", "mask_heads")
 
 
+@register_task
 class Detection(Task):
-    """Detectors on COCO-format data."""
+    """Train on records of detectron2's catalog, or on a COCO-format folder of the user's."""
 
-    rules: ClassVar[dict[str, Rule]] = {
-        NUM_CLASSES: explained(whole(1), "of a detector; pretrain_imagenet.py trains classifiers"),
-        "train.best_metric": matches(
-            r"(bbox|segm)/AP(50|75|s|m|l|-.+)?", "a metric such as 'segm/AP' or 'bbox/AP50'"
-        ),
-    }
+    name = "detection"
+    command = "train_net.py (lesa train)"
 
     examples = """
 examples:
@@ -57,6 +56,7 @@ examples:
 """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add ``--dataset`` and ``--drop-invalid``."""
         parser.add_argument(
             "--dataset", metavar="DIR", help="train and evaluate on this COCO-format folder instead"
         )
@@ -64,136 +64,188 @@ examples:
             "--drop-invalid", action="store_true", help="leave out what the check of --dataset finds wrong"
         )
 
-    def use_data(self, cfg: DictConfig, args: argparse.Namespace) -> None:
-        if args.dataset is not None:
-            use_dataset_folder(cfg, args.dataset, args.drop_invalid, given=args.opts)
-            if not is_given(REPORT, args.opts):
-                OmegaConf.update(cfg, REPORT, True)
-        elif args.drop_invalid:
-            raise ConfigError("--drop-invalid concerns the folder given by --dataset DIR, which is missing")
+    def derivations(self, written: DictConfig, args: argparse.Namespace) -> Sequence[Derivation]:
+        """Return what follows from ``--dataset``: data, classes, schedule.
 
-    def check_data(self, cfg: DictConfig, eval_only: bool) -> list[str]:
-        if OmegaConf.select(cfg, "train.tta.enabled"):
+        Raises:
+            ConfigError: ``--drop-invalid`` without a folder.
+        """
+        if args.dataset is None:
+            if args.drop_invalid:
+                raise ConfigError(
+                    "--drop-invalid concerns the folder given by --dataset DIR, which is missing"
+                )
+            return []
+        use_folder = partial(
+            use_dataset_folder, directory=args.dataset, drop_invalid=args.drop_invalid, notes=self.notes
+        )
+        if args.eval_only:
+            return [use_folder]
+        schedule = Schedule.of(written)
+
+        def iterations(cfg: DictConfig) -> None:
+            self._images = count_images(cfg)
+            fit_iterations(cfg, schedule, self._images)
+
+        def periods(cfg: DictConfig) -> None:
+            self.notes.append(fit_periods(cfg, schedule, self._images))
+
+        return [use_folder, iterations, periods]
+
+    def check_data(self, cfg: DictConfig, eval_only: bool) -> None:
+        """Check the data sets, the evaluator and test-time augmentation, and note the names of the classes."""
+        if cfg.train.tta.enabled:
             make_tta_mapper(
                 cfg
-            )  # a test loader that it cannot serve is found now, not at the first evaluation
-        _check_evaluator(cfg)
-        return check_datasets(cfg, eval_only)
-
-    def before_training(self, cfg: DictConfig, args: argparse.Namespace) -> None:
-        if args.dataset is not None:
-            logger.info(_fit_schedule(cfg, args))
-        if not OmegaConf.select(cfg, REPORT) or not comm.is_main_process():
-            return
-        text = write_data_report(
-            cfg.train.output_dir,
-            dataset_names(cfg.dataloader.train),
-            dataset_names(cfg.dataloader.test),
-            left_out=coco_folder_problems(args.dataset) if args.dataset and args.drop_invalid else (),
-            seen=_seen_size(cfg),
+            )  # a test loader that it cannot serve is reported now, not at the first evaluation
+        if cfg.train.report.enabled:
+            _check_reportable(cfg)
+        check_datasets(cfg, eval_only)
+        metadata = MetadataCatalog.get(
+            dataset_names(cfg.dataloader.test if eval_only else cfg.dataloader.train)[0]
         )
-        logger.info("%s\n", text)
+        kinds = set(class_count_keys(cfg).values()) or {"thing_classes"}
+        cfg.train.class_names = _names(metadata, "thing_classes") if "thing_classes" in kinds else None
+        cfg.train.stuff_names = _names(metadata, "stuff_classes") if "stuff_classes" in kinds else None
 
-    @contextlib.contextmanager
-    def reporting(self, cfg: DictConfig, model: nn.Module, evaluator: DatasetEvaluator) -> Iterator[None]:
-        if not OmegaConf.select(cfg, REPORT):
-            yield
-            return
-        with highest_score(model) as highest:
-            yield
-        score = highest.over_processes()
-        if not comm.is_main_process():
-            return
-        text = write_detection_report(
-            cfg.train.output_dir,
-            evaluator,
-            score_threshold=OmegaConf.select(cfg, "train.report.score_threshold"),
-            highest_score=score,
-        )
-        logger.info("%s\n\nWritten to %s\n", text, cfg.train.output_dir)
+    def describe(self, cfg: DictConfig) -> Iterator[tuple[str, str]]:
+        """Yield the names of the classes."""
+        for title, names in (("classes", cfg.train.class_names), ("stuff classes", cfg.train.stuff_names)):
+            if names:
+                yield title, described_names(names)
 
 
-def _fit_schedule(cfg: DictConfig, args: argparse.Namespace) -> str:
+def described_names(names: Sequence[str], shown: int = 10) -> str:
+    """Return the number of classes and the first names."""
+    more = f", … ({len(names)})" if len(names) > shown else ""
+    return f"{len(names)}: " + ", ".join(names[:shown]) + more
+
+
+def _names(metadata: Any, kind: str) -> list[str] | None:
+    names = metadata.get(kind)
+    return list(names) if names else None
+
+
+def class_count_keys(cfg: DictConfig) -> dict[str, str]:
+    """Return the keys of :data:`CLASS_COUNTS` that a config has."""
+    return {key: kind for key, kind in CLASS_COUNTS.items() if OmegaConf.select(cfg, key) is not None}
+
+
+def dataset_names(loader: DictConfig) -> list[str]:
+    """Return the registered names of the data sets of a loader's config, after registering them if need be."""
+    names = instantiate(loader.dataset.names)
+    return [names] if isinstance(names, str) else list(names)
+
+
+def own_classes(loader: DictConfig, kind: str = "thing_classes") -> list[str] | None:
+    """Return the names of the classes of the data that a config itself describes, without generating pictures.
+
+    None where they are not known, because the data are not here or have none.
+    """
+    if target(OmegaConf.select(loader, "dataset.names")) is shapes_split:
+        return list(SHAPE_CLASSES if kind == "thing_classes" else SEM_SEG_CLASSES)
+    try:
+        name = dataset_names(loader)[0]
+    except Exception:  # a data set of any maker, which need not be here
+        return None
+    return _names(MetadataCatalog.get(name), kind) if name in DatasetCatalog else None
+
+
+def count_images(cfg: DictConfig) -> int:
+    """Return how many training images have an object that is not a crowd."""
     records = [r for name in dataset_names(cfg.dataloader.train) for r in DatasetCatalog.get(name)]
-    images = sum(any(not a.get("iscrowd") for a in r["annotations"]) for r in records)
-    return fit_schedule(cfg, Schedule.of(load_config(args.config_file)), images, given=args.opts)
+    return sum(any(not a.get("iscrowd") for a in r["annotations"]) for r in records)
 
 
-def _seen_size(cfg: DictConfig) -> tuple[int, int] | None:
-    """(height, width) in pixels of the pictures for testing, where all are resized to one."""
-    resizings = [instantiate(a) for a in cfg.dataloader.test.mapper.augmentations]
-    if len(resizings) == 1 and isinstance(resizings[0], T.Resize):
-        height, width = resizings[0].shape
-        return height, width
-    return None
-
-
-def _check_evaluator(cfg: DictConfig) -> None:
-    """ConfigError where a report is wanted from an evaluator that keeps nothing to report from."""
-    target = cfg.dataloader.evaluator._target_
-    if isinstance(target, str):  # as in a saved config
-        target = locate(target)
-    is_ours = isinstance(target, type) and issubclass(target, CocoEvaluator)
-    if OmegaConf.select(cfg, REPORT) and not is_ours:
-        raise ConfigError(
-            "train.report.enabled=True needs lesa_d2.evaluation.CocoEvaluator as dataloader.evaluator, got "
-            f"{getattr(target, '__name__', target)}; use it, or set train.report.enabled=False"
-        )
+# ------------------------------------------------------------------------------------ a folder of the user's
 
 
 def use_dataset_folder(
-    cfg: DictConfig, directory: str, drop_invalid: bool = False, given: Sequence[str] = ()
+    cfg: DictConfig, directory: str, drop_invalid: bool = False, notes: list[str] | None = None
 ) -> None:
     """Point a config, in place, at a COCO-format folder; its classes set the model's number of classes.
 
     Args:
-        cfg: a training config.
+        cfg: a training config of a detector of boxes, with or without masks.
         directory: see :func:`lesa_d2.data.coco_folder_split` for the layouts.
         drop_invalid: leave out what the check finds wrong, instead of refusing the folder.
-        given: overrides of the command line; a number of classes among them is kept.
+        notes: receives lines that say what was changed.
 
     Raises:
         DatasetError: lists everything that is wrong with the folder.
+        ConfigError: the model learns from more than boxes and masks, or the config's own number of classes is
+            neither that of its data nor that of the folder.
     """
+    notes = [] if notes is None else notes
+    _check_takes_folder(cfg)
     if not drop_invalid:
         _check_once(directory)
     classes = coco_folder_classes(directory)
-    if not is_given(NUM_CLASSES, given):
-        OmegaConf.update(cfg, NUM_CLASSES, len(classes))
+    for key in class_count_keys(cfg):
+        own = own_classes(cfg.dataloader.train) or own_classes(cfg.dataloader.test) or []
+        set_class_count(cfg, key, classes, f"{directory} (--dataset)", len(own), notes)
     for split, loader in (("train", cfg.dataloader.train), ("val", cfg.dataloader.test)):
         loader.dataset.names = LazyCall(coco_folder_split)(
             directory=os.path.abspath(directory), split=split, seed=cfg.train.seed, drop_invalid=drop_invalid
         )
-    if coco_folder_has_masks(directory):
-        cfg.dataloader.train.mapper.instance_mask_format = "bitmask"  # holds polygons and RLE alike
-    else:
-        switch_masks_off(cfg)
-    if cfg.model.roi_heads.get("semantic_head") is not None:
-        switch_semantics_off(cfg)
+    if target(cfg.dataloader.get("evaluator")) is COCOEvaluator:
+        cfg.dataloader.evaluator = LazyCall(CocoEvaluator)(
+            dataset_name="${dataloader.test.dataset.names}", output_dir="${train.output_dir}"
+        )
+    if OmegaConf.select(cfg, "dataloader.train.mapper.use_instance_mask"):
+        if coco_folder_has_masks(directory):
+            cfg.dataloader.train.mapper.instance_mask_format = "bitmask"  # holds polygons and RLE alike
+        else:
+            switch_masks_off(cfg)
+            notes.append("No annotation has a segmentation: training and evaluating boxes only.")
+    if OmegaConf.select(cfg, "model.roi_heads.semantic_head") is not None:
+        cfg.model.roi_heads.semantic_head = cfg.model.roi_heads.semantic_pooler = None
+        notes.append(
+            "No stuff maps are read from --dataset: Hybrid Task Cascade without its semantic branch."
+        )
+    cfg.train.report.enabled = isinstance(target(cfg.dataloader.evaluator), type) and issubclass(
+        target(cfg.dataloader.evaluator), CocoEvaluator
+    )
+
+
+def _check_takes_folder(cfg: DictConfig) -> None:
+    """Refuse what a COCO-format folder of boxes and masks cannot train."""
+    needs = []
+    if OmegaConf.select(cfg, "model.sem_seg_head") is not None:
+        needs.append("a label for every pixel (model.sem_seg_head)")
+    if OmegaConf.select(cfg, "dataloader.train.mapper.use_keypoint"):
+        needs.append("keypoints (dataloader.train.mapper.use_keypoint)")
+    if needs:
+        raise ConfigError(
+            f"--dataset is for detectors of boxes and masks, and this model learns from {' and '.join(needs)}: "
+            "register the data set with detectron2 and name it in dataloader.train.dataset.names"
+        )
 
 
 def switch_masks_off(cfg: DictConfig) -> None:
-    """Take the mask heads out of a config, in place: for data that has boxes only."""
-    if comm.is_main_process():
-        print("No annotation has a segmentation: training and evaluating boxes only.")
-    heads = cfg.model.roi_heads
-    heads.mask_in_features = heads.mask_pooler = None
-    heads["mask_heads" if "mask_heads" in heads else "mask_head"] = None
+    """Take the mask heads out of a config, in place: for data that has boxes only.
+
+    Raises:
+        ConfigError: the model has its masks elsewhere than in RoI heads.
+    """
+    heads = OmegaConf.select(cfg, "model.roi_heads")
+    parts = [name for name in MASK_PARTS if heads is not None and name in heads]
+    if not parts:
+        raise ConfigError(
+            "the folder of --dataset has no masks, and the masks of this model cannot be left out: they are not "
+            "in model.roi_heads; set dataloader.train.mapper.use_instance_mask=False if the model learns without"
+        )
+    for name in parts:
+        heads[name] = None
     cfg.dataloader.train.mapper.use_instance_mask = False
-    cfg.dataloader.evaluator.tasks = ["bbox"]
-    cfg.train.best_metric = cfg.train.best_metric.replace("segm/", "bbox/")
-
-
-def switch_semantics_off(cfg: DictConfig) -> None:
-    """Turn an HTC config, in place, into one without semantic branch: for data without stuff maps."""
-    if comm.is_main_process():
-        print("No stuff maps are read from --dataset: Hybrid Task Cascade without its semantic branch.")
-    heads = cfg.model.roi_heads
-    heads.semantic_head = heads.semantic_pooler = None
+    if "tasks" in cfg.dataloader.evaluator or target(cfg.dataloader.evaluator) is CocoEvaluator:
+        cfg.dataloader.evaluator.tasks = ["bbox"]
+    if cfg.train.best_metric:
+        cfg.train.best_metric = cfg.train.best_metric.replace("segm/", "bbox/")
 
 
 def _check_once(directory: str) -> None:
-    """The main process checks for all; every process learns the outcome."""
+    """Check a folder on the main process for all; every process learns the outcome."""
     message = None
     if comm.is_main_process():
         try:
@@ -205,8 +257,23 @@ def _check_once(directory: str) -> None:
         raise DatasetError(message)
 
 
-def check_datasets(cfg: DictConfig, eval_only: bool = False) -> list[str]:
-    """The class names of the config's data sets, which must exist and agree with the model.
+# -------------------------------------------------------------------------------------------------- checks
+
+
+def _check_reportable(cfg: DictConfig) -> None:
+    """Refuse a report where the evaluator keeps nothing to report from."""
+    evaluator = cfg.dataloader.get("evaluator")
+    kind = target(evaluator)
+    if not (isinstance(kind, type) and issubclass(kind, CocoEvaluator)):
+        raise ConfigError(
+            "train.report.enabled=True is for boxes and masks and needs lesa_d2.evaluation.CocoEvaluator as "
+            f"dataloader.evaluator, got {getattr(kind, '__name__', type(evaluator).__name__)}; use it, or set "
+            "train.report.enabled=False"
+        )
+
+
+def check_datasets(cfg: DictConfig, eval_only: bool = False) -> None:
+    """Check that the config's data sets exist and agree with the model.
 
     With ``eval_only`` the data for training need not be there.
 
@@ -219,22 +286,16 @@ def check_datasets(cfg: DictConfig, eval_only: bool = False) -> list[str]:
     for loader in loaders:
         for name in dataset_names(loader):
             _check_files(name)
-    if not eval_only and OmegaConf.select(cfg, "model.roi_heads.semantic_head") is not None:
-        _check_stuff_maps(dataset_names(cfg.dataloader.train))
-    classes = list(MetadataCatalog.get(dataset_names(loaders[0])[0]).thing_classes)
-    expected = OmegaConf.select(cfg, NUM_CLASSES)
-    if expected != len(classes):
-        raise ConfigError(
-            f"wrong number of classes: {NUM_CLASSES}={expected}, but the data set has {len(classes)} "
-            f"({', '.join(classes[:10])}); set {NUM_CLASSES}={len(classes)}"
-        )
-    return classes
-
-
-def dataset_names(loader: DictConfig) -> list[str]:
-    """The registered names of the data sets of a loader's config; registers them if need be."""
-    names = instantiate(loader.dataset.names)
-    return [names] if isinstance(names, str) else list(names)
+    names = dataset_names(loaders[0])
+    if not eval_only:
+        for head in SEMANTIC_HEADS:
+            if OmegaConf.select(cfg, head) is not None:
+                _check_stuff_maps(names, head)
+    metadata = MetadataCatalog.get(names[0])
+    for key, kind in class_count_keys(cfg).items():
+        classes = _names(metadata, kind)
+        if classes is not None:
+            class_count(cfg, key, classes, f"the data set {names[0]}")
 
 
 def _check_files(name: str) -> None:
@@ -252,13 +313,23 @@ def _check_files(name: str) -> None:
             )
 
 
-def _check_stuff_maps(names: list[str]) -> None:
-    without = [name for name in names if not MetadataCatalog.get(name).get("sem_seg_root")]
-    if without:
-        raise DatasetError(
-            f"data set {without[0]!r} has no stuff maps (no sem_seg_root), which the semantic branch learns "
-            f"from: register it by lesa_d2.data.coco_with_stuff_maps, or set {WITHOUT_SEMANTICS}"
-        )
+def _check_stuff_maps(names: list[str], head: str) -> None:
+    """Check that the metadata, or the first record, of every data set leads to stuff maps."""
+    for name in names:
+        metadata = MetadataCatalog.get(name)
+        if metadata.get("sem_seg_root"):
+            continue
+        if head == SEMANTIC_HEADS[0]:
+            raise DatasetError(
+                f"data set {name!r} has no stuff maps (no sem_seg_root), which the semantic branch learns "
+                f"from: register it by lesa_d2.data.coco_with_stuff_maps, or set {WITHOUT_SEMANTICS}"
+            )
+        records = DatasetCatalog.get(name)
+        if not records or "sem_seg_file_name" not in records[0]:
+            raise DatasetError(
+                f"data set {name!r} has no stuff maps (sem_seg_file_name in its records), which {head} learns from; "
+                "name one that has, such as coco_2017_train_panoptic_separated"
+            )
 
 
 def _similar(name: str) -> list[str]:

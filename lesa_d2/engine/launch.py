@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -12,7 +13,7 @@ from detectron2.engine import default_argument_parser
 from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
 
-from ..errors import LesaError
+from ..errors import exit_status
 from .task import Task
 
 OVERRIDE = re.compile(r"\+?[A-Za-z_]\w*(\.\w+)+=")
@@ -20,7 +21,7 @@ Main = Callable[[argparse.Namespace], object]
 
 
 def argument_parser(task: Task) -> argparse.ArgumentParser:
-    """detectron2's arguments, and those of the task."""
+    """Return detectron2's arguments, and those of the task."""
     parser = default_argument_parser(epilog=task.examples)
     task.add_arguments(parser)
     return parser
@@ -34,16 +35,16 @@ def separate_overrides(args: argparse.Namespace, *lists: list[str]) -> None:
 
 
 def launch(main: Main, args: argparse.Namespace) -> int:
-    """Run ``main(args)`` in the processes that the arguments or torchrun ask for.
+    """Run ``main(args)`` in the processes that the arguments or torchrun ask for, and return the exit status.
 
-    Returns:
-        The exit status: 0, or 2 after printing the one message of a user's error.
+    Every process that is not this one prints its own errors.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return _run_under_torchrun(main, args)
     processes = usable_processes(args.num_gpus)
     if processes * args.num_machines == 1:
-        return _run(main, args)
+        main(args)
+        return 0
     try:
         detectron2_launch(
             _Worker(main), processes, args.num_machines, args.machine_rank, args.dist_url, args=(args,)
@@ -54,47 +55,29 @@ def launch(main: Main, args: argparse.Namespace) -> int:
 
 
 def usable_processes(num_gpus: int) -> int:
-    """Processes to start on this machine: one a GPU, or a single one on the CPU where there is no GPU."""
+    """Return how many processes to start on this machine: one a GPU, or one on the CPU where there is no GPU."""
     available = torch.cuda.device_count()
     if num_gpus > max(available, 1):
-        found = f"{available} GPU(s)" if available else "No GPU"
+        there = f"{available} GPU(s)" if available else "No GPU"
         where = f"on {available} GPU(s)" if available else "one process on the CPU"
-        print(f"{found} found instead of {num_gpus}: running {where}.", file=sys.stderr)
+        print(f"{there} found instead of {num_gpus}: running {where}.", file=sys.stderr)
     return max(1, min(num_gpus, available))
 
 
-def _run(main: Main, args: argparse.Namespace) -> int:
-    try:
-        main(args)
-    except LesaError as error:
-        if comm.is_main_process():
-            print(f"error: {_message(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        if comm.is_main_process():
-            print(
-                "\nInterrupted. A training run continues from its last checkpoint with --resume.",
-                file=sys.stderr,
-            )
-        return 130  # as shells say it
-    return 0
-
-
-def _message(error: LesaError) -> str:
-    """What the error says; one of a data loader's worker has its traceback before it."""
-    return str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
-
-
 class _Worker:
-    """Runs ``main`` in a spawned process, whose exit status tells of a user's error."""
+    """Run ``main`` in a spawned process, whose exit status tells of a user's error."""
 
     def __init__(self, main: Main) -> None:
         self.main = main
 
     def __call__(self, args: argparse.Namespace) -> None:
-        status = _run(self.main, args)
+        status = exit_status(partial(_without_result, self.main, args))
         if status:
             sys.exit(status)
+
+
+def _without_result(main: Main, args: argparse.Namespace) -> None:
+    main(args)
 
 
 def _run_under_torchrun(main: Main, args: argparse.Namespace) -> int:
@@ -105,6 +88,6 @@ def _run_under_torchrun(main: Main, args: argparse.Namespace) -> int:
     dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
         comm.create_local_process_group(local_size)
-        return _run(main, args)
+        return exit_status(partial(_without_result, main, args))
     finally:
         dist.destroy_process_group()

@@ -1,17 +1,28 @@
 """The short report at the start of a run: what most often goes wrong without anybody noticing."""
 
+from collections.abc import Iterable
+
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 from tabulate import tabulate
 from torch import nn
 
 from ..checkpoint import LoadReport
+from ..config.settings import changed_settings
+from .device import precision_of
 
-SHOWN_CLASSES = 10
 
+def start_report(
+    cfg: DictConfig, model: nn.Module, load: LoadReport, of_data: Iterable[tuple[str, str]]
+) -> str:
+    """Return a table of weights, batch, learning rate, data, channel order, parameters and changed settings.
 
-def start_report(cfg: DictConfig, model: nn.Module, load: LoadReport, classes: list[str]) -> str:
-    """A table of weights, batch, learning rate, classes, channel order and parameters."""
+    Args:
+        cfg: of the run, settled.
+        model: as built.
+        load: what its weights came from.
+        of_data: lines about the data, such as the classes.
+    """
     parameters = list(model.parameters())
     total = sum(p.numel() for p in parameters)
     trained = sum(p.numel() for p in parameters if p.requires_grad)
@@ -20,54 +31,56 @@ def start_report(cfg: DictConfig, model: nn.Module, load: LoadReport, classes: l
         ("batch", describe_batch(cfg)),
         ("learning rate", describe_rate(cfg)),
         ("precision", describe_precision(cfg)),
-        ("classes", describe_classes(classes)),
-        ("channel order", OmegaConf.select(cfg, "model.input_format", default="not given")),
+        *of_data,
+        ("channel order", OmegaConf.select(cfg, "model.input_format") or _mapper_format(cfg)),
         ("parameters", f"{total:,} ({trained:,} trained)"),
-        ("iterations", describe_iterations(cfg)),
+        ("iterations", f"{cfg.train.max_iter:,}"),
         ("device", f"{parameters[0].device} x {comm.get_world_size()} process(es)"),
+        ("settings", ", ".join(changed_settings(cfg)) or "all at their defaults"),
     ]
     if OmegaConf.select(cfg, "train.tta.enabled"):
         rows.append(("evaluation", describe_tta(cfg)))
     return tabulate(rows, tablefmt="plain")
 
 
+def _mapper_format(cfg: DictConfig) -> str:
+    return OmegaConf.select(cfg, "dataloader.test.mapper.image_format") or "not given"
+
+
 def describe_precision(cfg: DictConfig) -> str:
+    """Return the type that is computed in, and what else changes the speed alone."""
     extras = [name for name in ("channels_last", "compile") if cfg.train[name]]
-    return ", ".join([cfg.train.amp.dtype if cfg.train.amp.enabled else "float32", *extras])
+    return ", ".join([precision_of(cfg), *extras])
 
 
 def describe_tta(cfg: DictConfig) -> str:
+    """Return at which sizes test-time augmentation evaluates."""
     scales = ", ".join(f"{scale:g}" for scale in cfg.train.tta.scales)
     return f"at {scales} times the size{', flipped too' if cfg.train.tta.flip else ''}, merged"
 
 
-def describe_iterations(cfg: DictConfig) -> str:
-    epochs = cfg.train.get("epochs")
-    return f"{cfg.train.max_iter:,}" + (f" ({epochs:g} epochs)" if epochs else "")
-
-
 def describe_batch(cfg: DictConfig) -> str:
-    total, world, parts = cfg.dataloader.train.total_batch_size, comm.get_world_size(), cfg.train.accumulate
+    """Return how the batch is divided over processes and micro-batches."""
+    total, world, parts = _batch(cfg), comm.get_world_size(), cfg.train.accumulate
+    if total is None:
+        return "as the data loader gives it"
     return (
         f"{total} images a step = {world} process(es) x {parts} micro-batch(es) x {total // (world * parts)}"
     )
 
 
+def _batch(cfg: DictConfig) -> int | None:
+    return OmegaConf.select(cfg, "dataloader.train.total_batch_size")
+
+
 def describe_rate(cfg: DictConfig) -> str:
-    """The base learning rate, and a warning when it was chosen for another batch size."""
-    rate, batch, reference = (
-        cfg.optimizer.lr,
-        cfg.dataloader.train.total_batch_size,
-        cfg.train.reference_batch,
-    )
-    if batch == reference or cfg.train.scale_lr:
+    """Return the base learning rate, and a warning when it was chosen for another batch size."""
+    rate, batch, reference = OmegaConf.select(cfg, "optimizer.lr"), _batch(cfg), cfg.train.reference_batch
+    if rate is None:
+        return "as the optimizer has it"
+    if batch is None or reference in (None, batch):
         return f"{rate:g}"
     return (
         f"{rate:g}, chosen for a batch of {reference}, not {batch}: "
         f"linear scaling would give {rate * batch / reference:g} (train.scale_lr=True)"
     )
-
-
-def describe_classes(classes: list[str]) -> str:
-    more = f", … ({len(classes)})" if len(classes) > SHOWN_CLASSES else ""
-    return f"{len(classes)}: " + ", ".join(classes[:SHOWN_CLASSES]) + more

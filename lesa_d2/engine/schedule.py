@@ -1,26 +1,20 @@
 """A detector's schedule for data of another size than its config was written for."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-
-from ..config.lazy import is_given
 
 LEAST = 1000
 """Iterations: from ImageNet weights, new heads need about as many steps however small the data set is."""
 
 EVALUATIONS = 5
 WARMUP_SHARE = 0.2  # of a run, at most
-
-MAX_ITER, EVAL_PERIOD, SAVE_PERIOD = "train.max_iter", "train.eval_period", "train.checkpointer.period"
 WARMUP = "lr_multiplier.warmup_length"
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a config file prescribes.
+    """Hold what a config file prescribes.
 
     Attributes:
         iterations: of the whole run.
@@ -36,85 +30,66 @@ class Schedule:
 
     @classmethod
     def of(cls, cfg: DictConfig) -> "Schedule":
-        share = OmegaConf.select(cfg, WARMUP) or 0.0
-        iterations = cfg.train.max_iter
+        """Read the schedule of a config."""
         return cls(
-            iterations=iterations,
+            iterations=cfg.train.max_iter,
             batch=cfg.dataloader.train.total_batch_size,
-            images=OmegaConf.select(cfg, "train.reference_images"),
-            warmup=share * iterations,
+            images=cfg.train.reference_images,
+            warmup=(OmegaConf.select(cfg, WARMUP) or 0.0) * cfg.train.max_iter,
         )
 
     @property
     def epochs(self) -> float | None:
+        """Return the epochs of the run; None if the config does not say for how many images it is."""
         return self.iterations * self.batch / self.images if self.images else None
 
+    def most(self, batch: int) -> int:
+        """Return the iterations that see as many images as the config's, ``batch`` at a time."""
+        return max(1, round(self.iterations * self.batch / batch))
 
-def fitted_iterations(schedule: Schedule, images: int, batch: int) -> int:
-    """The config's epochs on ``images``, but at least LEAST iterations and at most as many pictures.
+    def fitted(self, images: int, batch: int) -> int:
+        """Return the config's epochs on ``images`` as iterations: at least LEAST, at most as many as :meth:`most`.
 
-    Small data sets thus get enough steps to learn anything, large ones see no more pictures than the config's
-    data set did; a short config, such as the quick start's, keeps its length.
-    """
-    if schedule.epochs is None:
-        return schedule.iterations
-    wanted = round(schedule.epochs * images / batch)
-    return min(max(wanted, LEAST), most_iterations(schedule, batch))
-
-
-def most_iterations(schedule: Schedule, batch: int) -> int:
-    """Those that see as many pictures as the config's, ``batch`` at a time."""
-    return max(1, round(schedule.iterations * schedule.batch / batch))
+        Small data sets thus get enough steps to learn anything, large ones see no more images than the config's
+        data set did; a short config, such as the quick start's, keeps its length.
+        """
+        if self.epochs is None:
+            return self.iterations
+        return min(max(round(self.epochs * images / batch), LEAST), self.most(batch))
 
 
-def fit_schedule(cfg: DictConfig, schedule: Schedule, images: int, given: Sequence[str] = ()) -> str:
-    """Fit a config's schedule, in place, to a number of training images; returns a line that says how.
-
-    Iterations by :func:`fitted_iterations`; an evaluation and a checkpoint every EVALUATIONS-th of the run;
-    the warm-up keeps its iterations, but at most WARMUP_SHARE of the run.  Fitting twice changes nothing.
-
-    Args:
-        cfg: with the command line's overrides applied.
-        schedule: of the config file alone.
-        images: with objects, for training; where there are none, the data loader says so later.
-        given: overrides of the command line; keys among them are kept.
-    """
-    batch = cfg.dataloader.train.total_batch_size
-
-    def put(key: str, value: Any) -> None:
-        if not is_given(key, given):
-            OmegaConf.update(cfg, key, value)
-
-    put(MAX_ITER, fitted_iterations(schedule, images, batch))
-    iterations = cfg.train.max_iter
-    put(EVAL_PERIOD, -(-iterations // EVALUATIONS))
-    put(SAVE_PERIOD, -(-iterations // EVALUATIONS))
-    if OmegaConf.select(cfg, WARMUP) is not None:
-        put(WARMUP, min(schedule.warmup / iterations, WARMUP_SHARE))
+def fit_iterations(cfg: DictConfig, schedule: Schedule, images: int) -> None:
+    """Set ``train.max_iter``, in place, for a number of training images with objects."""
+    cfg.train.max_iter = schedule.fitted(images, cfg.dataloader.train.total_batch_size)
     if schedule.images is not None and images:
         cfg.train.reference_images = images
-    return _describe(cfg, schedule, images, given)
 
 
-def _describe(cfg: DictConfig, schedule: Schedule, images: int, given: Sequence[str]) -> str:
-    iterations, batch = cfg.train.max_iter, cfg.dataloader.train.total_batch_size
-    if is_given(MAX_ITER, given):
+def fit_periods(cfg: DictConfig, schedule: Schedule, images: int) -> str:
+    """Set, in place, what follows from ``train.max_iter``; return a line that says how the schedule came about.
+
+    An evaluation and a checkpoint come every EVALUATIONS-th of the run; the warm-up keeps its iterations, but at
+    most WARMUP_SHARE of the run.
+    """
+    iterations = cfg.train.max_iter
+    cfg.train.eval_period = cfg.train.checkpointer.period = -(-iterations // EVALUATIONS)
+    if OmegaConf.select(cfg, WARMUP) is not None:
+        cfg.lr_multiplier.warmup_length = min(schedule.warmup / iterations, WARMUP_SHARE)
+    return _described(iterations, cfg.dataloader.train.total_batch_size, schedule, images)
+
+
+def _described(iterations: int, batch: int, schedule: Schedule, images: int) -> str:
+    if iterations != schedule.fitted(images, batch):
         why = "as given"
     elif schedule.epochs is None:
         why = "as in the config, which has no train.reference_images to fit them by"
     else:
-        wanted = (
-            f"{schedule.epochs:.3g} epochs as in the config would be {schedule.epochs * images / batch:,.0f}"
+        most = schedule.most(batch)
+        wanted = schedule.epochs * images / batch
+        why = (
+            f"{schedule.epochs:.3g} epochs as in the config would be {wanted:,.0f}; kept between "
+            f"{min(LEAST, most):,} and {most:,}, which see as many images as the config's "
+            f"{schedule.iterations:,} of {schedule.batch}"
         )
-        most = most_iterations(schedule, batch)
-        seen = (
-            f"{most:,}, which see as many images as the config's {schedule.iterations:,} of {schedule.batch}"
-        )
-        why = f"{wanted}; kept between {min(LEAST, most):,} and {seen}"
-    warmup = (OmegaConf.select(cfg, WARMUP) or 0.0) * iterations
     epochs = f"{iterations * batch / images:.3g}" if images else "no"
-    return (
-        f"Schedule: {iterations:,} iterations of {batch} images = {epochs} epochs "
-        f"of {images:,} images ({why}); warm-up {warmup:.0f}, evaluation every {cfg.train.eval_period:,}, "
-        f"checkpoint every {cfg.train.checkpointer.period:,}"
-    )
+    return f"Schedule: {iterations:,} iterations of {batch} images = {epochs} epochs of {images:,} images ({why})"

@@ -1,4 +1,4 @@
-"""detectron2's SimpleTrainer with what a training run of ours needs: accumulation, mixed precision, clipping.
+"""detectron2's SimpleTrainer with accumulation, mixed precision, clipping, and a state that resumes exactly.
 
 The random numbers of iteration k are a function of (train.seed, k, process, micro-batch), so a resumed run
 draws the same ones, and W processes draw the same ones as one process with W micro-batches.
@@ -14,18 +14,20 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from ..checkpoint import unwrap
 from ..data.loader import mix_seed
 from ..errors import ConfigError, NonFiniteError
+from .device import PRECISIONS
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+Number = int | float
 
 
 class Trainer(SimpleTrainer):
-    """One optimizer step from ``accumulate`` micro-batches.
+    """Make one optimizer step from ``accumulate`` micro-batches.
 
     Args:
-        model: returns a dict of losses in training.
-        data_loader: yields micro-batches (lists of dicts).
+        model: returns a loss, or a dict of losses, in training.
+        data_loader: yields micro-batches; may be given later, before training.
         optimizer: torch optimizer.
         seed: non-negative.
         accumulate: micro-batches a step; the losses are averaged over them.
@@ -56,15 +58,20 @@ class Trainer(SimpleTrainer):
         self.clip_grad_norm = clip_grad_norm
         self.device = next(model.parameters()).device
         self.last_results: dict[str, Any] = {}
+        self._batches: Iterator[Any] | None = None
+        self._initial_numbers = numbers_of(model)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision is torch.float16)
 
     def run_step(self) -> None:
+        """Make a step, and write its losses."""
+        if self._batches is None:
+            self._batches = iter(self.data_loader)
         self.optimizer.zero_grad()
         means: dict[str, Tensor] = {}
         data_time = 0.0
         for part in range(self.accumulate):
             start = time.perf_counter()
-            data = next(self._data_loader_iter)
+            data = next(self._batches)
             data_time += time.perf_counter() - start
             losses = self._forward_backward(data, part)
             for name, value in losses.items():
@@ -72,18 +79,19 @@ class Trainer(SimpleTrainer):
         self._clip()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self._write_metrics(means, data_time)
+        SimpleTrainer.write_metrics(means, data_time, self.iter)
 
-    def _forward_backward(self, data: list[dict], part: int) -> Mapping[str, Tensor]:
+    def _forward_backward(self, data: Any, part: int) -> Mapping[str, Tensor]:
         self._seed_step(part)
         is_last = part == self.accumulate - 1
         with contextlib.nullcontext() if is_last else self._without_gradient_sync():
             try:
                 with self._autocast():
-                    losses = self.model(data)
+                    found = self.model(data)
             except FloatingPointError as error:  # detectron2 checks its proposals
                 self._raise_non_finite(data, part, str(error))
-            total = sum(losses.values())
+            losses = {"loss": found} if isinstance(found, Tensor) else found
+            total = sum(losses.values(), torch.zeros((), device=self.device))
             if not torch.isfinite(total):
                 self._raise_non_finite(data, part, str({k: float(v.detach()) for k, v in losses.items()}))
             self.scaler.scale(total / self.accumulate).backward()
@@ -98,7 +106,7 @@ class Trainer(SimpleTrainer):
         return torch.autocast(self.device.type, dtype=self.precision if enabled else None, enabled=enabled)
 
     def _without_gradient_sync(self) -> contextlib.AbstractContextManager:
-        """Data parallel processes exchange gradients once a step, at its last micro-batch."""
+        """Have data parallel processes exchange gradients once a step, at its last micro-batch."""
         if isinstance(self.model, nn.parallel.DistributedDataParallel):
             return self.model.no_sync()
         return contextlib.nullcontext()
@@ -110,7 +118,7 @@ class Trainer(SimpleTrainer):
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)
         self.storage.put_scalar("grad_norm", float(norm))
 
-    def _raise_non_finite(self, data: list[dict], part: int, symptom: str) -> NoReturn:
+    def _raise_non_finite(self, data: Any, part: int, symptom: str) -> NoReturn:
         """Repeat the forward pass with the same random numbers to name the culprit."""
         self._seed_step(part)
         with (
@@ -127,16 +135,35 @@ class Trainer(SimpleTrainer):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "scaler": self.scaler.state_dict()}
+        """Return what a resumed run needs beside the model's tensors."""
+        numbers = {k: v for k, v in numbers_of(self.model).items() if self._initial_numbers.get(k) != v}
+        return {**super().state_dict(), "scaler": self.scaler.state_dict(), "numbers": numbers}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore it."""
         super().load_state_dict(state_dict)
         self.scaler.load_state_dict(state_dict["scaler"])
+        for key, value in state_dict.get("numbers", {}).items():
+            name, _, attribute = key.rpartition(".")
+            setattr(unwrap(self.model).get_submodule(name), attribute, value)
+
+
+def numbers_of(model: nn.Module) -> dict[str, Number]:
+    """Return the numbers that modules keep as plain attributes, by name.
+
+    detectron2's one-stage detectors keep the running mean that normalises their loss so, and no state dict holds it.
+    """
+    return {
+        f"{name}.{attribute}" if name else attribute: value
+        for name, module in unwrap(model).named_modules()
+        for attribute, value in vars(module).items()
+        if type(value) in (int, float)
+    }
 
 
 @contextlib.contextmanager
 def first_non_finite(model: nn.Module) -> Iterator[list[str]]:
-    """While open, collects the names of modules in the order in which their outputs turn non-finite.
+    """Collect, while open, the names of modules in the order in which their outputs turn non-finite.
 
     A module that folds a norm into a convolution does not call the two, but its own name comes next.
     """

@@ -5,14 +5,13 @@ from .deform import DeformableConv2d
 from .inspection import InspectableAttention
 from .lesa import LESA
 from .norm import EvalBatchNorm2d
+from .registry import OPERATORS, find_operator, operator_names, register_operator
 from .slot import SlotOperator
 
-OPERATORS: dict[str, type[SlotOperator]] = {
-    "self_attention": SelfAttention,
-    "static_lesa": StaticLESA,
-    "lesa": LESA,
-    "attention_augmentation": AttentionAugmentation,
-}
+register_operator("self_attention")(SelfAttention)
+register_operator("static_lesa")(StaticLESA)
+register_operator("lesa")(LESA)
+register_operator("attention_augmentation")(AttentionAugmentation)
 
 __all__ = [
     "LESA",
@@ -24,4 +23,7 @@ __all__ = [
     "SelfAttention",
     "SlotOperator",
     "StaticLESA",
+    "find_operator",
+    "operator_names",
+    "register_operator",
 ]

@@ -1,21 +1,21 @@
 """detectron2 parts; importing this registers the backbones with detectron2."""
 
+from ..layers.registry import operator_names
 from .classifier import ImageClassifier
 from .norm import NORMS, make_norm
 from .rcnn import SemanticRCNN
 from .resnet import (
-    SLOT_OPERATORS,
     SlotBottleneck,
     build_lesa_resnet,
     build_lesa_resnet_backbone,
     build_lesa_resnet_fpn_backbone,
+    make_lesa_stages,
 )
 from .roi_heads import CascadeMaskHead, FusedSemanticHead, HybridTaskCascadeHeads
 from .rpn import InsideRPN
 
 __all__ = [
     "NORMS",
-    "SLOT_OPERATORS",
     "CascadeMaskHead",
     "FusedSemanticHead",
     "HybridTaskCascadeHeads",
@@ -26,5 +26,7 @@ __all__ = [
     "build_lesa_resnet",
     "build_lesa_resnet_backbone",
     "build_lesa_resnet_fpn_backbone",
+    "make_lesa_stages",
     "make_norm",
+    "operator_names",
 ]

@@ -1,7 +1,16 @@
-"""ResNet-50 and WideResNet-50-2 whose 3×3 convolutions of res4 and res5 are an operator of the slot.
+"""Bottleneck ResNets whose 3×3 convolutions of res4 and res5 are an operator of the slot.
 
-detectron2's ResNet, stem and bottleneck are used as they are; the one new block is a bottleneck into which
-the operator is injected.  The yacs builders at the end call the same function as a LazyConfig.
+detectron2's ResNet, stem and bottleneck are used as they are.  What is new is a bottleneck into which the operator is
+injected, and :func:`make_lesa_stages`, which makes the stages that detectron2's ``ResNet(stem, stages)`` takes::
+
+    L(ResNet)(
+        stem=L(BasicStem)(in_channels=3, out_channels=64, norm="BN"),
+        stages=L(make_lesa_stages)(operator="lesa", blocks=[3, 4, 23, 3], image_size=1024, norm="EvalBN"),
+        out_features=["res2", "res3", "res4", "res5"],
+        freeze_at=2,
+    )
+
+:func:`build_lesa_resnet` is the short form of that; the yacs builders at the end call it.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,15 +26,15 @@ from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..layers import OPERATORS, EvalBatchNorm2d
+from ..layers import EvalBatchNorm2d, SlotOperator, find_operator
 from ..layers.norm import may_be_repeated, statistics_once
 from ..layers.positions import Size, parse_size
+from ..layers.registry import CONVOLUTION
 from ..layers.unary import conv3x3
 from .norm import make_norm
 
-SLOT_OPERATORS = ("conv", *OPERATORS)
 RESNET50_BLOCKS = (3, 4, 6, 3)
-STAGES = {"res2", "res3", "res4", "res5"}
+STAGES = ("res2", "res3", "res4", "res5")
 EXPANSION = 4  # a stage's output channels over its middle channels, at width 1
 
 Norm = Callable[[int], nn.Module]
@@ -34,7 +43,7 @@ Slot = Callable[[int, int, int], nn.Module]
 
 
 class SlotBottleneck(BottleneckBlock):
-    """detectron2's bottleneck with ``slot`` in the place of its 3×3 convolution; None keeps that.
+    """Hold ``slot`` where detectron2's bottleneck has its 3×3 convolution; None keeps that.
 
     With ``checkpointed`` it keeps only its input for the backward pass, which computes the rest again.
     """
@@ -48,16 +57,23 @@ class SlotBottleneck(BottleneckBlock):
         slot: Slot | None = None,
         stride: int = 1,
         norm: Norm = nn.BatchNorm2d,
+        num_groups: int = 1,
         checkpointed: bool = False,
     ) -> None:
         super().__init__(
-            in_channels, out_channels, bottleneck_channels=bottleneck_channels, stride=stride, norm=norm
+            in_channels,
+            out_channels,
+            bottleneck_channels=bottleneck_channels,
+            stride=stride,
+            num_groups=num_groups,
+            norm=norm,
         )
         self.checkpointed = checkpointed
         if slot is not None:
             self.conv2 = slot(bottleneck_channels, bottleneck_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C', ⌈H/s⌉, ⌈W/s⌉)."""
         if self.checkpointed and self.training and torch.is_grad_enabled():
             return checkpoint(self._forward, x, use_reentrant=False, preserve_rng_state=False)
         return self._forward(x)
@@ -71,28 +87,27 @@ class SlotBottleneck(BottleneckBlock):
 
 @dataclass(frozen=True)
 class SlotPlan:
-    """Which module each bottleneck's slot gets.
+    """Decide which module each bottleneck's slot gets.
 
     The operator stands in res4 and res5, except in the first block of res4, which stays a convolution.
     ``deformable`` makes every convolution from res3 on deformable, those inside operators included.
     """
 
-    operator: str
+    operator: type[SlotOperator] | None
     deformable: bool
     positions: str
     num_heads: int
     backend: str
     norm: Norm
+    num_groups: int = 1
 
     def slot(self, stage: int, block: int, feat_size: Size) -> Slot | None:
-        """The slot of block ``block`` of ``res{stage}``, which sees maps of ``feat_size``."""
-        if self.operator != "conv" and (stage, block) > (4, 0):
-            return self._operator_slot(feat_size)
+        """Return the slot of block ``block`` of ``res{stage}``, which sees maps of ``feat_size``."""
+        if self.operator is not None and (stage, block) > (4, 0):
+            return self._operator_slot(self.operator, feat_size)
         return self._deformable_slot if self.deformable and stage >= 3 else None
 
-    def _operator_slot(self, feat_size: Size) -> Slot:
-        operator = OPERATORS[self.operator]
-
+    def _operator_slot(self, operator: type[SlotOperator], feat_size: Size) -> Slot:
         def slot(in_channels: int, out_channels: int, stride: int) -> nn.Module:
             return operator(
                 in_channels,
@@ -109,13 +124,89 @@ class SlotPlan:
         return slot
 
     def _deformable_slot(self, in_channels: int, out_channels: int, stride: int) -> nn.Module:
-        conv = conv3x3(in_channels, out_channels, stride=stride, deformable=True)
+        conv = conv3x3(in_channels, out_channels, stride=stride, groups=self.num_groups, deformable=True)
         conv.norm = self.norm(out_channels)
         return conv
 
 
+def make_lesa_stages(
+    operator: str | type[SlotOperator] = "lesa",
+    *,
+    image_size: int | tuple[int, int] = 224,
+    blocks: Sequence[int] = RESNET50_BLOCKS,
+    in_channels: int = 64,
+    base_channels: int = 64,
+    width_multiplier: int = 1,
+    num_groups: int = 1,
+    deformable: bool = False,
+    norm: str = "BN",
+    num_heads: int = 8,
+    positions: str = "decomposed",
+    backend: str = "auto",
+    strides: Sequence[int] = (1, 2, 2, 2),
+    stem_stride: int = 4,
+    checkpoint_stages: Sequence[str] = (),
+) -> list[list[SlotBottleneck]]:
+    """Make res2 … res5 for detectron2's ResNet, with an operator in the slots of res4 and res5.
+
+    Args:
+        operator, image_size, blocks, base_channels, width_multiplier, num_groups, deformable, norm, num_heads,
+            positions, backend, checkpoint_stages: as in :func:`build_lesa_resnet`.
+        in_channels: of the stem's output.
+        strides: of the first block of each stage.
+        stem_stride: of the stem.
+
+    Returns:
+        The blocks of each stage.
+
+    Raises:
+        ValueError: an argument outside the above.
+    """
+    if not isinstance(blocks, Sequence) or len(blocks) != len(STAGES) or not all(map(_is_positive, blocks)):
+        raise ValueError(f"blocks must hold four positive ints, for res2..res5, got {blocks!r}")
+    _check_positive(
+        width_multiplier=width_multiplier,
+        base_channels=base_channels,
+        num_groups=num_groups,
+        num_heads=num_heads,
+    )
+    if isinstance(checkpoint_stages, str) or not set(checkpoint_stages) <= set(STAGES):
+        raise ValueError(f"checkpoint_stages must be some of {list(STAGES)}, got {checkpoint_stages!r}")
+    norm_layer = make_norm(norm)
+    plan = SlotPlan(
+        operator=None if operator == CONVOLUTION else find_operator(operator),
+        deformable=deformable,
+        positions=positions,
+        num_heads=num_heads,
+        backend=backend,
+        norm=norm_layer,
+        num_groups=num_groups,
+    )
+    channels, size = in_channels, _shrink(parse_size(image_size), stem_stride)
+    stages = []
+    for stage, (number, stride) in enumerate(zip(blocks, strides, strict=True), start=2):
+        width = base_channels * 2 ** (stage - 2)
+        sizes = [size] + [_shrink(size, stride)] * (number - 1)
+        stages.append(
+            ResNet.make_stage(
+                SlotBottleneck,
+                number,
+                in_channels=channels,
+                out_channels=EXPANSION * width,
+                bottleneck_channels=width * width_multiplier,
+                stride_per_block=[stride] + [1] * (number - 1),
+                slot_per_block=[plan.slot(stage, block, seen) for block, seen in enumerate(sizes)],
+                norm=norm_layer,
+                num_groups=num_groups,
+                checkpointed=f"res{stage}" in checkpoint_stages,
+            )
+        )
+        channels, size = EXPANSION * width, _shrink(size, stride)
+    return stages
+
+
 def build_lesa_resnet(
-    operator: str = "lesa",
+    operator: str | type[SlotOperator] = "lesa",
     width_multiplier: int = 1,
     deformable: bool = False,
     image_size: int | tuple[int, int] = 224,
@@ -132,11 +223,12 @@ def build_lesa_resnet(
     in_channels: int = 3,
     res5_stride: int | None = None,
     checkpoint_stages: Sequence[str] = (),
+    num_groups: int = 1,
 ) -> ResNet:
-    """ResNet-50 with an operator in the slots of res4 and res5: a detection backbone or a classifier.
+    """Build a detection backbone or a classifier: stem, :func:`make_lesa_stages`, and what they end in.
 
     Args:
-        operator: one of ``SLOT_OPERATORS``.
+        operator: "conv", the name of a registered operator, a subclass of SlotOperator, or its import path.
         width_multiplier: of the middle layers; 2 is WideResNet-50-2.
         deformable: every 3×3 from res3 on is deformable, also those inside the operators.
         image_size: side, or (H, W), of the images that the position tables are made for; others are served
@@ -148,7 +240,7 @@ def build_lesa_resnet(
         freeze_at: 1 freezes the stem, 2 also res2, …; detectron2's meaning.
         norm: "BN", "SyncBN", "FrozenBN" or "EvalBN" (stored statistics, trainable affine part).
         num_heads: attention heads, and weight groups of the unary term.
-        blocks: number of bottlenecks in res2..res5.
+        blocks: number of bottlenecks in res2..res5; (3, 4, 23, 3) is ResNet-101, (3, 8, 36, 3) ResNet-152.
         positions: "decomposed" or "flattened"; None chooses by layout.
         backend: of the attention.
         out_features: None is ``linear`` for a classifier, else res2..res5.
@@ -156,6 +248,8 @@ def build_lesa_resnet(
         res5_stride: 1 or 2; None is that of the layout.
         checkpoint_stages: those of res2..res5 that save memory in training by computing their maps again in
             the backward pass; results are the same.
+        num_groups: groups of the ordinary 3×3 convolutions, deformable ones included.  ResNeXt-50 32×4d has
+            ``width_multiplier=2, num_groups=32``, ResNeXt-101 32×8d 4 and 32.
 
     Returns:
         detectron2's ResNet: (N, in_channels, H, W) -> {name: feature map}, for any H×W.
@@ -163,73 +257,43 @@ def build_lesa_resnet(
     Raises:
         ValueError: an argument outside the above.
     """
-    if operator not in SLOT_OPERATORS:
-        raise ValueError(f"operator must be one of {SLOT_OPERATORS}, got {operator!r}")
-    if not isinstance(blocks, Sequence) or len(blocks) != 4 or not all(map(_is_positive, blocks)):
-        raise ValueError(f"blocks must hold four positive ints, for res2..res5, got {blocks!r}")
-    for name, value in (
-        ("width_multiplier", width_multiplier),
-        ("stem_channels", stem_channels),
-        ("base_channels", base_channels),
-        ("num_heads", num_heads),
-        ("in_channels", in_channels),
-        ("num_classes", 1 if num_classes is None else num_classes),
-    ):
-        if not _is_positive(value):
-            raise ValueError(f"{name} must be a positive int, got {value!r}")
-    if freeze_at not in range(6):
+    is_classifier = num_classes is not None
+    _check_positive(
+        stem_channels=stem_channels, in_channels=in_channels, num_classes=num_classes if is_classifier else 1
+    )
+    if freeze_at not in range(len(STAGES) + 2):
         raise ValueError(f"freeze_at must be 0 (nothing) to 5 (everything), got {freeze_at!r}")
     if res5_stride not in (None, 1, 2):
         raise ValueError(f"res5_stride must be 1, 2 or None, got {res5_stride!r}")
-    known = {"stem", *STAGES} | ({"linear"} if num_classes else set())
+    if out_features is None and not is_classifier:
+        out_features = STAGES
+    known = {"stem", *STAGES} | ({"linear"} if is_classifier else set())
     if out_features is not None and not (out_features and set(out_features) <= known):
         raise ValueError(f"out_features must be some of {sorted(known)}, got {out_features!r}")
-    if isinstance(checkpoint_stages, str) or not set(checkpoint_stages) <= STAGES:
-        raise ValueError(f"checkpoint_stages must be some of {sorted(STAGES)}, got {checkpoint_stages!r}")
-    is_classifier = num_classes is not None
-    norm_layer = make_norm(norm)
-    plan = SlotPlan(
-        operator=operator,
+    stem = BasicStem(in_channels, stem_channels, norm=make_norm(norm))
+    stages = make_lesa_stages(
+        operator,
+        image_size=image_size,
+        blocks=blocks,
+        in_channels=stem_channels,
+        base_channels=base_channels,
+        width_multiplier=width_multiplier,
+        num_groups=num_groups,
         deformable=deformable,
-        positions=positions or default_positions(operator, is_classifier),
+        norm=norm,
         num_heads=num_heads,
+        positions=positions or default_positions(operator, is_classifier),
         backend=backend,
-        norm=norm_layer,
+        strides=(1, 2, 2, res5_stride or (1 if is_classifier else 2)),
+        stem_stride=stem.stride,
+        checkpoint_stages=checkpoint_stages,
     )
-    stem = BasicStem(in_channels, stem_channels, norm=norm_layer)
-    channels, size = stem_channels, _shrink(parse_size(image_size), stem.stride)
-    stages = []
-    strides = (1, 2, 2, res5_stride or (1 if is_classifier else 2))
-    for stage, (number, stride) in enumerate(zip(blocks, strides, strict=True), start=2):
-        width = base_channels * 2 ** (stage - 2)
-        sizes = [size] + [_shrink(size, stride)] * (number - 1)
-        stages.append(
-            ResNet.make_stage(
-                SlotBottleneck,
-                number,
-                in_channels=channels,
-                out_channels=EXPANSION * width,
-                bottleneck_channels=width * width_multiplier,
-                stride_per_block=[stride] + [1] * (number - 1),
-                slot_per_block=[plan.slot(stage, block, seen) for block, seen in enumerate(sizes)],
-                norm=norm_layer,
-                checkpointed=f"res{stage}" in checkpoint_stages,
-            )
-        )
-        channels, size = EXPANSION * width, _shrink(size, stride)
-    if out_features is None and not is_classifier:
-        out_features = ("res2", "res3", "res4", "res5")
-    resnet = ResNet(
-        stem,
-        stages,
-        num_classes=num_classes,
-        out_features=None if out_features is None else list(out_features),
-    )
-    return freeze(resnet, freeze_at)
+    features = None if out_features is None else list(out_features)
+    return freeze(ResNet(stem, stages, num_classes=num_classes, out_features=features), freeze_at)
 
 
 def freeze(resnet: ResNet, freeze_at: int) -> ResNet:
-    """Stop training the stem (1), also res2 (2), …, in place.
+    """Stop training the stem (1), also res2 (2), …, in place, and return the ResNet.
 
     detectron2's ``ResNet.freeze`` also replaces norms by FrozenBN, whose weight and bias are no parameters.
     ``EvalBatchNorm2d`` uses stored statistics already, so it can stay and be counted as what it is.
@@ -245,16 +309,21 @@ def _is_positive(value: object) -> bool:
     return type(value) is int and value > 0
 
 
-def default_positions(operator: str, is_classifier: bool) -> str:
-    """Flattened tables for classifiers, decomposed for detectors, as far as the operator knows them."""
+def _check_positive(**values: object) -> None:
+    for name, value in values.items():
+        if not _is_positive(value):
+            raise ValueError(f"{name} must be a positive int, got {value!r}")
+
+
+def default_positions(operator: str | type[SlotOperator], is_classifier: bool) -> str:
+    """Return flattened for classifiers, decomposed for detectors, as far as the operator knows them."""
     wanted = "flattened" if is_classifier else "decomposed"
-    if operator == "conv" or wanted in OPERATORS[operator].position_types:
-        return wanted
-    return OPERATORS[operator].position_types[0]
+    known = (wanted,) if operator == CONVOLUTION else find_operator(operator).position_types
+    return wanted if wanted in known else known[0]
 
 
 def _shrink(size: Size, stride: int) -> Size:
-    """The size of a map after a layer of this stride: rounded up, as padded convolutions do."""
+    """Return the size of a map after a layer of this stride: rounded up, as padded convolutions do."""
     return -(-size[0] // stride), -(-size[1] // stride)
 
 
@@ -271,7 +340,7 @@ YACS_FIXED = {
 
 @BACKBONE_REGISTRY.register()
 def build_lesa_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """yacs: the backbone that ``cfg.MODEL.LESA`` describes (see :func:`lesa_d2.config.add_lesa_config`)."""
+    """Build, for yacs, the backbone that ``cfg.MODEL.LESA`` describes (see :func:`lesa_d2.config.add_lesa_config`)."""
     resnets, lesa = cfg.MODEL.RESNETS, cfg.MODEL.LESA
     for key, fixed in YACS_FIXED.items():
         if resnets[key] != fixed:
@@ -299,7 +368,7 @@ def build_lesa_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
 
 @BACKBONE_REGISTRY.register()
 def build_lesa_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """yacs: :func:`build_lesa_resnet_backbone` with detectron2's FPN on top (p2..p6)."""
+    """Build, for yacs, :func:`build_lesa_resnet_backbone` with detectron2's FPN on top (p2..p6)."""
     return FPN(
         bottom_up=build_lesa_resnet_backbone(cfg, input_shape),
         in_features=cfg.MODEL.FPN.IN_FEATURES,

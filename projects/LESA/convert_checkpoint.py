@@ -1,57 +1,9 @@
 #!/usr/bin/env python
-"""Convert a checkpoint: the authors' or torchvision's to ours, or our classifier to a detector's start.
+"""Convert a checkpoint of the authors or of torchvision: the command ``lesa convert``."""
 
-Prints a summary, and lists every tensor in a .txt beside the result.
-"""
-
-import argparse
 import sys
-from pathlib import Path
 
-from lesa_d2.checkpoint import CONVERSIONS, convert_file
-from lesa_d2.errors import LesaError
-
-EPILOG = """
-kinds of SRC:
-  official-imagenet     the authors' ImageNet classifier -> ours
-  official-detector     the authors' Mask R-CNN or Hybrid Task Cascade -> ours
-  torchvision           torchvision's resnet50 or wide_resnet50_2 -> our classifier with operator "conv"
-  imagenet-to-detector  our classifier -> the backbone a detector starts from
-
-examples:
-  python projects/LESA/convert_checkpoint.py --from torchvision resnet50.pth models/imagenet_conv_r50.pth
-  python projects/LESA/convert_checkpoint.py --from imagenet-to-detector \\
-      models/imagenet_lesa_r50.pth models/start_lesa_r50.pth
-"""
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--from", dest="kind", choices=CONVERSIONS, required=True, help="what SRC is")
-    parser.add_argument("source", metavar="SRC", type=Path, help="a file written by torch.save")
-    parser.add_argument("target", metavar="DST", type=Path, help="the .pth file to write")
-    parser.add_argument("--force", action="store_true", help="replace DST if it exists")
-    parser.add_argument(
-        "--unsafe",
-        action="store_true",
-        help="unpickle objects in SRC, which can run code from it: only for files you trust",
-    )
-    return parser.parse_args()
-
-
-def main() -> int:
-    args = parse_args()
-    try:
-        conversion = convert_file(args.kind, args.source, args.target, force=args.force, unsafe=args.unsafe)
-    except LesaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(conversion.summary())
-    print(f"\nWrote {args.target}; every tensor is listed in {args.target.with_suffix('.txt')}")
-    return 0
-
+from lesa_d2.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["convert", *sys.argv[1:]]))

@@ -1,64 +1,9 @@
 #!/usr/bin/env python
-"""Export backbone and FPN of a detector, normalisation included, by torch.export (.pt2) and as ONNX.
+"""Write backbone and FPN as torch.export and ONNX files: the command ``lesa export``."""
 
-The files take RGB images (N, 3, H, W) with values from 0 to 255, any N, and any H and W that are multiples of
-32 of at least 96; they give p2 … p6. What is written has been checked against PyTorch.
-"""
-
-import argparse
 import sys
 
-from lesa_d2.engine.run import make_folder
-from lesa_d2.errors import LesaError
-from lesa_d2.tools.export import FORMATS, export_backbone, load_detector
-from lesa_d2.tools.export.backbone import DTYPES
-
-EPILOG = """
-examples:
-  python projects/LESA/export.py --config-file output/quickstart/lesa/config.yaml --output output/export
-  python projects/LESA/export.py --config-file mask_rcnn_lesa_r50 --weights model_final.pth \\
-      --output output/export --format onnx --image-size 1024 1024
-"""
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, metavar="X", help="of either kind, or a zoo's name")
-    parser.add_argument("--weights", default="", metavar="F", help="default: the last of the config's run")
-    parser.add_argument("--untrained", action="store_true", help="export initial values, to try things out")
-    parser.add_argument(
-        "--output", required=True, metavar="DIR", help="folder of backbone.pt2, backbone.onnx"
-    )
-    parser.add_argument("--format", nargs="+", choices=FORMATS, default=list(FORMATS))
-    parser.add_argument(
-        "--image-size",
-        nargs=2,
-        type=int,
-        default=(256, 320),
-        metavar=("H", "W"),
-        help="the size that is traced, and checked beside others; the files take any (default: 256 320)",
-    )
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the images (default: float32)")
-    parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
-    return parser.parse_intermixed_args()
-
-
-def main() -> int:
-    args = parse_args()
-    try:
-        model = load_detector(args.config_file, args.weights, args.opts, args.untrained)
-        folder = make_folder(args.output, "--output")
-        exported = export_backbone(model, folder, args.format, tuple(args.image_size), args.dtype)
-    except LesaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print("Largest differences from PyTorch, as shares of an output's largest value:")
-    for result in exported:
-        print(f"\n{result.file}\n{result.comparison}")
-    return 0
-
+from lesa_d2.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["export", *sys.argv[1:]]))

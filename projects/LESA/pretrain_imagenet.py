@@ -3,7 +3,7 @@
 
 import sys
 
-from lesa_d2.engine import Classification, run_command_line
+from lesa_d2.cli import main
 
 if __name__ == "__main__":
-    sys.exit(run_command_line(Classification()))
+    sys.exit(main(["pretrain", *sys.argv[1:]]))

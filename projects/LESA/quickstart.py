@@ -12,16 +12,17 @@ from pathlib import Path
 from detectron2.config import instantiate
 from detectron2.utils import comm
 
+from lesa_d2.config.lazy import override_keys
 from lesa_d2.engine import (
     Classification,
     Detection,
     argument_parser,
     dataset_names,
-    is_given,
     launch,
     load_trained,
-    main,
+    run,
 )
+from lesa_d2.errors import exit_status
 from lesa_d2.tools.analysis import RunResult, write_table
 from lesa_d2.tools.reports import draw_predictions
 
@@ -30,13 +31,13 @@ OUTPUT = Path("output/quickstart")
 OPERATORS = ("lesa", "conv", "self_attention")
 
 
-def run(args: argparse.Namespace) -> None:
+def train_and_draw(args: argparse.Namespace) -> None:
     """Train and evaluate; write predictions.png and result.json, and the table of all operators so far."""
     start = time.perf_counter()
-    if not (args.from_scratch or args.eval_only or is_given("train.init_checkpoint", args.opts)):
+    if not (args.from_scratch or args.eval_only or "train.init_checkpoint" in override_keys(args.opts)):
         args.opts.append(f"train.init_checkpoint={pretrain(args)}")
     args.resume = args.resume and (args.output_dir / "last_checkpoint").is_file()
-    results = main(args, Detection())
+    results = run(args, Detection())
     seconds = time.perf_counter() - start
     if not comm.is_main_process():
         return
@@ -77,7 +78,7 @@ def pretrain(args: argparse.Namespace) -> Path:
                 f"train.output_dir={folder}",
             ]
         )
-        main(classification, Classification())
+        run(classification, Classification())
     return weights
 
 
@@ -90,10 +91,10 @@ def parse_args() -> argparse.Namespace:
     args.config_file = args.config_file or str(ROOT / f"configs/quickstart_{args.operator}.py")
     args.output_dir = OUTPUT / args.operator
     args.opts = [f"train.output_dir={args.output_dir}", *args.opts]
-    if is_given("train.output_dir", args.opts[1:]):
+    if "train.output_dir" in override_keys(args.opts[1:]):
         parser.error(f"the quick start writes to {OUTPUT}; for another folder use train_net.py")
     return args
 
 
 if __name__ == "__main__":
-    sys.exit(launch(run, parse_args()))
+    sys.exit(exit_status(lambda: launch(train_and_draw, parse_args())))

@@ -1,8 +1,19 @@
+"""Loading weights, and the report of it."""
+
+import pickle
+
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
-from lesa_d2.checkpoint import LoadReport, ReportingCheckpointer, classifier_to_detector
+from lesa_d2.checkpoint import (
+    LoadReport,
+    classifier_to_detector,
+    compare_weights,
+    load_evaluated_weights,
+    load_weights,
+)
 from lesa_d2.errors import CheckpointError
 from lesa_d2.modeling import build_lesa_resnet
 
@@ -19,9 +30,7 @@ class Detector(nn.Module):
 def load(tmp_path, saved, model):
     file = tmp_path / "weights.pth"
     torch.save(saved, file)
-    checkpointer = ReportingCheckpointer(model)
-    checkpointer.load(str(file), checkpointables=[], check=lambda report: None)
-    return checkpointer.report
+    return load_weights(model, file, check=lambda report: None)
 
 
 def test_everything_loaded(tmp_path):
@@ -75,17 +84,42 @@ def test_pickled_objects_are_refused(tmp_path):
         load(tmp_path, {"model": Detector()}, Detector())
 
 
-def test_a_refused_model_leaves_the_rest_of_the_checkpoint_alone(tmp_path):
-    """The optimizer's own complaint about other parameters would hide the reason."""
-    other = Detector(width=5)
-    file = tmp_path / "weights.pth"
-    torch.save(
-        {"model": other.state_dict(), "optimizer": torch.optim.SGD(other.parameters()).state_dict()}, file
-    )
-    model = Detector()
-    checkpointer = ReportingCheckpointer(model, optimizer=torch.optim.SGD(model.backbone.parameters()))
+@pytest.mark.parametrize(
+    "kept", [{"backbone.bottom_up.weight"}, {"roi_heads.box_predictor.cls_score.weight"}]
+)
+def test_a_refused_file_changes_nothing(tmp_path, kept):
+    saved = {name: torch.ones_like(value) for name, value in Detector().state_dict().items() if name in kept}
+    model, file = Detector(), tmp_path / "weights.pth"
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.save(saved, file)
     with pytest.raises(CheckpointError, match="is not a checkpoint of this model"):
-        checkpointer.load(str(file))
+        load_weights(model, file)
+    report = compare_weights(model, file)
+    assert set(report.loaded) == kept
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_weights_of_a_data_parallel_model(tmp_path):
+    saved = {f"module.{name}": torch.ones_like(value) for name, value in Detector().state_dict().items()}
+    model = Detector()
+    load(tmp_path, {"model": saved}, model).check_complete()
+    assert model.backbone["bottom_up"].weight.sum() == 8
+
+
+def test_the_average_is_what_is_evaluated(tmp_path):
+    model, file = nn.BatchNorm1d(2), tmp_path / "run.pth"
+    average = AveragedModel(nn.BatchNorm1d(2), use_buffers=True)
+    own = {name: torch.full_like(value, 3) for name, value in model.state_dict().items()}
+    for expected in (3, 1):  # before the first update, and after it
+        torch.save({"model": own, "ema": average.state_dict()}, file)
+        report = load_evaluated_weights(model, file)
+        assert model.weight.tolist() == [expected] * 2
+        assert report.share() == 1
+        assert not report.missing
+        average.update_parameters(nn.BatchNorm1d(2))
+    torch.save({"model": own, "ema": {"weight": torch.ones(1)}}, file)  # not an average of ours
+    load_evaluated_weights(model, file)
+    assert model.weight.tolist() == [3, 3]
 
 
 # ------------------------------------------------------------------------------ a detector's start
@@ -94,9 +128,7 @@ def test_a_refused_model_leaves_the_rest_of_the_checkpoint_alone(tmp_path):
 def start(tmp_path, saved, model, check=LoadReport.check_start):
     file = tmp_path / "classifier.pth"
     torch.save({"model": saved}, file)
-    checkpointer = ReportingCheckpointer(model)
-    checkpointer.start_from(str(file), check)
-    return checkpointer.report
+    return load_weights(model, file, start=True, check=check)
 
 
 class WithResNet(nn.Module):
@@ -187,11 +219,11 @@ def test_files_without_weights_are_one_error(tmp_path, content):
         load(tmp_path, content, Detector())
 
 
-def test_pickled_formats_are_refused_before_they_are_read(tmp_path):
+def test_pickled_formats_are_refused(tmp_path):
     file = tmp_path / "R-50.pkl"
-    file.write_bytes(b"anything")
-    with pytest.raises(CheckpointError, match=r"pickled objects; expected a \.pth file"):
-        ReportingCheckpointer(Detector()).load(str(file))
+    file.write_bytes(pickle.dumps({"model": {"a": [1]}}))
+    with pytest.raises(CheckpointError, match=r"R-50\.pkl cannot be read .* without pickled objects"):
+        load_weights(Detector(), file)
 
 
 def test_counters_that_a_file_lacks_are_not_called_loaded(tmp_path):
@@ -208,7 +240,7 @@ def test_resuming_takes_no_classifier(tmp_path):
     file = tmp_path / "classifier.pth"
     torch.save({"model": weights}, file)
     with pytest.raises(CheckpointError, match="is not a checkpoint of this model"):
-        ReportingCheckpointer(WithResNet()).load(str(file))
+        load_weights(WithResNet(), file)
     with pytest.raises(CheckpointError, match="cannot start this model"):
         start(tmp_path, weights, WithResNet(operator="conv"))
 

@@ -92,10 +92,20 @@ def test_a_layer_without_its_index_buffer_converts(official):
     model.load_state_dict(convert_layer(layer), strict=True)
 
 
-def test_a_missing_last_block_is_named(official):
-    broken = {key: value for key, value in official.items() if not key.startswith("module.layer4.2.")}
-    with pytest.raises(ValueError, match=r"missing \(our names\) .*res5\.2\.conv1\.weight"):
+@pytest.mark.parametrize("block", ["layer1.0", "layer3.4", "layer4.1"])
+def test_a_missing_block_is_named(official, block):
+    broken = {key: value for key, value in official.items() if not key.startswith(f"module.{block}.")}
+    with pytest.raises(ValueError, match=rf"missing .*theirs: {block}\.conv1\.weight"):
         convert_backbone(broken)
+
+
+def test_without_its_last_blocks_a_stage_is_a_shorter_one(official):
+    """Nothing in the file tells the two apart; a model knows its depth."""
+    short = {key: value for key, value in official.items() if not key.startswith("module.layer4.2.")}
+    converted = convert_backbone(short)
+    build_lesa_resnet("lesa", num_classes=1, blocks=(3, 4, 6, 2)).load_state_dict(converted, strict=False)
+    with pytest.raises(RuntimeError, match=r"res5\.2\.conv1\.weight"):
+        build_lesa_resnet("lesa", num_classes=1).load_state_dict(converted)
 
 
 @pytest.mark.parametrize("surplus", ["module.conv1.bias", "module.layer1.1.downsample.0.weight"])
@@ -152,29 +162,52 @@ def test_a_classifier_without_its_last_stage_is_no_classifier(released):
         convert_classifier({key: value for key, value in names if ".layer4." not in key})
 
 
-def test_a_deeper_resnet_is_refused():
-    with torch.device("meta"):
-        deeper = torchvision.models.resnet101().state_dict()
-    with pytest.raises(CheckpointError, match=r"left over \['layer3\.10\.bn1\.bias'"):
-        convert_classifier(deeper)
+TORCHVISION = {
+    "resnet50": dict(),
+    "wide_resnet50_2": dict(width_multiplier=2),
+    "resnext50_32x4d": dict(width_multiplier=2, num_groups=32),
+    "resnet101": dict(blocks=(3, 4, 23, 3)),
+    "resnext101_32x8d": dict(blocks=(3, 4, 23, 3), width_multiplier=4, num_groups=32),
+    "wide_resnet101_2": dict(blocks=(3, 4, 23, 3), width_multiplier=2),
+    "resnet152": dict(blocks=(3, 8, 36, 3)),
+}
 
 
-@pytest.mark.parametrize(("name", "width"), [("resnet50", 1), ("wide_resnet50_2", 2)])
-def test_torchvision_gives_the_same_features(name, width):
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvision_gives_the_same_features(name):
     theirs = getattr(torchvision.models, name)(weights=None).eval()
     for module in theirs.modules():  # statistics that matter
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 1.5)
     converted = convert_classifier(theirs.state_dict())
+    assert_same(to_official(converted), theirs.state_dict())
     torch.testing.assert_close(converted.pop("linear.weight"), theirs.fc.weight.detach())
     torch.testing.assert_close(converted.pop("linear.bias"), theirs.fc.bias.detach())
-    ours = build_lesa_resnet("conv", width_multiplier=width).eval()
+    ours = build_lesa_resnet("conv", **TORCHVISION[name]).eval()
     ours.load_state_dict(converted, strict=True)
     image = torch.randn(1, 3, 64, 64)
     trunk = torch.nn.Sequential(*list(theirs.children())[:-2])
     with torch.no_grad():
         torch.testing.assert_close(ours(image)["res5"], trunk(image))
+
+
+def test_a_missing_block_of_a_deeper_resnet_is_named():
+    with torch.device("meta"):
+        deeper = torchvision.models.resnet152().state_dict()
+    short = {key: value for key, value in deeper.items() if not key.startswith("layer3.30.")}
+    with pytest.raises(CheckpointError, match=r"left over none, missing .*theirs: layer3\.30\.bn1\.bias"):
+        convert_classifier(short)
+
+
+@pytest.mark.parametrize("deformable", [False, True])
+def test_lesa_of_any_depth_converts_there_and_back(deformable):
+    ours = build_lesa_resnet(
+        blocks=(1, 2, 12, 1), deformable=deformable, base_channels=8, image_size=64, num_heads=2
+    ).state_dict()
+    theirs = to_official(ours)
+    assert "layer3.11.conv2.qkv_transform.weight" in theirs
+    assert_same(convert_backbone(theirs), ours)
 
 
 def test_files_older_than_the_counters_get_them():

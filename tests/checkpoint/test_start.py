@@ -2,7 +2,7 @@ import pytest
 import torch
 from detectron2.modeling.backbone import FPN
 
-from lesa_d2.checkpoint import classifier_to_detector, is_classifier
+from lesa_d2.checkpoint import classifier_to_detector
 from lesa_d2.errors import CheckpointError
 from lesa_d2.modeling import build_lesa_resnet
 
@@ -88,16 +88,6 @@ def test_a_deformable_detector_lacks_the_offsets_too():
     missing = bottom_up_names(model) & set(model.load_state_dict(start.weights, strict=False).missing_keys)
     assert all(".positions.rel_" in name or ".offset." in name for name in missing)
     assert "backbone.bottom_up.res3.0.conv2.offset.weight" in missing
-
-
-def test_what_is_a_classifier():
-    bare = classifier("conv")
-    assert is_classifier(bare)
-    assert is_classifier({"backbone." + name for name in bare})
-    assert not is_classifier({"backbone.bottom_up." + name for name in bare})
-    assert not is_classifier({*bare, "backbone.bottom_up.stem.conv1.weight"})
-    assert not is_classifier(["conv1.weight", "fc.weight"])
-    assert not is_classifier([])
 
 
 def test_anything_else_is_refused_by_name():

@@ -27,7 +27,7 @@ def test_an_unknown_name_names_the_nearest(name):
 
 
 def test_a_name_like_no_other():
-    with pytest.raises(ConfigError, match=r"python -m lesa_d2\.model_zoo lists the names"):
+    with pytest.raises(ConfigError, match="lesa zoo lists the names"):
         find_config("zzzzzz")
 
 

@@ -3,7 +3,7 @@ from detectron2.config import LazyCall as L
 from omegaconf import OmegaConf
 from torch import nn
 
-from lesa_d2.config.lazy import check_key, is_given
+from lesa_d2.config.lazy import check_key, override_keys
 from lesa_d2.errors import ConfigError
 
 
@@ -55,7 +55,5 @@ def test_keys_below_values_are_unknown(cfg, key):
         check_key(cfg, key)
 
 
-def test_is_given():
-    assert is_given("a.b", ["x=1", "a.b=2"])
-    assert is_given("a.b", ["+a.b=2"])
-    assert not is_given("a.b", ["a.bc=2", "a=b"])
+def test_keys_of_overrides():
+    assert override_keys(["x=1", "+a.b=2"]) == {"x", "a.b"}

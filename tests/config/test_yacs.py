@@ -1,18 +1,18 @@
 import pytest
-from detectron2.config import CfgNode, LazyConfig
+from detectron2.config import CfgNode
 from omegaconf import DictConfig
 
-from lesa_d2.engine import build_yacs_model, load_any_config, load_config, load_yacs_config
+from lesa_d2.config import load_any_config, load_config, load_yacs_config, save_config
 from lesa_d2.errors import ConfigError
+from lesa_d2.modeling.build import build_yacs_model
 
 YACS = "yacs/mask_rcnn_lesa_r50"
 
 
 def test_the_kind_is_the_files(tmp_path):
     assert isinstance(load_any_config("quickstart_lesa", ["train.max_iter=3"]), DictConfig)
-    saved = str(tmp_path / "config.yaml")
-    LazyConfig.save(load_config("quickstart_lesa"), saved)
-    assert isinstance(load_any_config(saved), DictConfig)
+    saved = save_config(load_config("quickstart_lesa"), tmp_path)
+    assert isinstance(load_any_config(str(saved)), DictConfig)
     cfg = load_any_config(YACS, ["MODEL.LESA.NUM_HEADS=4", "MODEL.WEIGHTS=", "SOLVER.STEPS=(5, 7)"])
     assert isinstance(cfg, CfgNode)
     assert (cfg.MODEL.LESA.NUM_HEADS, cfg.MODEL.WEIGHTS, cfg.SOLVER.STEPS) == (4, "", (5, 7))

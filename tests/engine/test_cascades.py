@@ -7,9 +7,7 @@ import pytest
 import torch
 from coco_tree import write_coco_tree
 from PIL import Image
-from runs import ROOT, losses, tiny_options, train_net, weights
-
-from lesa_d2.engine import Detection, run_command_line
+from runs import ROOT, losses, tiny_options, train, train_net, weights
 
 HTC = str(ROOT / "configs/quickstart_htc.py")
 CASCADE = str(ROOT / "configs/quickstart_cascade.py")
@@ -20,7 +18,7 @@ NO_SEMANTICS = ["model.roi_heads.semantic_head=null", "model.roi_heads.semantic_
 def run(config, output_dir, *extra, flags=()):
     """Train in this process; returns the exit status."""
     arguments = ["--config-file", config, *flags, *tiny_options(output_dir, *extra)]
-    return run_command_line(Detection(), arguments)
+    return train(arguments)
 
 
 def logged(folder):
@@ -125,7 +123,7 @@ def write_folder(folder, masks=True):
 def test_ones_own_folder(config, masks, tmp_path, capfd):
     flags = ["--dataset", str(write_folder(tmp_path / "data", masks))]
     options = [option for option in tiny_options(tmp_path / "run") if ".names." not in option]
-    assert run_command_line(Detection(), ["--config-file", config, *flags, *options, "train.max_iter=2"]) == 0
+    assert train(["--config-file", config, *flags, *options, "train.max_iter=2"]) == 0
     out = capfd.readouterr().out
     assert ("without its semantic branch" in out) == (config == HTC)
     assert ("boxes only" in out) == (not masks)

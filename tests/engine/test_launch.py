@@ -2,14 +2,15 @@
 
 import argparse
 
-from lesa_d2.engine import launch, separate_overrides
+from lesa_d2.engine import separate_overrides
+from lesa_d2.errors import exit_status
 
 
 def test_interrupting_is_one_line(capsys):
-    def interrupted(args):
+    def interrupted():
         raise KeyboardInterrupt
 
-    assert launch(interrupted, argparse.Namespace(num_gpus=1, num_machines=1)) == 130
+    assert exit_status(interrupted) == 130
     assert capsys.readouterr().err.strip().startswith("Interrupted. A training run continues")
 
 

@@ -5,12 +5,13 @@ import shutil
 import pytest
 import torch
 from detectron2.config import instantiate
-from runs import CLASSIFIER, ROOT, TINY_CLASSIFIER, losses, train_net, weights
+from runs import CLASSIFIER, ROOT, TINY_CLASSIFIER, losses, pretrain, train, train_net, weights
 from torch import nn
 
 from lesa_d2.data import generate_shape_images
-from lesa_d2.engine import Classification, Detection, load_config, run_command_line
-from lesa_d2.engine.classification import TopAccuracy, set_schedule
+from lesa_d2.engine import load_config
+from lesa_d2.engine.classification import set_schedule
+from lesa_d2.evaluation import TopAccuracy
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def start(data):
     def start(output_dir, *extra, flags=()):
         options = [*TINY_CLASSIFIER, f"train.output_dir={output_dir}", *extra]
         arguments = ["--config-file", CLASSIFIER, "--data", str(data), *flags, *options]
-        return run_command_line(Classification(), arguments)
+        return pretrain(arguments)
 
     return start
 
@@ -136,11 +137,10 @@ def test_schedule_follows_the_size_of_the_data():
     set_schedule(cfg, 1281167)
     assert cfg.train.max_iter == 950866  # what the config says
     assert cfg.train.eval_period == cfg.train.checkpointer.period == 10009
-    set_schedule(cfg, 6400, given=["train.eval_period=7", "train.epochs=2"])
-    assert (cfg.train.max_iter, cfg.train.checkpointer.period) == (95 * 50, 50)
-    assert cfg.train.eval_period == 10009
-    set_schedule(cfg, 6400, given=["train.max_iter=3"])
-    assert cfg.train.epochs is None
+    assert cfg.train.epochs is None  # a saved config keeps its iterations
+    cfg.train.epochs = 95
+    assert "95 epochs of 6,400 images are 4,750 iterations" in set_schedule(cfg, 6400)
+    assert (cfg.train.max_iter, cfg.train.eval_period, cfg.train.checkpointer.period) == (4750, 50, 50)
 
 
 # -------------------------------------------------------------------------------------------- accuracy
@@ -207,7 +207,7 @@ def test_a_broken_picture_is_named(data, tmp_path, capsys, workers):
         f"dataloader.train.num_workers={workers}",
     ]
     arguments = ["--config-file", CLASSIFIER, "--data", str(broken), *options]
-    assert run_command_line(Classification(), arguments) == 2
+    assert pretrain(arguments) == 2
     out, error = capsys.readouterr()
     assert error.startswith(f"error: {broken}/train/")
     assert "cannot be read as a picture" in error
@@ -215,14 +215,14 @@ def test_a_broken_picture_is_named(data, tmp_path, capsys, workers):
 
 
 @pytest.mark.parametrize(
-    ("task", "config", "message"),
+    ("command", "config", "message"),
     [
-        (Detection(), CLASSIFIER, "pretrain_imagenet.py trains classifiers"),
-        (Classification(), str(ROOT / "configs/mask_rcnn_conv_r50.py"), "train_net.py trains detectors"),
+        (train, CLASSIFIER, "pretrain_imagenet.py (lesa pretrain) takes it"),
+        (pretrain, str(ROOT / "configs/mask_rcnn_conv_r50.py"), "train_net.py (lesa train) takes it"),
     ],
 )
-def test_a_config_of_the_other_script_is_refused(task, config, message, tmp_path, capsys):
-    assert run_command_line(task, ["--config-file", config, f"train.output_dir={tmp_path}"]) == 2
+def test_a_config_of_the_other_script_is_refused(command, config, message, tmp_path, capsys):
+    assert command(["--config-file", config, f"train.output_dir={tmp_path}"]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -239,9 +239,7 @@ def train_detector(folder, datasets, *extra):
     from runs import tiny_options
 
     options = tiny_options(folder, *DETECTOR, "train.max_iter=1", *extra)
-    return run_command_line(
-        Detection(), ["--config-file", str(ROOT / "configs/quickstart_lesa.py"), *options]
-    )
+    return train(["--config-file", str(ROOT / "configs/quickstart_lesa.py"), *options])
 
 
 def test_a_detector_starts_from_the_classifier_and_says_what_it_got(finished, datasets, tmp_path, capsys):

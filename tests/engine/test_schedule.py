@@ -3,16 +3,24 @@
 import pytest
 from runs import ROOT
 
+from lesa_d2.config.lazy import apply_overrides
 from lesa_d2.engine import load_config
-from lesa_d2.engine.schedule import LEAST, Schedule, fit_schedule
+from lesa_d2.engine.schedule import LEAST, Schedule, fit_iterations, fit_periods
 
 COCO, QUICK, HTC = "mask_rcnn_lesa_r50", "quickstart_lesa", "htc_lesa_dconv_wr50_20e_1280"
 
 
 def fitted(name, images, *given):
     file = str(ROOT / f"configs/{name}.py")
-    cfg = load_config(file, given)
-    line = fit_schedule(cfg, Schedule.of(load_config(file)), images, given)
+    return fit(load_config(file, given), Schedule.of(load_config(file)), images, given)
+
+
+def fit(cfg, schedule, images, given=()):
+    """As a run does: what is typed comes after each step."""
+    fit_iterations(cfg, schedule, images)
+    apply_overrides(cfg, given)
+    line = fit_periods(cfg, schedule, images)
+    apply_overrides(cfg, given)
     return cfg, line
 
 
@@ -55,9 +63,8 @@ def test_no_images_are_left_to_the_loader_to_complain_about():
 
 @pytest.mark.parametrize(("images", "warmup"), [(14, 200), (4000, 500)])
 def test_warmup_keeps_its_iterations_up_to_a_fifth(images, warmup):
-    cfg, line = fitted(COCO, images)
+    cfg, _ = fitted(COCO, images)
     assert cfg.lr_multiplier.warmup_length * cfg.train.max_iter == pytest.approx(warmup)
-    assert f"warm-up {warmup}," in line
 
 
 def test_what_is_given_stays():
@@ -75,7 +82,7 @@ def test_what_is_given_stays():
 def test_fitting_twice_changes_nothing():
     once, _ = fitted(COCO, 4000)
     schedule, before = Schedule.of(once), once.copy()
-    fit_schedule(once, schedule, 4000)
+    fit(once, schedule, 4000)
     assert once.train == before.train
     assert once.lr_multiplier.warmup_length == pytest.approx(before.lr_multiplier.warmup_length)
 
@@ -83,7 +90,7 @@ def test_fitting_twice_changes_nothing():
 def test_a_config_that_does_not_say_what_it_is_for_keeps_its_length():
     cfg = load_config(str(ROOT / "configs/quickstart_lesa.py"))
     cfg.train.max_iter, cfg.train.reference_images = 123, None
-    line = fit_schedule(cfg, Schedule.of(cfg), 14)
+    cfg, line = fit(cfg, Schedule.of(cfg), 14)
     assert cfg.train.max_iter == 123
     assert "train.reference_images" in line
     assert cfg.train.reference_images is None

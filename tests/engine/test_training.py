@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 import torch
-from runs import EVAL_NORMS, ROOT, losses, tiny_options, train_net, weights
+from runs import EVAL_NORMS, ROOT, losses, tiny_options, train, train_net, weights
 
-from lesa_d2.engine import Detection, load_trained, run_command_line
+from lesa_d2.engine import load_trained
 from lesa_d2.engine.launch import usable_processes
 from lesa_d2.errors import CheckpointError
 
@@ -17,7 +17,7 @@ CONFIG = str(ROOT / "configs/quickstart_lesa.py")
 def run(output_dir, *extra, flags=()):
     """Train in this process; returns the exit status."""
     arguments = ["--config-file", CONFIG, *flags, *tiny_options(output_dir, *extra)]
-    return run_command_line(Detection(), arguments)
+    return train(arguments)
 
 
 @pytest.fixture(scope="module")
@@ -197,8 +197,8 @@ def test_two_spawned_processes_train_and_report_errors_once(tmp_path, datasets):
     """What --num-gpus 2 starts, here on the CPU."""
     code = (
         "import sys, torch; torch.cuda.device_count = lambda: 2\n"
-        "from lesa_d2.engine import Detection, run_command_line\n"
-        "sys.exit(run_command_line(Detection()))\n"
+        "from lesa_d2.cli import main\n"
+        "sys.exit(main(['train', *sys.argv[1:]]))\n"
     )
     script = tmp_path / "spawn.py"
     script.write_text("if __name__ == '__main__':\n    " + code.replace("\n", "\n    "))
@@ -209,4 +209,4 @@ def test_two_spawned_processes_train_and_report_errors_once(tmp_path, datasets):
     assert "2 process(es)" in (tmp_path / "run/log.txt").read_text()
     result = train_net(*arguments, *options, "train.accumulate=7", script=script)
     assert result.returncode == 2
-    assert result.stderr.count("error: ") == 1
+    assert result.stderr.count("] error: ") == 2  # every rank speaks

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from lesa_d2.cli import main
+
 ROOT = Path(__file__).resolve().parents[2]
 
 TINY = [
@@ -48,6 +50,16 @@ EVAL_NORMS = [
 ]
 
 
+def train(arguments):
+    """Run ``lesa train`` in this process; returns the exit status."""
+    return main(["train", *map(str, arguments)])
+
+
+def pretrain(arguments):
+    """Run ``lesa pretrain`` in this process; returns the exit status."""
+    return main(["pretrain", *map(str, arguments)])
+
+
 def tiny_options(output_dir, *extra):
     return [*TINY, f"train.output_dir={output_dir}", *extra]
 
@@ -64,8 +76,14 @@ def losses(folder):
 
 def load_script(name):
     """The script ``name`` of projects/LESA as a module, which is not run."""
-    spec = importlib.util.spec_from_file_location(f"{name}_script", ROOT / f"projects/LESA/{name}.py")
+    return load_file(ROOT / f"projects/LESA/{name}.py")
+
+
+def load_file(file):
+    """A Python file as a module."""
+    spec = importlib.util.spec_from_file_location(f"{file.stem}_file", file)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 

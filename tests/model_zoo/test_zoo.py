@@ -6,10 +6,10 @@ from detectron2.config import CfgNode
 from omegaconf import DictConfig
 
 from lesa_d2 import model_zoo
-from lesa_d2.checkpoint import catalog
+from lesa_d2.checkpoint import weights
 from lesa_d2.config.files import config_files
 from lesa_d2.errors import CheckpointError, ConfigError
-from lesa_d2.model_zoo.__main__ import main
+from lesa_d2.model_zoo import main
 
 SMALL = "quickstart_lesa"
 
@@ -36,10 +36,7 @@ def test_the_table_has_every_config(models):
         config=config_files()["mask_rcnn_lesa_dconv_r50_20e"],
         operator="deformable lesa",
         task="detection",
-        box_ap=44.0,
-        mask_ap=39.2,
-        top1=None,
-        source="paper",
+        results=weights.Result("paper", box_ap=44.0, mask_ap=39.2),
         weights="none",
     )
     assert (zoo["imagenet_sa_r50"].operator, zoo["imagenet_sa_r50"].task) == (
@@ -56,9 +53,10 @@ def test_the_table_has_every_config(models):
     ]
 
 
-def test_the_table_says_where_weights_come_from(models):
+def test_the_table_says_where_weights_come_from(models, monkeypatch):
     (models / "mask_rcnn_lesa_r50.pth").touch()
-    (models / "catalog.json").write_text('{"imagenet_lesa_r50": {"url": "https://a.example/x.pth"}}')
+    download = weights.Download("https://a.example/x.pth", "a" * 64)
+    monkeypatch.setitem(weights.DOWNLOADS, "imagenet_lesa_r50", download)
     zoo = model_zoo.available()
     assert zoo["mask_rcnn_lesa_r50"].weights == zoo["yacs/mask_rcnn_lesa_r50"].weights == "local"
     assert zoo["imagenet_lesa_r50"].weights == "download"
@@ -121,57 +119,50 @@ def test_weights_of_another_model_are_an_error(models):
         model_zoo.get(SMALL, trained=True)
 
 
-def test_without_weights_the_ways_to_get_them_are_named(models):
+def test_without_weights_it_says_how_to_get_them(models):
     with pytest.raises(CheckpointError) as error:
         model_zoo.get("mask_rcnn_lesa_dconv_r50_20e", trained=True)
-    for words in (
-        "cannot be downloaded",
-        "train_net.py --config-file configs/mask_rcnn_lesa_dconv_r50_20e.py",
-        f"--from official-detector SRC {models / 'mask_rcnn_lesa_dconv_r50_20e.pth'}",
-        "trained=False",
-    ):
+    file = str(models / "mask_rcnn_lesa_dconv_r50_20e.pth")
+    for words in (file, "train_net.py", "convert_checkpoint.py", "trained=False"):
         assert words in str(error.value)
 
 
-def test_command_line(models, tmp_path, capsys):
-    model = model_zoo.get(SMALL)
-    file = save(model, tmp_path / "model_final.pth")
-    assert main(["add", SMALL, str(file), "--url", "https://a.example/x.pth"]) == 0
-    assert f"lesa://{SMALL}.pth is {models / SMALL}.pth" in capsys.readouterr().out
-    save(model, models / "bare.pth")
-    (models / "catalog.json").write_text(
-        (models / "catalog.json").read_text().replace("{", '{"gone": {"sha256": "%s"},' % ("a" * 64), 1)
-    )
+def test_command_line(models, capsys):
+    save(model_zoo.get(SMALL), models / f"{SMALL}.pth")
+    (models / "mine.pth").touch()
     assert main([]) == 0
     table = capsys.readouterr().out
+    assert table.startswith(str(model_zoo.available()))
     assert f"Weights are looked for in {models}" in table
-    assert "Others known there: bare, gone" in table
-    assert main(["verify"]) == 0
-    states = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[2:])
-    assert states["gone"] == "not here"
-    assert states[SMALL] == "ok"
-    assert states["bare"].startswith("no digest recorded")
-    save(model_zoo.get(SMALL), models / f"{SMALL}.pth")
-    assert main(["verify"]) == 1
-    assert "damaged" in capsys.readouterr().out
-    assert main(["add", SMALL, str(file)]) == 2
-    assert "error: " in capsys.readouterr().err
-    (models / "catalog.json").write_text("[]")
-    for command in ([], ["verify"], ["add", SMALL, str(file), "--force"]):
-        assert main(command) == 2
-        assert capsys.readouterr().err.startswith(f"error: {models / 'catalog.json'} is no catalog")
+    assert "Others there: mine\n" in table
+    with pytest.raises(SystemExit) as stop:
+        main(["add", "mine"])
+    assert stop.value.code == 2
 
 
-def test_verify_in_an_empty_folder(models, capsys):
-    assert main(["verify"]) == 0
-    assert "holds no weights" in capsys.readouterr().out
+def test_operators_are_found_wherever_the_backbone_stands(tmp_path, monkeypatch):
+    """A config of any shape: the backbone in a list, with the operator as a class, or not ours at all."""
+    config = """
+from detectron2.config import LazyCall as L
+from torch import nn
+from lesa_d2.layers import SelfAttention
+from lesa_d2.modeling import build_lesa_resnet
 
-
-def test_progress_of_large_files_alone(tmp_path, monkeypatch, capsys):
-    file = tmp_path / "x"
-    file.write_bytes(b"123")
-    catalog.sha256_of(file)
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr(catalog, "LARGE", 1)
-    catalog.sha256_of(file)
-    assert "SHA-256 of x" in capsys.readouterr().err
+model = L(nn.Sequential)(args=[dict(inner={backbone})])
+dataloader, optimizer, lr_multiplier, train = dict(), dict(), dict(), dict(task="segmentation")
+"""
+    for name, backbone in (
+        ("ours", "L(build_lesa_resnet)(deformable=True)"),
+        ("own", "L(build_lesa_resnet)(operator=SelfAttention)"),
+        ("none", "L(nn.Identity)()"),
+    ):
+        (tmp_path / f"{name}.py").write_text(config.replace("{backbone}", backbone))
+    files = {name: tmp_path / f"{name}.py" for name in ("ours", "own", "none")}
+    monkeypatch.setattr(model_zoo, "config_files", lambda: files)
+    monkeypatch.setattr(model_zoo, "find_config", files.get)
+    rows = {name: (row.operator, row.task) for name, row in model_zoo.available().items()}
+    assert rows == {
+        "ours": ("deformable lesa", "segmentation"),
+        "own": ("SelfAttention", "segmentation"),
+        "none": ("", "segmentation"),
+    }

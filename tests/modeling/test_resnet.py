@@ -9,7 +9,7 @@ from torch import nn
 
 from lesa_d2.config import add_lesa_config
 from lesa_d2.layers import LESA, OPERATORS, DeformableConv2d, EvalBatchNorm2d
-from lesa_d2.modeling import NORMS, SLOT_OPERATORS, build_lesa_resnet
+from lesa_d2.modeling import NORMS, build_lesa_resnet, operator_names
 
 SMALL = {"image_size": 64, "stem_channels": 8, "base_channels": 8, "num_heads": 4, "blocks": [1, 1, 2, 2]}
 
@@ -80,7 +80,7 @@ def test_which_convolutions_are_deformable():
     assert names == ["res3.0.conv2", "res4.0.conv2"] + [f"{slot}.unary.conv" for slot in slots]
 
 
-@pytest.mark.parametrize("operator", SLOT_OPERATORS)
+@pytest.mark.parametrize("operator", operator_names())
 @pytest.mark.parametrize("size", [(64, 64), (50, 91)], ids=str)
 def test_every_operator_at_any_image_size(operator, size):
     backbone = build_lesa_resnet(operator, **SMALL).eval()
@@ -94,7 +94,7 @@ def test_every_operator_at_any_image_size(operator, size):
     assert backbone.padding_constraints == {}
 
 
-@pytest.mark.parametrize("operator", SLOT_OPERATORS)
+@pytest.mark.parametrize("operator", operator_names())
 def test_every_operator_as_a_classifier(operator):
     model = build_lesa_resnet(operator, num_classes=7, **SMALL)
     out = model(torch.randn(2, 3, 64, 64))
@@ -179,7 +179,7 @@ def yacs(**lesa):
     return cfg
 
 
-@pytest.mark.parametrize("operator", SLOT_OPERATORS)
+@pytest.mark.parametrize("operator", operator_names())
 def test_yacs_builds_what_the_function_builds(operator):
     build = BACKBONE_REGISTRY.get("build_lesa_resnet_backbone")
     torch.manual_seed(3)
@@ -274,3 +274,21 @@ def test_yacs_checkpoints_stages():
     resnet = build(yacs(CHECKPOINT_STAGES=["res4"]), ShapeSpec(channels=3))
     assert [block.checkpointed for block in resnet.res4] == [True, True]
     assert not resnet.res5[0].checkpointed
+
+
+def test_groups_of_the_ordinary_convolutions():
+    """ResNeXt: every 3×3 convolution has them, deformable ones too; operators do not."""
+    model = build_lesa_resnet("lesa", 2, deformable=True, num_groups=4, **SMALL)
+    convolutions = {name: module for name, module in model.named_modules() if name.endswith("conv2")}
+    groups = {name: module.groups for name, module in convolutions.items() if isinstance(module, nn.Conv2d)}
+    assert groups == {"res2.0.conv2": 4, "res3.0.conv2": 4, "res4.0.conv2": 4}
+    assert isinstance(convolutions["res3.0.conv2"], DeformableConv2d)
+    assert tuple(convolutions["res2.0.conv2"].weight.shape) == (16, 4, 3, 3)
+    assert convolutions["res4.1.conv2"].unary.conv.groups == SMALL["num_heads"]
+    assert model(torch.randn(1, 3, 64, 64))["res5"].shape == (1, 256, 2, 2)
+
+
+@pytest.mark.parametrize("num_groups", [0, 3, 1.0])
+def test_wrong_numbers_of_groups(num_groups):
+    with pytest.raises(ValueError, match=r"num_groups must be a positive int|divisible by groups"):
+        build_lesa_resnet("conv", num_groups=num_groups, **SMALL)

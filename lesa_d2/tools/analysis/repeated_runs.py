@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ...engine.run import make_folder
+from ...engine.folder import make_folder
 from ...errors import LesaError
 
 FINISHED = "finished"
@@ -43,7 +43,7 @@ class RepeatedRuns:
 
     Args:
         folder: where the runs are.
-        commands: by name, a training script and its arguments; seed and output folder are added.
+        commands: by name, the arguments of ``lesa``; seed and output folder are added.
         settings: what the runs share, as JSON has it; a folder holds runs of one value of each.
         seeds: runs of each training.
         jobs: runs at a time; they share the cores.
@@ -95,7 +95,14 @@ class RepeatedRuns:
         folder.mkdir(parents=True, exist_ok=True)
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         done = subprocess.run(
-            [sys.executable, *self.commands[name], f"train.seed={seed}", f"train.output_dir={folder}"],
+            [
+                sys.executable,
+                "-m",
+                "lesa_d2.cli",
+                *self.commands[name],
+                f"train.seed={seed}",
+                f"train.output_dir={folder}",
+            ],
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
             capture_output=True,
             text=True,

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ...config.lazy import load_config
+from ...config import load_config
 from ...config.settings import check_settings
 from ...errors import ConfigError, exit_status
 from .cost import cost_table, section_costs

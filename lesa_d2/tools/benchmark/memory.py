@@ -28,7 +28,7 @@ Point = tuple[int, Size]  # a number of images and their size
 Term = Callable[[int, float], float]
 GIB = 2**30
 MEASURED_PIXELS = 640**2  # of a step that is measured; larger ones are extrapolated
-SIDES = (1.0, 0.6, 0.8)  # of the largest image that is measured; the third where memory grows with its square
+SIDES = (1, 2 / 3, 1 / 3)  # of the largest image that is measured; the third tells what grows with P²
 STAGES = ("res5", "res4", "res3", "res2")
 SMALLER = (0.75, 0.5)  # of the image's sides
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -168,8 +168,10 @@ class Setting:
         """Return the sizes of single images that are measured for larger ones."""
         size = self._target()[1]
         scale = min(1.0, math.sqrt(MEASURED_PIXELS / math.prod(size)))
-        grid = [[max(64, round(side * scale * share / 64) * 64) for side in size] for share in SIDES]
-        return [(height, width) for height, width in grid]
+        windows = [node.window_size * node.patch_size for _, node in nodes(self.measured.cfg.model) if node.get("window_size")]
+        grid = max(windows, default=64)  # windows at the border are padded
+        found = [[max(grid, round(side * scale * share / grid) * grid) for side in size] for share in SIDES]
+        return [(height, width) for height, width in found]
 
     def _makes_pairs(self) -> bool:
         """Tell whether an operator makes maps that grow faster than the number of pixels."""

@@ -11,8 +11,7 @@ from detectron2.structures import Instances
 from omegaconf import DictConfig
 
 from ...config.files import config_files
-from ...engine import load_any_config
-from ...engine.run import last_checkpoint
+from ...engine import last_checkpoint, load_any_config
 from ...errors import CheckpointError, ConfigError
 from ...predictor import Predictor, trained_weights
 from ..reports.drawing import add_title, draw_detections

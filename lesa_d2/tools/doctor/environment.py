@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 
-from .findings import Finding, checked, pip
+from .findings import Finding, pip
 
 DISTRIBUTION = "lesa_d2"
 MODULES = {"opencv-python": "cv2", "Pillow": "PIL", "hydra-core": "hydra", "setuptools": "pkg_resources"}
@@ -138,13 +138,11 @@ def check_data() -> Finding:
 
 
 def check_weights() -> Finding:
-    """Where our own weights are looked for; missing ones are not an error, a malformed catalog is."""
+    """Where our own weights are looked for; missing ones are not an error."""
     try:
-        from ...checkpoint.catalog import read_catalog
-        from ...checkpoint.store import models_folder
+        from ...checkpoint import models_folder
     except Exception:
         return Finding("LESA_MODELS", "unknown without detectron2")
     folder = models_folder()
     present = sorted(path.name for path in folder.glob("*.pth"))
-    state = f"{folder}: {', '.join(present) or 'no weights there yet'}"
-    return checked("LESA_MODELS", lambda: [Finding("LESA_MODELS", state)] if read_catalog(folder) else [])[0]
+    return Finding("LESA_MODELS", f"{folder}: {', '.join(present) or 'no weights there yet'}")

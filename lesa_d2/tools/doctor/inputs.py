@@ -5,9 +5,7 @@ torch and detectron2 are imported inside the checks: where they are missing, the
 
 import argparse
 import copy
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError, listed
@@ -66,14 +64,11 @@ class Inputs:
 
     @property
     def is_detector(self) -> bool:
-        from omegaconf import OmegaConf
-
-        if self.cfg is None or self.is_yacs:
-            return True
-        return OmegaConf.select(self.cfg, "model.roi_heads") is not None
+        """Tell whether the config, as far as there is one, is for detectron2's records."""
+        return self.cfg is None or self.is_yacs or self.cfg.train.task == "detection"
 
     def _load(self) -> list[Finding]:
-        from ...engine import load_any_config
+        from ...config import load_any_config
 
         self.cfg = load_any_config(self.config_file, self.overrides)
         kind = "yacs" if self.is_yacs else "LazyConfig"
@@ -94,10 +89,9 @@ class Inputs:
     def _check_values(self) -> list[Finding]:
         if self.is_yacs:
             return []  # yacs checks types as it merges
-        from ...engine import task_of
-        from ...engine.values import check_values
+        from ...config.settings import check_settings
 
-        check_values(self.cfg, task_of(self.cfg).rules)
+        check_settings(self.cfg)
         return [Finding("config values", "in range")]
 
     def _check_data(self) -> list[Finding]:
@@ -105,8 +99,8 @@ class Inputs:
         if self.is_yacs:
             return self._check_yacs_data()
         from ...engine import task_of
+        from ...engine.run import derive
 
-        task = task_of(self.cfg)
         folder = self.dataset or None
         if folder is None and self._is_generated():
             return [Finding("data of the config", "is generated when training starts")]
@@ -114,20 +108,20 @@ class Inputs:
         args = argparse.Namespace(
             dataset=folder, data=folder, drop_invalid=folder is not None, eval_only=False, opts=self.overrides
         )
-        task.use_data(self.cfg, args)
-        classes = task.check_data(self.cfg, eval_only=False)
+        task = task_of(self.cfg)()
+        derive(self.cfg, task, copy.deepcopy(self.cfg), args)
+        task.check_data(self.cfg, eval_only=False)
+        classes = self.cfg.train.class_names or self.cfg.train.get("stuff_names") or []
         return [Finding("data of the config", f"is there: {len(classes)} classes, as the model")]
 
     def _is_generated(self) -> bool:
         """Whether the config draws its pictures itself, which the doctor leaves to training."""
-        from detectron2.utils.registry import locate
-
+        from ...config.lazy import target
         from ...data import shape_images, shapes_split
 
         dataset = self.cfg.dataloader.train.dataset
         node = dataset.get("names") if self.is_detector else dataset
-        target = node.get("_target_") if hasattr(node, "get") else None
-        return (locate(target) if isinstance(target, str) else target) in (shape_images, shapes_split)
+        return target(node) in (shape_images, shapes_split)
 
     def _check_yacs_data(self) -> list[Finding]:
         from omegaconf import OmegaConf
@@ -137,15 +131,15 @@ class Inputs:
         names = {"train": list(self.cfg.DATASETS.TRAIN), "test": list(self.cfg.DATASETS.TEST)}
         loaders = {part: {"dataset": {"names": given or names["train"]}} for part, given in names.items()}
         heads = {"num_classes": self.cfg.MODEL.ROI_HEADS.NUM_CLASSES}
-        classes = check_datasets(OmegaConf.create({"dataloader": loaders, "model": {"roi_heads": heads}}))
-        return [Finding("data of the config", f"is there: {len(classes)} classes, as the model")]
+        check_datasets(OmegaConf.create({"dataloader": loaders, "model": {"roi_heads": heads}}))
+        return [Finding("data of the config", f"is there: {heads['num_classes']} classes, as the model")]
 
     def _build(self) -> list[Finding]:
         """On the meta device: no memory, no initial values."""
         import torch
 
-        from ...engine import build_yacs_model
-        from ...engine.run import build_model
+        from ...engine import build_model
+        from ...modeling.build import build_yacs_model
 
         cfg = copy.deepcopy(self.cfg)
         with torch.device("meta"):
@@ -165,7 +159,7 @@ class Inputs:
             return [Finding("start", "from scratch")]
         from detectron2.utils.file_io import PathManager
 
-        from ...checkpoint.catalog import PREFIX
+        from ...checkpoint.weights import PREFIX
 
         if "://" in path and not path.startswith(PREFIX):
             return [Finding("start", f"{path} is fetched when training starts")]
@@ -175,18 +169,15 @@ class Inputs:
         return [Finding("start", f"{path} can be had")]
 
     def _check_checkpoint(self) -> list[Finding]:
-        from detectron2.utils.file_io import PathManager
+        from ...checkpoint import CONVERSIONS, KINDS, kind_of_file
 
-        from ...checkpoint.files import CONVERSIONS, SOURCES, recognise_file
-
-        file = Path(PathManager.get_local_path(self.checkpoint))
-        kind = recognise_file(file)
+        kind = kind_of_file(self.checkpoint)
         if not kind:
             state = "weights of none of the known kinds"
-            expected = ", ".join(source.title for source in SOURCES.values())
+            expected = ", ".join(KINDS.values())
             return [Finding("checkpoint", state, f"{self.checkpoint}: expected one of these: {expected}")]
-        found = [Finding("checkpoint", f"{self.checkpoint} is {SOURCES[kind].title}")]
-        if kind in CONVERSIONS and kind != "imagenet-to-detector":
+        found = [Finding("checkpoint", f"{self.checkpoint} is {KINDS[kind]}")]
+        if kind in CONVERSIONS:
             command = f"python projects/LESA/convert_checkpoint.py --from {kind} {self.checkpoint} DST.pth"
             return [Finding("checkpoint", found[0].state, f"convert it, and use DST.pth: {command}")]
         if self.model is not None:
@@ -195,20 +186,15 @@ class Inputs:
 
     def _fit(self) -> list[Finding]:
         """Whether the checkpoint is one of the model, or can start it."""
-        from ...checkpoint import ReportingCheckpointer
+        from ...checkpoint import LoadReport, compare_weights
 
         name, reason = "checkpoint and model", ""
         for verdict, is_start in (("the model's own", False), ("can start the model", True)):
-            checkpointer = ReportingCheckpointer(self.model)
+            report = compare_weights(self.model, self.checkpoint, start=is_start)
             try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # the meta device takes no values, only shapes
-                    if is_start:
-                        checkpointer.start_from(self.checkpoint)
-                    else:
-                        checkpointer.load(self.checkpoint, checkpointables=[])
+                (LoadReport.check_start if is_start else LoadReport.check_complete)(report)
             except CheckpointError as error:
                 reason = str(error)
             else:
-                return [Finding(name, f"{verdict}: {checkpointer.report.summary()}")]
-        return [Finding(name, f"{checkpointer.report.share():.1%} of the model fits", reason)]
+                return [Finding(name, f"{verdict}: {report.summary()}")]
+        return [Finding(name, f"{report.share():.1%} of the model fits", reason)]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ...engine import load_any_config
+from ...config import load_any_config
 from ...errors import ConfigError
 from ...predictor import Predictor, trained_weights
 

@@ -46,14 +46,12 @@ def write_detection_report(
     evaluator: CocoEvaluator,
     *,
     score_threshold: float | None = None,
-    highest_score: float | None = None,
 ) -> str:
     """Write the report and its pictures into ``folder``, in place of earlier ones; returns its text.
 
     Args:
         evaluator: after its ``evaluate()``, on the main process.
         score_threshold: for everything but AP and AR; None for the one with the best F1.
-        highest_score: of any box before thresholds, for when there are no detections to report on.
     """
     folder = Path(folder)
     for name in PICTURES:
@@ -61,18 +59,16 @@ def write_detection_report(
     if not evaluator.evaluations:
         text = "The data set has no annotations, or nothing was evaluated: there is nothing to report."
     else:
-        text = _report(folder, evaluator, score_threshold, highest_score)
+        text = _report(folder, evaluator, score_threshold)
     text = f"# Evaluation on {evaluator.dataset_name}\n\n{text}"
     (folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
     return text
 
 
-def _report(
-    folder: Path, evaluator: CocoEvaluator, threshold: float | None, highest_score: float | None
-) -> str:
+def _report(folder: Path, evaluator: CocoEvaluator, threshold: float | None) -> str:
     found = {kind: e for kind, e in evaluator.evaluations.items() if e is not None}
     if not found:
-        return no_detections(threshold, highest_score)
+        return no_detections(threshold, None)
     matching = found.get("segm") or found["bbox"]
     classes = [evaluator.truth.cats[i]["name"] for i in matching.params.catIds]
     sections = [metrics_table(found, classes)]
@@ -103,10 +99,10 @@ def _report(
 
 def no_detections(threshold: float | None, highest: float | None) -> str:
     """Why there is nothing to see, and what to try."""
-    score = "is not known" if highest is None else f"is {highest:.3g}"
-    limit = "the model's test_score_thresh" if threshold is None else f"{threshold:g}"
+    limit = "the model's test_score_thresh" if highest is None else f"{threshold:g}"
+    score = "" if highest is None else f": the highest score is {highest:.3g}"
     return (
-        f"**No detection reaches {limit}: the highest score of any box {score}.** Train longer "
+        f"**No detection reaches {limit}{score}.** Train longer "
         "(train.max_iter), check the learning rate and data_samples.png, or lower the threshold "
         "(train.report.score_threshold, test_score_thresh of the model's box predictor)."
     )

@@ -89,8 +89,9 @@ def test_works_without_torch():
     assert "detectron2's report fails" in out
 
 
-def test_a_malformed_catalog_of_weights_must_be_mended(tmp_path, monkeypatch):
+def test_the_folder_of_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("LESA_MODELS", str(tmp_path))
-    assert not environment.check_weights().mend
-    (tmp_path / "catalog.json").write_text("[]")
-    assert "is no catalog of weights" in environment.check_weights().mend
+    (tmp_path / "mine.pth").touch()
+    finding = environment.check_weights()
+    assert finding.state == f"{tmp_path}: mine.pth"
+    assert not finding.mend

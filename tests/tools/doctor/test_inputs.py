@@ -60,7 +60,7 @@ def test_all_in_one_go(tmp_path, capsys):
         "boxes without masks of 1 classes: cat",
         "is there: 1 classes, as the model",
         "GeneralizedRCNN builds",
-        "is a detector, or a detector's start, of lesa_d2",
+        "is a detector, or another whole model of detectron2",
         "can start the model: ",
     ):
         assert words in out
@@ -86,18 +86,18 @@ def test_a_good_config_alone_generates_nothing(tmp_path):
             "train.max_iter must be",
         ),
         (["--config-file", "mask_rcnn_lesa_r50"], "data of the config", "DETECTRON2_DATASETS"),
-        (["--config-file", "mask_rcnn_lesa_r50"], "start", "--from official-imagenet SRC"),
+        (["--config-file", "mask_rcnn_lesa_r50"], "start", "convert_checkpoint.py"),
         (["--config-file", "quickstart_lesa", "train.init_checkpoint=gone.pth"], "start", "does not exist"),
         (["--config-file", "quickstart_lesa", "model.backbone.bottom_up.num_heads=7"], "model", "7"),
         (["--config-file", "imagenet_lesa_r50"], "data of the config", "no folder"),
-        (["--config-file", "yacs/mask_rcnn_lesa_r50"], "start", "imagenet-to-detector"),
+        (["--config-file", "yacs/mask_rcnn_lesa_r50"], "start", "start_lesa_r50.pth"),
         (["--config-file", "yacs/mask_rcnn_lesa_r50"], "data of the config", "DETECTRON2_DATASETS"),
         (["--config-file", "yacs/mask_rcnn_lesa_r50", "MODEL.LESA.OPERATR=conv"], "config", "OPERATR"),
         (["--config-file", "yacs/mask_rcnn_lesa_r50", "MODEL.LESA.OPERATOR=nothing"], "model", "nothing"),
         (["train.max_iter=1"], "config", "--config-file"),
         (["--dataset", "gone"], "data set", "gone"),
         (["--checkpoint", "gone.pth"], "checkpoint", "does not exist"),
-        (["--checkpoint", "lesa://mine.pth"], "checkpoint", "model_zoo add mine FILE"),
+        (["--checkpoint", "lesa://mine.pth"], "checkpoint", "put the file there"),
     ],
 )
 def test_what_must_be_mended(arguments, name, words, capsys):
@@ -162,7 +162,7 @@ def test_weights_of_others_are_to_be_converted(tmp_path):
     ours = model_zoo.get("imagenet_conv_r50").backbone.state_dict()
     path = save(to_official(ours), tmp_path / "x.pth")
     finding = findings("imagenet_conv_r50", checkpoint=path)["checkpoint"]
-    assert finding.state.endswith("is a ResNet-50 or WideResNet-50-2 of torchvision")
+    assert finding.state.endswith("with bottleneck blocks")
     assert f"convert_checkpoint.py --from torchvision {path} DST.pth" in finding.mend
 
 
@@ -170,8 +170,8 @@ def test_weights_of_others_are_to_be_converted(tmp_path):
     ("content", "words"),
     [
         ({"a": torch.ones(1)}, "expected one of these"),
-        (b"junk", "is no checkpoint"),
-        ({}, "holds no tensors"),
+        (b"junk", "cannot be read"),
+        ({}, "holds no weights"),
     ],
 )
 def test_what_is_no_checkpoint(content, words, tmp_path):

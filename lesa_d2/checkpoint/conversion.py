@@ -1,0 +1,240 @@
+"""Convert checkpoint files of others to ours: what ``projects/LESA/convert_checkpoint.py`` does.
+
+The file written holds ``{"model": {name: tensor}}`` in the format of detectron2's model zoo, free of pickled
+objects.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+from torch import Tensor
+
+from ..errors import CheckpointError, listed
+from .architecture import check_backbone_shapes
+from .kinds import KINDS, kind_of
+from .names import (
+    BACKBONE,
+    CLASSIFIER,
+    CLASSIFIER_NAMES,
+    DERIVED,
+    HTC_NAMES,
+    MASK_RCNN_NAMES,
+    strip_prefixes,
+)
+from .official import StateDict, convert_classifier, convert_detector
+from .reading import read_checkpoint
+from .start import classifier_to_detector
+
+OTHER_FORMATS = (".pkl", ".pyth", ".txt")
+"""Suffixes of files that detectron2 reads differently, and of our listing."""
+ACTIONS = ("renamed", "converted", "added", "dropped")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Describe one tensor: its names in the file and in the result, "" for none, and what was done."""
+
+    source: str
+    target: str
+    shape: tuple[int, ...]
+    action: str
+    note: str = ""
+
+    @property
+    def elements(self) -> int:
+        """Return the number of elements."""
+        return torch.Size(self.shape).numel()
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Hold converted weights, where each tensor comes from, and a description of the network where known."""
+
+    weights: StateDict
+    rows: list[Row]
+    network: str = ""
+
+    def summary(self) -> str:
+        """Return a table of the sections of the model: tensors and elements written, and what was done."""
+        groups: dict[str, list[Row]] = {}
+        for row in self.rows:
+            groups.setdefault(_group(row.target or row.source), []).append(row)
+        lines = [_summary_line(name, rows) for name, rows in groups.items()]
+        headers = ["", "tensors", "elements", *ACTIONS]
+        align = ("left", *["right"] * (len(headers) - 1))
+        lines.append(_summary_line("all", self.rows))
+        table = tabulate(lines, headers=headers, colalign=align, disable_numparse=True)
+        return f"{self.network}\n\n{table}" if self.network else table
+
+    def listing(self) -> str:
+        """Return a table of every tensor."""
+        rows = [
+            [row.source, row.target, "×".join(map(str, row.shape)), row.action, row.note] for row in self.rows
+        ]
+        headers = ["in the file", "written as", "shape", "", ""]
+        return tabulate(rows, headers=headers, disable_numparse=True) + "\n"
+
+
+def convert_file(
+    kind: str, source: str | Path, target: str | Path, *, force: bool = False, unsafe: bool = False
+) -> Conversion:
+    """Convert the checkpoint ``source`` and write ``target``, and its listing beside it as ``.txt``.
+
+    Args:
+        kind: one of ``CONVERSIONS``.
+        source: the file to read.
+        target: the ``.pth`` file to write.
+        force: replace files that exist.
+        unsafe: unpickle objects, which can run code from the file.
+
+    Raises:
+        CheckpointError: a file cannot be read or written, or ``source`` is not of this kind.
+    """
+    target = Path(target)
+    listing = target.with_suffix(".txt")
+    _check_target(Path(source), target, listing, force)
+    state_dict = dict(read_checkpoint(source, unsafe)["model"])
+    convert = _find_conversion(kind, state_dict, source)
+    try:
+        conversion = convert(state_dict)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from None
+    checkpoint = {
+        "model": {name: _plain(value) for name, value in conversion.weights.items()},
+        "__author__": "lesa_d2",
+        "matching_heuristics": False,
+    }
+    _write(listing, lambda file: file.write_text(conversion.listing(), encoding="utf-8"))
+    _write(target, lambda file: torch.save(checkpoint, file))
+    return conversion
+
+
+def _find_conversion(kind: str, state_dict: StateDict, file: str | Path) -> Callable[[StateDict], Conversion]:
+    """Return the conversion ``kind``; CheckpointError when the file is of another kind."""
+    if kind not in CONVERSIONS:
+        raise CheckpointError(f"unknown kind {kind!r}; expected one of {', '.join(CONVERSIONS)}")
+    actual = kind_of(state_dict)
+    name = "imagenet-to-detector" if actual == "classifier" else actual
+    if name == kind:
+        return CONVERSIONS[kind]
+    wanted = KINDS["classifier" if kind == "imagenet-to-detector" else kind]
+    wanted = f"not like {wanted}, which --from {kind} takes"
+    if not actual:
+        names = listed(list(state_dict))
+        raise CheckpointError(f"{file} looks like none of the known kinds, {wanted}: it has {names}")
+    advice = f"use --from {name}" if name in CONVERSIONS else "it needs no conversion"
+    if kind == "imagenet-to-detector" and actual in ("official-imagenet", "torchvision"):
+        advice += ", then --from imagenet-to-detector on the result"
+    raise CheckpointError(f"{file} looks like {KINDS[actual]}, {wanted}; {advice}")
+
+
+def _convert_classifier(state_dict: StateDict) -> Conversion:
+    converted = convert_classifier(state_dict)
+    network = check_backbone_shapes(converted)
+    targets = [CLASSIFIER + str(CLASSIFIER_NAMES.ours(key)) for key in strip_prefixes(state_dict)]
+    weights = {CLASSIFIER + name: value for name, value in converted.items()}
+    return Conversion(weights, _official_rows(state_dict, targets, weights), network)
+
+
+def _convert_detector(state_dict: StateDict) -> Conversion:
+    weights = convert_detector(state_dict)
+    trunk = {name: value for name, value in weights.items() if name.startswith(BACKBONE)}
+    network = check_backbone_shapes(strip_prefixes(trunk, (BACKBONE,)))
+    is_cascade = any(name.startswith("roi_heads.semantic_head.") for name in weights)
+    names = HTC_NAMES if is_cascade else MASK_RCNN_NAMES
+    targets = [str(names.ours(key)) for key in strip_prefixes(state_dict, ("module.",))]
+    return Conversion(weights, _official_rows(state_dict, targets, weights), network)
+
+
+def _official_rows(state_dict: StateDict, targets: list[str], weights: StateDict) -> list[Row]:
+    notes = {name: "follows from the table's size" for name in targets if name.endswith(DERIVED)}
+    for name, value in zip(targets, state_dict.values(), strict=True):
+        if name in weights and weights[name].shape != value.shape:
+            notes[name] = "1-D projection given its fourth axis"
+    return _rows(state_dict, targets, weights, notes)
+
+
+def _convert_to_detector(state_dict: StateDict) -> Conversion:
+    state_dict = strip_prefixes(state_dict, ("module.",))
+    start = classifier_to_detector(state_dict)
+    targets = [
+        name if name in start.dropped else BACKBONE + name.removeprefix(CLASSIFIER) for name in state_dict
+    ]
+    return Conversion(
+        start.weights, _rows(state_dict, targets, start.weights, start.dropped | start.converted)
+    )
+
+
+def _rows(state_dict: StateDict, targets: list[str], weights: StateDict, notes: dict[str, str]) -> list[Row]:
+    """Return a row a tensor; what is not in ``weights`` under its name among ``targets`` is dropped."""
+    rows = []
+    for (source, value), target in zip(state_dict.items(), targets, strict=True):
+        note = notes.get(target, "")
+        if target in weights:
+            shape = tuple(weights[target].shape)
+            rows.append(Row(source, target, shape, "converted" if note else "renamed", note))
+        else:
+            rows.append(Row(source, "", tuple(value.shape), "dropped", note))
+    for name in sorted(weights.keys() - set(targets)):
+        note = "counter that older files lack: 0"
+        rows.append(Row("", name, tuple(weights[name].shape), "added", note))
+    return rows
+
+
+CONVERSIONS: dict[str, Callable[[StateDict], Conversion]] = {
+    "official-imagenet": _convert_classifier,
+    "official-detector": _convert_detector,
+    "torchvision": _convert_classifier,
+    "imagenet-to-detector": _convert_to_detector,
+}
+
+
+def _group(name: str) -> str:
+    """Return the section of a model that a tensor, by any of its names, belongs to."""
+    section = re.sub(r"^(module\.|backbone\.|bottom_up\.|roi_heads\.)+", "", name).split(".")[0]
+    if section.startswith("layer"):  # dropped ones have only their own name
+        return f"res{int(section[5:]) + 1}"
+    section = re.sub(r"^fpn_.*", "fpn", section)
+    return {"proposal_generator": "rpn", "linear": "classifier"}.get(section, section.replace("_", " "))
+
+
+def _summary_line(name: str, rows: list[Row]) -> list[str]:
+    written = [row for row in rows if row.target]
+    counts = [str(sum(row.action == action for row in rows)) for action in ACTIONS]
+    return [name, str(len(written)), f"{sum(row.elements for row in written):,}", *counts]
+
+
+def _plain(value: Tensor) -> Tensor:
+    """Return a contiguous copy: a slice would be saved with all that it was cut from."""
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _check_target(source: Path, target: Path, listing: Path, force: bool) -> None:
+    if target.suffix in OTHER_FORMATS:
+        raise CheckpointError(f"{target}: detectron2 reads {target.suffix} files differently; name it .pth")
+    if not target.parent.is_dir():
+        raise CheckpointError(f"there is no folder {target.parent} for {target.name}; make it first")
+    for file in (target, listing):
+        if file.exists() and source.exists() and file.samefile(source):
+            raise CheckpointError(f"{file} would replace the source; give another name for the result")
+        if file.is_dir():
+            raise CheckpointError(f"{file} is a folder; give the name of a file")
+        if file.exists() and not force:
+            raise CheckpointError(f"{file} exists; give another name, or --force to replace it")
+
+
+def _write(file: Path, write: Callable[[Path], object]) -> None:
+    """Write a file as a whole or not at all."""
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        write(unfinished)
+        os.replace(unfinished, file)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as the latter
+        raise CheckpointError(f"{file} cannot be written: {error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,138 @@
+"""The report of what a checkpoint gives to a model, and the checks of it."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tabulate import tabulate
+
+from ..errors import CheckpointError, listed
+from .names import BACKBONE, FOREIGN
+
+CLASS_COUNTS = {  # the weight with a row a class -> the config's key, rows beside the classes
+    "roi_heads.box_predictor.cls_score.weight": ("model.roi_heads.num_classes", 1),
+    "backbone.linear.weight": ("model.backbone.num_classes", 0),
+}
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Report what a checkpoint gives to a model.
+
+    ``loaded`` and ``missing`` (in the model only) map names to shapes, ``unexpected`` are names in the file
+    only, ``mismatched`` maps names to (shape in the file, shape in the model).  Where a detector starts from
+    a classifier, ``converted`` says what was done to tensors and ``dropped`` why tensors of the file are not
+    used.  ``fresh`` are the missing ones that may keep their initial value.  ``backbone`` is the prefix of
+    the backbone's names.  An empty ``path`` stands for a start from scratch.
+    """
+
+    path: str = ""
+    loaded: dict[str, Shape] = field(default_factory=dict)
+    missing: dict[str, Shape] = field(default_factory=dict)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
+    converted: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    fresh: frozenset[str] = frozenset()
+    backbone: str = BACKBONE
+
+    def share(self, prefix: str = "") -> float:
+        """Return the share of the elements under ``prefix`` that are loaded; 1 where there are none."""
+        loaded, missing = (_elements(shapes, prefix) for shapes in (self.loaded, self.missing))
+        return loaded / (loaded + missing) if loaded + missing else 1.0
+
+    def convolutions(self) -> tuple[int, int]:
+        """Return how many of the backbone's convolutions are loaded, and how many it has."""
+        loaded, missing = (
+            sum(name.startswith(self.backbone) and len(shape) == 4 for name, shape in shapes.items())
+            for shapes in (self.loaded, self.missing)
+        )
+        return loaded, loaded + missing
+
+    def summary(self) -> str:
+        """Return one sentence: how much of the model and of the file fits."""
+        if not self.path:
+            return "none: from scratch"
+        loaded, total = self.convolutions()
+        return (
+            f"{self.share():.1%} of the model ({self.share(self.backbone):.1%} of the backbone, {loaded} of "
+            f"its {total} convolutions) from {self.path}; {len(self.converted)} tensors converted, "
+            f"{len(self.missing)} at their initial value, "
+            f"{len(self.unexpected) + len(self.dropped)} unused in the file"
+        )
+
+    def table(self) -> str:
+        """Return a table of every tensor: loaded, converted, at its initial value, or not used."""
+        rows: list[tuple[str, Shape | str, str]] = [
+            (name, shape, f"converted: {self.converted[name]}" if name in self.converted else "loaded")
+            for name, shape in self.loaded.items()
+        ]
+        rows += [(name, shape, self._why_missing(name)) for name, shape in self.missing.items()]
+        rows += [(name, "", f"not used: {why}") for name, why in self.dropped.items()]
+        rows += [(name, "", "not used: unknown to the model") for name in self.unexpected]
+        return tabulate(rows, headers=("tensor", "shape", "state"), tablefmt="plain", disable_numparse=True)
+
+    def _why_missing(self, name: str) -> str:
+        if name in self.mismatched:
+            return f"initial value: {self.mismatched[name][0]} in the file"
+        return "initial value"
+
+    def save(self, file: str | Path) -> None:
+        """Write the summary and the table to a file."""
+        Path(file).write_text(f"{self.summary()}\n\n{self.table()}\n", encoding="utf-8")
+
+    def check_complete(self) -> None:
+        """Check that file and model agree name by name and shape by shape; CheckpointError otherwise."""
+        absent = [name for name in self.missing if name not in self.fresh]
+        if absent or self.unexpected or self.mismatched:
+            raise CheckpointError(self._explain("is not a checkpoint of this model", absent))
+
+    def check_start(self) -> None:
+        """Check that the file fills the backbone, as far as it can; CheckpointError otherwise."""
+        self._check_start(not self._absent_of_backbone() and not self.mismatched)
+
+    def check_partial_start(self) -> None:
+        """Check that the file fills at least half of the backbone; CheckpointError otherwise."""
+        self._check_start(self.share(self.backbone) >= 0.5)
+
+    def _absent_of_backbone(self) -> list[str]:
+        return [name for name in self.missing if name.startswith(self.backbone) and name not in self.fresh]
+
+    def _check_start(self, is_good: bool) -> None:
+        if not is_good:
+            raise CheckpointError(
+                self._explain("cannot start this model", self._absent_of_backbone())
+                + "\nUse the weights of this architecture, or accept a partial start with "
+                "train.init_partial=True (at least half of the backbone must fit)."
+            )
+
+    def _explain(self, verdict: str, missing: list[str]) -> str:
+        fits = math.floor(1000 * self.share(self.backbone)) / 10  # 100 only where all of it fits
+        lines = [f"{self.path} {verdict}: {fits:g}% of the backbone fits."]
+        for name, (key, others) in CLASS_COUNTS.items():
+            if name in self.mismatched:
+                theirs, ours = (shape[0] - others for shape in self.mismatched[name])
+                lines.append(f"  number of classes: the file has {theirs}, {key} is {ours}")
+        if any(name.startswith("stem.") for name in self.unexpected):
+            lines.append(f"  the file holds a bare backbone: its names need the prefix {self.backbone!r}")
+        if any(FOREIGN.match(name.removeprefix("module.")) for name in self.unexpected):
+            lines.append(
+                "  the file has the names of torchvision or of the authors' release: convert it first, by "
+                "projects/LESA/convert_checkpoint.py"
+            )
+        shapes = [f"{name} {a} in the file, {b} expected" for name, (a, b) in self.mismatched.items()]
+        missing = [name for name in missing if name not in self.mismatched]
+        for title, names in (
+            ("other shapes", shapes),
+            ("missing in the file", missing),
+            ("unknown to the model", self.unexpected),
+        ):
+            if names:
+                lines.append(f"  {title}: {listed(names)}")
+        return "\n".join(lines)
+
+
+def _elements(shapes: dict[str, Shape], prefix: str) -> int:
+    return sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(prefix))

@@ -1,0 +1,55 @@
+"""The console entry ``lesa COMMAND``; the scripts of the repository call the same functions."""
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from .errors import LesaError, exit_status
+
+COMMANDS = {
+    "train": "train or evaluate a detector, or any other LazyConfig of detectron2",
+    "pretrain": "train or evaluate a classifier on a folder of pictures for each class",
+    "demo": "draw predictions on images, video or a camera, several models side by side",
+    "export": "write backbone and FPN as torch.export and ONNX files",
+    "convert": "convert a checkpoint of the authors or of torchvision",
+    "inspect": "show what the unary and the binary term contribute",
+    "compare": "train several operators or detectors with several seeds",
+    "benchmark": "measure time and memory, or compute what a config costs",
+    "doctor": "check the environment, a config, a data set and a checkpoint",
+    "zoo": "list the configs and their weights",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``lesa COMMAND …`` and return its exit status: 0 done, 2 a user's error, 130 interrupted."""
+    # Threads that wait at a barrier soon sleep instead of spinning: on a CPU shared with other work that makes
+    # training several times faster.  OpenMP reads it when torch is loaded, which no command has done yet.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    command, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
+    if command in ("-h", "--help"):
+        print(usage())
+        return 0
+    return exit_status(partial(_run, command, rest))
+
+
+def usage() -> str:
+    """Return the list of commands."""
+    lines = [f"  {name:<10} {meaning}" for name, meaning in COMMANDS.items()]
+    return "\n".join(
+        ["usage: lesa COMMAND …", "", *lines, "", "lesa COMMAND --help lists a command's options."]
+    )
+
+
+def _run(command: str, arguments: Sequence[str]) -> int:
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        advice = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(COMMANDS)}"
+        raise LesaError(f"unknown command {command!r}; {advice}")
+    return importlib.import_module(f"{__package__}.commands.{command}").main(arguments) or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The commands of ``lesa``, one module each, with a function ``main(arguments) -> exit status``."""

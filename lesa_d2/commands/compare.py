@@ -1,0 +1,129 @@
+"""``lesa compare``: train several operators or detectors, each with several seeds, and show the spread.
+
+``lesa compare operators`` is the paper's Table 6 and Figure 5 in miniature; ``lesa compare detectors`` gives box and
+mask AP.  Both write table.md and curves.png beside the runs; runs that are finished already are kept.  Losses of
+different detectors are sums of different terms: AP compares detectors, a loss only the seeds of one.
+"""
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from ..config import find_config
+from ..config.lazy import override_keys
+from ..modeling import operator_names
+from ..tools.analysis.comparison import (
+    BOX_AP,
+    MASK_AP,
+    TOP1,
+    Metric,
+    comparison_table,
+    evaluated,
+    plot_curves,
+    read_runs,
+)
+from ..tools.analysis.repeated_runs import RepeatedRuns
+
+OPERATOR_KEY = "model.backbone.operator"
+RUN_KEYS = {"train.seed": "--seeds", "train.output_dir": "--output"}
+DETECTORS = ("quickstart_htc", "quickstart_cascade", "quickstart_lesa")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Train what is missing, write table and curves, and return the exit status."""
+    parser = argparse.ArgumentParser(prog="lesa compare", description=__doc__)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    operators = _add_parser(kinds, "operators")
+    operators.add_argument(
+        "--operators", nargs="+", dest="compared", default=operator_names(), metavar="OPERATOR"
+    )
+    operators.add_argument("--config-file", type=Path, default=find_config("quickstart_classifier"))
+    detectors = _add_parser(kinds, "detectors")
+    detectors.add_argument(
+        "--config-files",
+        nargs="+",
+        dest="compared",
+        default=[str(find_config(name)) for name in DETECTORS],
+        metavar="FILE",
+    )
+    args = parser.parse_args(arguments)
+    return (
+        _compare_operators(args, operators)
+        if args.kind == "operators"
+        else _compare_detectors(args, detectors)
+    )
+
+
+def _add_parser(kinds: argparse._SubParsersAction, name: str) -> argparse.ArgumentParser:
+    parser = kinds.add_parser(name, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time; they share the cores")
+    parser.add_argument("--output", type=Path, default=Path(f"output/compare_{name}"))
+    parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config, for all runs")
+    return parser
+
+
+def _compare_operators(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    _check(args, parser, {OPERATOR_KEY: "--operators", **RUN_KEYS})
+    unknown = [item for item in args.compared if item not in operator_names()]
+    if unknown or not args.compared:
+        parser.error(f"--operators takes some of {', '.join(operator_names())}, got {unknown or 'none'}")
+    _check_files(parser, [args.config_file])
+    command = ["pretrain", "--config-file", str(args.config_file), *args.opts]
+    runs = RepeatedRuns(
+        folder=args.output,
+        commands={operator: [*command, f"{OPERATOR_KEY}={operator}"] for operator in args.compared},
+        settings={"config": str(args.config_file.resolve()), "overrides": args.opts},
+        seeds=args.seeds,
+        jobs=args.jobs,
+    )
+    return _train_and_show(runs, "operator", [TOP1])
+
+
+def _compare_detectors(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    _check(args, parser, RUN_KEYS)
+    stems = [Path(file).stem for file in args.compared]
+    if not stems or len(set(stems)) < len(stems):
+        parser.error(f"--config-files takes files of different names, one or more, got {stems or 'none'}")
+    _check_files(parser, args.compared)
+    files = {Path(file).stem: Path(file).resolve() for file in args.compared}
+    runs = RepeatedRuns(
+        folder=args.output,
+        commands={name: ["train", "--config-file", str(file), *args.opts] for name, file in files.items()},
+        settings={"overrides": args.opts, **{f"config {name}": str(file) for name, file in files.items()}},
+        seeds=args.seeds,
+        jobs=args.jobs,
+    )
+    return _train_and_show(runs, "config", [BOX_AP, MASK_AP])
+
+
+def _check(args: argparse.Namespace, parser: argparse.ArgumentParser, own_keys: Mapping[str, str]) -> None:
+    """Check what both comparisons have in common; ``own_keys`` are set by the comparison, by these options."""
+    # argparse gives overrides that follow a list to it
+    args.opts = [*(item for item in args.compared if "=" in item), *args.opts]
+    args.compared = [item for item in args.compared if "=" not in item]
+    taken = [key for key in own_keys if key in override_keys(args.opts)]
+    if taken:
+        options = ", ".join(own_keys[key] for key in taken)
+        parser.error(f"{', '.join(taken)}: the comparison sets this itself ({options})")
+    if args.seeds < 1 or args.jobs < 1:
+        parser.error("--seeds and --jobs must be at least 1")
+
+
+def _check_files(parser: argparse.ArgumentParser, files: Iterable[str | Path]) -> None:
+    for file in files:
+        if not Path(file).is_file():
+            parser.error(f"config file {file} does not exist")
+
+
+def _train_and_show(runs: RepeatedRuns, kind: str, metrics: Sequence[Metric]) -> int:
+    """Train what is missing and write table.md and curves.png; the last metric ranks."""
+    runs.keep_settings()
+    runs.train()
+    compared = [run for run in read_runs(runs.folder) if (run.name, run.seed) in runs.wanted()]
+    metrics = evaluated(compared, metrics)
+    table = comparison_table(compared, kind, metrics)
+    (runs.folder / "table.md").write_text(table + "\n", encoding="utf-8")
+    curves = plot_curves(compared, metrics[-1], runs.folder / "curves.png")
+    print(f"\n{table}\n\nLearning curves: {curves}")
+    return 0

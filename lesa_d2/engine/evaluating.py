@@ -1,0 +1,65 @@
+"""Evaluation of a model by its config's evaluator, during training and alone."""
+
+import logging
+from collections import OrderedDict
+from typing import Any
+
+from detectron2.config import instantiate
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.utils import comm
+from omegaconf import DictConfig
+from torch import nn
+
+from ..errors import ConfigError
+from ..evaluation import build_evaluator, with_test_time_augmentation
+from .models import last_checkpoint, load_evaluated
+from .report import start_report
+from .task import Reporter, Task
+
+logger = logging.getLogger("lesa_d2")
+
+
+def evaluate(cfg: DictConfig, model: nn.Module, reporter: Reporter | None = None) -> OrderedDict:
+    """Run the config's evaluator over its test loader; return results on the main process, else nothing.
+
+    Args:
+        cfg: of the run, settled.
+        model: in any mode, which it keeps.
+        reporter: writes the report of the evaluation, where the config asks for one.
+    """
+    was_training = model.training
+    detector, loader = model, cfg.dataloader.test
+    if "tta" in cfg.train and cfg.train.tta.enabled:
+        detector, loader = with_test_time_augmentation(cfg, model)
+    evaluator = build_evaluator(cfg.dataloader.evaluator)
+    results = inference_on_dataset(detector, instantiate(loader), evaluator)
+    model.train(was_training)
+    if comm.is_main_process():
+        print_csv_format(results)
+        if reporter is not None and "report" in cfg.train and cfg.train.report.enabled:
+            text = reporter.report_evaluation(cfg, evaluator)
+            logger.info("%s\n\nWritten to %s\n", text, cfg.train.output_dir)
+    return results
+
+
+def evaluate_only(cfg: DictConfig, task: Task, typed: str = "") -> dict[str, Any]:
+    """Evaluate a trained model.
+
+    Its weights are those that training evaluated: the average where the checkpoint holds one.
+
+    Args:
+        cfg: of the model, settled.
+        task: of the config.
+        typed: the checkpoint of the command line; where it has none, the last of ``train.output_dir`` is taken,
+            else ``train.init_checkpoint``.
+    """
+    path = typed or last_checkpoint(cfg.train.output_dir) or cfg.train.init_checkpoint
+    if not path:
+        raise ConfigError(
+            f"--eval-only needs weights: {cfg.train.output_dir} holds no checkpoint, and "
+            "train.init_checkpoint was not given or is empty; give train.init_checkpoint=FILE.pth"
+        )
+    model, report = load_evaluated(cfg, path)
+    if comm.is_main_process():
+        logger.info("Start\n%s", start_report(cfg, model, report, task.describe(cfg)))
+    return evaluate(cfg, model, task.reporter)

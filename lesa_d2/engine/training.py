@@ -1,0 +1,177 @@
+"""A training run: model, optimizer, data, hooks, and what it starts from."""
+
+import copy
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from detectron2.config import instantiate
+from detectron2.engine import create_ddp_model, default_writers, hooks
+from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from ..checkpoint import LoadReport, RunCheckpointer, load_weights, unwrap
+from ..config.lazy import parameters
+from ..config.record import Origin, save_config
+from ..errors import ConfigError, DatasetError
+from .device import precision_of
+from .ema import EMAHook, make_ema
+from .evaluating import evaluate
+from .hooks import BestCheckpointer
+from .models import build_model, compile_backbone
+from .report import start_report
+from .task import Task
+from .trainer import Trainer
+
+logger = logging.getLogger("lesa_d2")
+
+
+def train(cfg: DictConfig, task: Task, resume: bool = False, origin: Origin | None = None) -> dict[str, Any]:
+    """Train to ``train.max_iter``, and return the results of the last evaluation.
+
+    Args:
+        cfg: of the run, settled.
+        task: of the config.
+        resume: continue from the last checkpoint of ``train.output_dir``.
+        origin: where the config comes from, for the record of one that has no YAML form.
+    """
+    saved_config = copy.deepcopy(cfg)  # before objects get into it
+    seed_all_rng(cfg.train.seed + comm.get_rank())  # for data loaders that have no seed of their own
+    model = build_model(cfg)
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    ema = make_ema(model, cfg.train.ema.decay) if cfg.train.ema.enabled else None
+    if cfg.train.compile:
+        compile_backbone(model)
+    model = create_ddp_model(model, **ddp_options(cfg))
+    trainer = Trainer(
+        model,
+        None,
+        optimizer,
+        seed=cfg.train.seed,
+        accumulate=cfg.train.accumulate,
+        precision=precision_of(cfg),
+        clip_grad_norm=cfg.train.clip_grad_norm,
+    )
+    checkpointer = RunCheckpointer(
+        model, cfg.train.output_dir, trainer=trainer, **({"ema": ema} if ema else {})
+    )
+    trainer.register_hooks(make_hooks(cfg, task, trainer, checkpointer, ema))
+    loaded = load_start(cfg, checkpointer, resume)
+    first_iter = trainer.iter + 1 if resume else 0
+    trainer.data_loader = make_train_loader(cfg, first_iter)
+    if comm.is_main_process():
+        save_config(saved_config, cfg.train.output_dir, origin)
+        logger.info("Environment\n%s", collect_env_info())
+        report = start_report(cfg, unwrap(model), loaded, task.describe(cfg))
+        logger.info("Start\n%s", report)
+        if not resume and cfg.train.init_checkpoint:
+            loaded.save(Path(cfg.train.output_dir) / "weights.txt")
+    trainer.train(first_iter, cfg.train.max_iter)
+    return trainer.last_results
+
+
+def load_start(cfg: DictConfig, checkpointer: RunCheckpointer, resume: bool) -> LoadReport:
+    """Load what the run starts from, or continues, and report it."""
+    if resume:
+        if not checkpointer.has_checkpoint():
+            raise ConfigError(
+                f"--resume: {cfg.train.output_dir} holds no checkpoint; start without --resume, or set "
+                "train.output_dir to the folder of the run to continue"
+            )
+        return checkpointer.resume()
+    if cfg.train.init_checkpoint:
+        check = LoadReport.check_partial_start if cfg.train.init_partial else LoadReport.check_start
+        return load_weights(checkpointer.model, cfg.train.init_checkpoint, start=True, check=check)
+    return LoadReport()
+
+
+def make_train_loader(cfg: DictConfig, first_iter: int) -> Iterable[Any]:
+    """Build the config's training loader, continuing at ``first_iter`` if it is one that can.
+
+    Raises:
+        ConfigError: ``train.accumulate`` with a loader that gives no micro-batches.
+        DatasetError: no image has an object to learn from.
+    """
+    known = parameters(cfg.dataloader.train)
+    if cfg.train.accumulate > 1 and "accumulate" not in known:
+        raise ConfigError(
+            f"train.accumulate={cfg.train.accumulate} needs a data loader that gives micro-batches: use "
+            "lesa_d2.data.build_train_loader as dataloader.train, with accumulate='${train.accumulate}'"
+        )
+    if "first_iter" in known:
+        cfg.dataloader.train.first_iter = first_iter
+    elif first_iter:
+        logger.warning("This data loader cannot continue where it was: the order of images starts anew.")
+    try:
+        return instantiate(cfg.dataloader.train)
+    except AssertionError as error:  # detectron2 found no image with objects
+        raise DatasetError(
+            f"{error}: no training image has an object that is not a crowd; check the annotations, or, where "
+            "the split is by seed, set another train.seed"
+        ) from error
+
+
+def make_hooks(
+    cfg: DictConfig,
+    task: Task,
+    trainer: Trainer,
+    checkpointer: RunCheckpointer,
+    ema: AveragedModel | None,
+) -> list:
+    """Make detectron2's hooks; the average is updated before anything saves or evaluates."""
+    evaluated = ema.module if ema else unwrap(trainer.model)
+    is_main = comm.is_main_process()
+
+    def evaluate_and_keep() -> dict[str, Any]:
+        share_buffers(evaluated)
+        trainer.last_results = evaluate(cfg, evaluated, task.reporter)
+        return trainer.last_results
+
+    made = [hooks.IterationTimer(), hooks.LRScheduler(scheduler=build_scheduler(cfg))]
+    if ema:
+        made.append(EMAHook(ema, unwrap(trainer.model), cfg.train.output_dir))
+    if is_main:
+        made.append(hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer))
+    made.append(hooks.EvalHook(cfg.train.eval_period, evaluate_and_keep))
+    if is_main and cfg.train.best_metric:
+        made.append(
+            BestCheckpointer(cfg.train.eval_period, evaluated, cfg.train.output_dir, cfg.train.best_metric)
+        )
+    if is_main:
+        writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
+        made.append(hooks.PeriodicWriter(writers, period=cfg.train.log_period))
+    return made
+
+
+def build_scheduler(cfg: DictConfig) -> Any:
+    """Build the schedule of the learning rate.
+
+    Raises:
+        ConfigError: the config's arguments do not make one.
+    """
+    try:
+        return instantiate(cfg.lr_multiplier)
+    except (ValueError, TypeError, AssertionError) as error:
+        raise ConfigError(f"the config's lr_multiplier cannot be built: {error}") from error
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every process the main one's buffers, which are saved: each saw statistics of its own data."""
+    if comm.get_world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def ddp_options(cfg: DictConfig) -> dict[str, Any]:
+    """Return the arguments of ``create_ddp_model``."""
+    options: dict[str, Any] = dict(OmegaConf.to_container(cfg.train.ddp))
+    if cfg.train.device == "cpu":
+        options["device_ids"] = None
+    return options
