@@ -29,7 +29,11 @@ FLOAT = torch.float32
 
 
 def make_step(
-    mode: str, run: Callable[[], Any], parameters: list[Tensor], device: str = "cpu", dtype: torch.dtype = FLOAT
+    mode: str,
+    run: Callable[[], Any],
+    parameters: list[Tensor],
+    device: str = "cpu",
+    dtype: torch.dtype = FLOAT,
 ) -> Step:
     """Return a forward pass without gradients, or forward and backward; ``run`` gives a tensor or a dict of them."""
     autocast = partial(torch.autocast, device, dtype, enabled=dtype != FLOAT)
@@ -63,14 +67,13 @@ def relative(
     return make_step(mode, run, inputs, device, dtype)
 
 
-def unbiased(
-    mode: str, *, side: int, dim: int = 32, device: str = "cpu", dtype: torch.dtype = FLOAT
-) -> Step:
+def unbiased(mode: str, *, side: int, dim: int = 32, device: str = "cpu", dtype: torch.dtype = FLOAT) -> Step:
     """Make PyTorch's own attention without any bias, keys as long as values: a practical limit."""
     shape = (1, HEADS, side * side, dim)
     q, k, v = (torch.randn(shape, device=device, dtype=dtype) for _ in range(3))
-    inputs = [t.requires_grad_(mode == "training") for t in (q, k, v)]
-    return make_step(mode, partial(F.scaled_dot_product_attention, *inputs), inputs, device, dtype)
+    for t in (q, k, v):
+        t.requires_grad_(mode == "training")
+    return make_step(mode, partial(F.scaled_dot_product_attention, q, k, v), [q, k, v], device, dtype)
 
 
 def with_stored_statistics(build: Callable[[type[nn.Module]], nn.Module], x: Tensor) -> nn.Module:
@@ -130,10 +133,8 @@ def operator(
         positions=positions,
         section=section,
     )
-    if statistics == "batch":
-        module = build(nn.BatchNorm2d).to(device)
-    else:
-        module = with_stored_statistics(build, x.detach())
+    batch = statistics == "batch"
+    module = build(nn.BatchNorm2d).to(device) if batch else with_stored_statistics(build, x.detach())
     return make_step(mode, lambda: module.train()(x), [x, *module.parameters()], device, dtype)
 
 
@@ -223,6 +224,6 @@ def _model_step(
 def variants_of_attention(side: int, device: str = "cpu", dtype: torch.dtype = FLOAT) -> list[Variant]:
     """Return the definition, every backend that can run, and PyTorch's attention without bias."""
     backends = ["reference", "blockwise", "sdpa"] + (["fused"] if device == "cuda" else [])
-    on = {"side": side, "device": device, "dtype": dtype}
-    found = [Variant(b, partial(relative, backend=b, **on)) for b in backends]
-    return [*found, Variant("no bias, d=32", partial(unbiased, **on))]
+    make = partial(relative, side=side, device=device, dtype=dtype)
+    found = [Variant(backend, partial(make, backend=backend)) for backend in backends]
+    return [*found, Variant("no bias, d=32", partial(unbiased, side=side, device=device, dtype=dtype))]

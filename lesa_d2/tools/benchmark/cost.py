@@ -1,63 +1,62 @@
-"""Parameters and FLOPs of a model, section by section.
+"""Tables of what a model costs: parameters and FLOPs section by section, and memory.
 
-A multiplication and an addition count as two FLOPs; norms, activations and other element-wise work count nothing.
-Attention counts as its plain formula: the backends do the same multiplications, some of them again in the
-backward pass.
+A multiplication and an addition count as two FLOPs; norms, activations and other element-wise work count
+nothing.  Attention counts as its plain formula: the backends do the same multiplications, some of them again in
+the backward pass.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 
 from tabulate import tabulate
 from torch import nn
 
 from .memory import Setting
 
-
-@dataclass(frozen=True)
-class SectionCost:
-    """Hold the parameters of a section of a model, and the ``flops`` of one forward pass of all images."""
-
-    name: str
-    parameters: int
-    flops: int
+Section = tuple[str, int, int]
+"""Name, parameters, and FLOPs of one forward pass of all images."""
 
 
-def section_costs(setting: Setting) -> list[SectionCost]:
-    """Return the cost of each section: the model's children, the backbone split into bottom-up network and rest.
+def section_costs(setting: Setting) -> list[Section]:
+    """Return the cost of the model's children, with the backbone split into the bottom-up network and the rest.
 
     Raises:
         ConfigError: see :meth:`.memory.Setting.flops`.
     """
-    model = setting.measured.model
     flops = setting.flops()
-    costs = []
-    for name, module, inner in _sections(model):
-        parameters, count = _parameters(module), flops.get(name, 0)
-        if inner:
-            whole = f"{name}.{inner}"
-            found = SectionCost(whole, _parameters(module.get_submodule(inner)), flops.get(whole, 0))
-            costs.append(found)
-            name, parameters, count = f"rest of {name}", parameters - found.parameters, count - found.flops
-        costs.append(SectionCost(name, parameters, count))
-    return [cost for cost in costs if cost.parameters or cost.flops]
+    found: list[Section] = []
+    for name, module in _children(setting.measured.model):
+        parameters = sum(parameter.numel() for parameter in module.parameters())
+        section = (name, parameters, flops.get(name, 0))
+        if name == "backbone" and found and found[-1][0].startswith("backbone."):
+            section = (f"rest of {name}", section[1] - found[-1][1], section[2] - found[-1][2])
+        found.append(section)
+    return [section for section in found if any(section[1:])]
 
 
-def _sections(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """Yield the name and the module of every child, and the name of the bottom-up network inside it, if any."""
+def _children(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the children by name; before a backbone, the network inside it that makes its maps, if any."""
     for name, module in model.named_children():
-        inner = [child for child, _ in module.named_children() if child in ("bottom_up", "net")]
-        yield name, module, inner[0] if name == "backbone" and inner else ""
+        for inner in ("bottom_up", "net"):
+            if name == "backbone" and hasattr(module, inner):
+                yield f"{name}.{inner}", getattr(module, inner)
+        yield name, module
 
 
-def _parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def cost_table(costs: Sequence[SectionCost]) -> str:
+def cost_table(sections: Sequence[Section]) -> str:
     """Return a Markdown table with the sum."""
-    total = SectionCost("**all**", sum(c.parameters for c in costs), sum(c.flops for c in costs))
-    rows = [[c.name, f"{c.parameters:,}", f"{c.flops / 1e9:,.1f}"] for c in (*costs, total)]
-    headers = ["section", "parameters", "GFLOP, forward"]
-    align = ("left", "right", "right")
+    total = ("**all**", sum(section[1] for section in sections), sum(section[2] for section in sections))
+    rows = [
+        [name, f"{parameters:,}", f"{flops / 1e9:,.1f}"] for name, parameters, flops in (*sections, total)
+    ]
+    return _table(rows, ["section", "parameters", "GFLOP, forward"])
+
+
+def memory_table(memory: Mapping[str, int]) -> str:
+    """Return a Markdown table of bytes by what they are for, in GiB, with the sum."""
+    rows = [[name, f"{size / 2**30:.2f}"] for name, size in memory.items()]
+    return _table([*rows, ["**peak**", f"{sum(memory.values()) / 2**30:.2f}"]], ["memory", "GiB"])
+
+
+def _table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
+    align = ("left", *["right"] * (len(headers) - 1))
     return tabulate(rows, headers, "github", colalign=align, disable_numparse=True)

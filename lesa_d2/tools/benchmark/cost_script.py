@@ -8,8 +8,9 @@ from dataclasses import replace
 from ...config import load_config
 from ...config.settings import check_settings
 from ...errors import ConfigError, exit_status
-from .cost import cost_table, section_costs
-from .memory import GIB, MeasuredModel, Setting, estimate, fit, largest_size
+from .cost import cost_table, memory_table, section_costs
+from .fit import GIB, fit, fit_text, largest_size
+from .memory import MeasuredModel, Setting
 
 EXAMPLES = """
 examples:
@@ -70,9 +71,10 @@ def cost_report(args: argparse.Namespace) -> str:
     sections = [title, cost_table(section_costs(replace(setting, accumulate=1)))]
     if training:
         sections.append("A training step computes about three times the forward pass.")
-    sections.append(estimate(setting).table())
+    sections.append(memory_table(setting.memory()))
     if args.memory is not None:
-        sections.append(fit(setting, round(args.memory * GIB)).text())
+        budget = round(args.memory * GIB)
+        sections.append(fit_text(fit(setting, budget), budget))
     return "\n\n".join(sections)
 
 

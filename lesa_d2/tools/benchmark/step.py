@@ -108,11 +108,6 @@ class StepCost:
     flops: dict[str, int] = field(default_factory=dict)
     made: dict[str, int] = field(default_factory=dict)
 
-    @property
-    def peak(self) -> int:
-        """Return the most bytes of the whole step."""
-        return max(self.peaks.values())
-
 
 def measure_step(model: nn.Module, inputs: Any, precision: torch.dtype = torch.float32) -> StepCost:
     """Run a step of a model, in the mode that it is in, and measure it.
