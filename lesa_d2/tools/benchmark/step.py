@@ -53,6 +53,15 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if OmegaConf.is_list(value) else [value] if value is not None else []
 
 
+@contextlib.contextmanager
+def _generated_numbers() -> Iterator[None]:
+    """Draw the same numbers in every step, and leave those of the program alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+@_generated_numbers()
 def generate_inputs(cfg: DictConfig, images: int, size: Size) -> Any:
     """Return a batch for the config's model: images of ``size`` (H, W) with all the truth that it learns from."""
     channels = len(cfg.model.pixel_mean)
@@ -140,14 +149,6 @@ def measure_step(model: nn.Module, inputs: Any, precision: torch.dtype = torch.f
     for name, counts in counter.get_flop_counts().items():
         cost.flops[name.partition(".")[2]] = sum(counts.values())
     return cost
-
-
-@contextlib.contextmanager
-def _generated_numbers() -> Iterator[None]:
-    """Draw the same numbers in every step, and leave those of the program alone."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
 
 
 @contextlib.contextmanager
