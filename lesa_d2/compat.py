@@ -6,7 +6,28 @@ Nothing else in the package uses such names, or changes other libraries.  Tested
 
 import logging
 
+import torch
+import torchvision  # noqa: F401, registers its operators
 from detectron2.utils.logger import setup_logger
+
+# PyTorch documents TorchDispatchMode under "Extending PyTorch" by this private module, and its trees nowhere.
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+__all__ = [
+    "CPU_ATTENTION",
+    "DEFORM_CONV_BACKWARD",
+    "TorchDispatchMode",
+    "fresh_logger",
+    "release_logger",
+    "tree_leaves",
+    "tree_map_only",
+]
+
+DEFORM_CONV_BACKWARD = torch.ops.torchvision._deform_conv2d_backward
+"""The backward pass of torchvision's ``deform_conv2d``; the memory that it takes inside has to be known."""
+CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+"""What ``scaled_dot_product_attention`` runs on a CPU; PyTorch's FLOP counter does not know it."""
 
 _ours: dict[str, list[logging.Handler]] = {}
 
