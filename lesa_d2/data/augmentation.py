@@ -21,9 +21,10 @@ class RandomSquareResize(T.Augmentation):
                 f"ranges must hold pairs of pixels [least, most], such as [[512, 1024]], got {ranges}"
             )
         super().__init__()
-        self._init(locals())
+        self.ranges = ranges
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
+        """Return the resizing of an image (H, W, ...) to a random side."""
         least, most = self.ranges[np.random.randint(len(self.ranges))]
         side = np.random.randint(least, most + 1)
         return T.ResizeTransform(*image.shape[:2], side, side)

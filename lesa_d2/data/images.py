@@ -22,12 +22,12 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 from ..errors import DatasetError, listed
+from .folder import SPLITS
 
 Record = dict[str, Any]
 """``file_name`` and ``label``, the index of its class."""
 
 DEFAULT_ROOT = "imagenet"  # below DETECTRON2_DATASETS
-SPLITS = ("train", "val")
 
 
 class ImageRecords(list[Record]):

@@ -15,8 +15,9 @@ from PIL import Image
 from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 
 from ..errors import ConfigError
+from .folder import SPLITS
 from .generated import Info, generate_once
-from .images import SPLITS, ImageRecords, image_folder
+from .images import ImageRecords, image_folder
 from .shapes import SHAPE_CLASSES, STUFF_CLASSES, check_arguments, draw_object, make_info
 
 INFO_FILE = "dataset.json"

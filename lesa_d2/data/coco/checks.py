@@ -1,4 +1,4 @@
-"""Everything that would make training on a COCO-format data set crash or go wrong, found before it starts.
+"""Find everything in a COCO JSON file that would make training crash or go wrong, before it starts.
 
 One small generator per kind of mistake; they yield :class:`Problem` and never stop at the first.
 """
@@ -18,17 +18,9 @@ from PIL import Image
 from pycocotools import mask as mask_util
 from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 
-from .coco_layout import (
-    Layout,
-    category_problems,
-    find_layout,
-    mask_problems,
-    read_coco,
-    split_problems,
-    summarise,
-)
+from ..problems import DatasetProblemsError, Problem
 from .entries import is_annotation, is_id, is_image
-from .problems import DatasetProblemsError, Problem
+from .summary import read_coco
 
 _TOLERANCE = 1.0  # pixels; annotation tools round boxes
 _FARTHEST = 1e5  # pixels; pycocotools' integers overflow farther out
@@ -36,8 +28,8 @@ _NO_AREA = 1e-6  # square pixels
 _EXIF_ORIENTATION = 0x0112
 _EXIF_TRANSPOSED = (5, 6, 7, 8)  # orientations that swap width and height
 
-_MEND = {
-    "no images": "List the pictures under 'images'.",
+_FIXES = {
+    "no images": "List the images under 'images'.",
     "no annotations": "Label at least one object.",
     "only crowd annotations": "Label an object with iscrowd 0; crowds are neither learnt from nor scored.",
     "no categories": "List the classes under 'categories'.",
@@ -61,42 +53,15 @@ _MEND = {
     "masks missing": "Other annotations have a mask: give this one a 'segmentation' too, or remove all.",
     "missing image file": "Put the file there, or remove the image from 'images'.",
     "image that cannot be decoded": "Replace the file, or remove the image from 'images'.",
-    "more than 8 bits": "Convert the picture to 8 bits; detectron2 would read it as a white area.",
+    "more than 8 bits": "Convert the image to 8 bits; detectron2 would read it as a white area.",
     "wrong image size": "Correct 'width' and 'height'; the boxes may be off by the same factor or turn.",
 }
 
 
-def check_coco_folder(directory: str | Path) -> None:
-    """Check every part of a COCO-format folder, pictures included.
-
-    Raises:
-        DatasetError: no such folder, or an unknown layout.
-        DatasetProblemsError: lists all problems of all parts at once.
-    """
-    layout = find_layout(directory)
-    problems = [p for part in layout.parts for p in check_coco_json(part.json_file, part.image_root)]
-    problems += _across_parts(layout, bool(problems))
-    if problems:
-        raise DatasetProblemsError(str(directory), problems)
-
-
-def _across_parts(layout: Layout, others: bool) -> list[Problem]:
-    """Problems of the folder as a whole; ``others`` says whether its files have some of their own."""
-    try:
-        summary = summarise(layout.train.json_file)
-        problems = [*category_problems(layout), *mask_problems(layout)]
-    except DatasetProblemsError:
-        return []  # an unreadable file, which is listed already
-    # Why a file has no usable object at all is listed already, too.
-    if summary.object_image_ids or not others:
-        problems += split_problems(layout)
-    return problems
-
-
 def check_coco_json(json_file: str | Path, image_root: str | Path) -> list[Problem]:
-    """All problems of one COCO JSON file and of the pictures that it lists, which are really decoded.
+    """Return all problems of one COCO JSON file and of its images, each of which is decoded.
 
-    Masks may be missing altogether, for boxes can be trained alone, but not in part.
+    Masks may be missing altogether, because boxes can be trained alone, but not in part.
     """
     try:
         data = read_coco(json_file)
@@ -109,7 +74,7 @@ def check_coco_json(json_file: str | Path, image_root: str | Path) -> list[Probl
 
 
 class _Coco:
-    """A parsed file; ``images`` and ``annotations`` hold the well-formed entries only."""
+    """Hold a parsed file; ``images`` and ``annotations`` have the well-formed entries only."""
 
     def __init__(self, file: str, data: dict[str, Any]) -> None:
         self.file = file
@@ -123,14 +88,11 @@ class _Coco:
             if annotation["image_id"] in self.image_by_id:
                 yield annotation, self.image_by_id[annotation["image_id"]]
 
-    def problem(self, kind: str, what: str) -> Problem:
-        return Problem(kind, self.file, what, _MEND[kind])
-
-    def image_problem(self, kind: str, what: str, image_id: Any) -> Problem:
-        return Problem(kind, self.file, what, _MEND[kind], image_id=image_id)
+    def problem(self, kind: str, what: str, image_id: Any = None, annotation_id: Any = None) -> Problem:
+        return Problem(kind, self.file, what, _FIXES[kind], image_id, annotation_id)
 
     def annotation_problem(self, kind: str, what: str, annotation: dict) -> Problem:
-        return Problem(kind, self.file, what, _MEND[kind], annotation["image_id"], annotation["id"])
+        return self.problem(kind, what, annotation["image_id"], annotation["id"])
 
 
 def _is_finite(values: Any) -> bool:
@@ -149,23 +111,17 @@ def _empty(coco: _Coco) -> Iterator[Problem]:
 
 
 def _malformed(coco: _Coco) -> Iterator[Problem]:
-    for image in coco.data["images"]:
-        if not is_image(image):
-            yield coco.problem("malformed image", f"got {_short(image)}")
-    for annotation in coco.data["annotations"]:
-        if not is_annotation(annotation):
-            yield coco.problem("malformed annotation", f"got {_short(annotation)}")
-
-
-def _short(entry: dict) -> str:
-    shown = {key: value for key, value in entry.items() if key != "segmentation"}
-    return str(shown)[:200]
+    for kind, is_good in (("image", is_image), ("annotation", is_annotation)):
+        for entry in coco.data[f"{kind}s"]:
+            if not is_good(entry):
+                shown = {key: value for key, value in entry.items() if key != "segmentation"}
+                yield coco.problem(f"malformed {kind}", f"got {str(shown)[:200]}")
 
 
 def _duplicates(coco: _Coco) -> Iterator[Problem]:
     for image_id, count in Counter(image["id"] for image in coco.images).items():
         if count > 1:
-            yield coco.image_problem("duplicate image id", f"{count} images have it", image_id)
+            yield coco.problem("duplicate image id", f"{count} images have it", image_id)
     first: dict[Any, dict] = {}
     for annotation in coco.annotations:
         other = first.setdefault(annotation["id"], annotation)
@@ -242,7 +198,7 @@ def _polygon_mistakes(polygons: list, image: dict) -> list[tuple[str, str] | Non
 
 
 def _empty_mask(polygons: list[list[float]], image: dict) -> tuple[str, str] | None:
-    """Why polygons leave no mask. Smaller than a pixel is no mistake; detectron2 skips such objects."""
+    """Return why polygons leave no mask; None if they are smaller than a pixel, for detectron2 skips those."""
     height, width = image["height"], image["width"]
     near = [np.clip(polygon, -_FARTHEST, _FARTHEST).tolist() for polygon in polygons]
     if mask_util.area(mask_util.frPyObjects(near, height, width)).any():
@@ -285,24 +241,24 @@ def _rle_mistake(rle: dict, image: dict) -> tuple[str, str] | None:
     return None
 
 
-# --------------------------------------------------------------------------------------- the pictures
+# ----------------------------------------------------------------------------------------- the images
 
 
 def _files(coco: _Coco, image_root: str) -> Iterator[Problem]:
-    """Decode every picture; most of the time is spent outside Python, so threads help."""
+    """Decode every image; threads help because most of the time is spent outside Python."""
 
     def mistakes(image: dict) -> list[tuple[str, str]]:
         return _file_mistakes(os.path.join(image_root, image["file_name"]), image)
 
     with ThreadPoolExecutor() as pool:
-        is_main = comm.is_main_process()
         results = pool.map(mistakes, coco.images)
+        silent = not comm.is_main_process()
         progress = tqdm(
-            results, desc="Checking images", total=len(coco.images), mininterval=1, disable=not is_main
+            results, desc="Checking images", total=len(coco.images), mininterval=1, disable=silent
         )
         for image, found in zip(coco.images, progress, strict=True):
             for kind, what in found:
-                yield coco.image_problem(kind, what, image["id"])
+                yield coco.problem(kind, what, image["id"])
 
 
 def _file_mistakes(path: str, image: dict) -> list[tuple[str, str]]:
@@ -322,7 +278,7 @@ def _file_mistakes(path: str, image: dict) -> list[tuple[str, str]]:
 
 
 def _decode(path: str) -> tuple[tuple[int, int], str]:
-    """Size, as detectron2's ``read_image`` gives it (turned upright as EXIF says), and Pillow's mode."""
+    """Return the size as detectron2's ``read_image`` gives it (turned upright as EXIF says), and Pillow's mode."""
     with PathManager.open(path, "rb") as file, Image.open(file) as image:
         image.load()
         width, height = image.size
