@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.utils import comm
 from PIL import Image
-from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 
 from ..errors import ConfigError
 from .folder import SPLITS
 from .generated import Info, generate_once
 from .images import ImageRecords, image_folder
+from .progress import progress
 from .shapes import SHAPE_CLASSES, STUFF_CLASSES, check_arguments, draw_object, make_info
 
 INFO_FILE = "dataset.json"
@@ -65,8 +64,7 @@ def _write(directory: Path, info: Info, counts: dict[str, int]) -> None:
     for place, split in enumerate(SPLITS):
         for name in IMAGE_CLASSES:
             (directory / split / name).mkdir(parents=True)
-        silent = not comm.is_main_process()
-        for index in tqdm(range(counts[split]), desc=f"Generating {split}", mininterval=1, disable=silent):
+        for index in progress(range(counts[split]), f"Generating {split}"):
             label = index % len(IMAGE_CLASSES)
             shape, texture = divmod(label, len(TEXTURES))
             rng = np.random.default_rng([info["seed"], place, index])

@@ -20,13 +20,12 @@ from typing import Any
 import cv2
 import numpy as np
 from detectron2.data.datasets import load_coco_json
-from detectron2.utils import comm
 from PIL import Image
 from pycocotools import mask as mask_util
-from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 
 from ..errors import ConfigError
 from .generated import Info, generate_once
+from .progress import progress
 from .registration import register_dataset
 from .stuff_maps import IGNORE_LABEL, STUFF_FILE
 
@@ -146,8 +145,7 @@ def _write(directory: Path, info: Info, num_images: int, image_size: int, seed: 
     (directory / "stuff").mkdir()
     images: list[dict] = []
     annotations: list[dict] = []
-    is_main = comm.is_main_process()
-    for index in tqdm(range(num_images), desc="Generating shapes", mininterval=1, disable=not is_main):
+    for index in progress(range(num_images), "Generating shapes"):
         scene = draw_scene(np.random.default_rng([seed, index]), image_size)
         file_name = f"{index:06d}.jpg"
         Image.fromarray(scene.image).save(directory / "images" / file_name, quality=95)

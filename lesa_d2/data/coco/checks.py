@@ -12,21 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
-from PIL import Image
+from PIL import ExifTags, Image
 from pycocotools import mask as mask_util
-from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 
 from ..problems import DatasetProblemsError, Problem
+from ..progress import progress
 from .entries import is_annotation, is_id, is_image
 from .summary import read_coco
 
 _TOLERANCE = 1.0  # pixels; annotation tools round boxes
 _FARTHEST = 1e5  # pixels; pycocotools' integers overflow farther out
 _NO_AREA = 1e-6  # square pixels
-_EXIF_ORIENTATION = 0x0112
-_EXIF_TRANSPOSED = (5, 6, 7, 8)  # orientations that swap width and height
+
+Mistake = tuple[str, str]
+"""The kind of a problem, and what it is exactly."""
 
 _FIXES = {
     "no images": "List the images under 'images'.",
@@ -82,11 +82,6 @@ class _Coco:
         self.images = [image for image in data["images"] if is_image(image)]
         self.annotations = [a for a in data["annotations"] if is_annotation(a)]
         self.image_by_id = {image["id"]: image for image in self.images}
-
-    def annotations_with_image(self) -> Iterator[tuple[dict, dict]]:
-        for annotation in self.annotations:
-            if annotation["image_id"] in self.image_by_id:
-                yield annotation, self.image_by_id[annotation["image_id"]]
 
     def problem(self, kind: str, what: str, image_id: Any = None, annotation_id: Any = None) -> Problem:
         return Problem(kind, self.file, what, _FIXES[kind], image_id, annotation_id)
@@ -176,28 +171,25 @@ def _missing_masks(coco: _Coco) -> Iterator[Problem]:
 
 
 def _masks(coco: _Coco) -> Iterator[Problem]:
-    for annotation, image in coco.annotations_with_image():
-        segmentation = annotation.get("segmentation")
-        if not segmentation:
-            continue
-        if isinstance(segmentation, dict):
-            found = [_rle_mistake(segmentation, image)]
-        elif isinstance(segmentation, list):
-            found = _polygon_mistakes(segmentation, image)
-        else:
-            found = [("malformed polygon", f"segmentation is a {type(segmentation).__name__}")]
-        for kind, what in filter(None, found):
-            yield coco.annotation_problem(kind, what, annotation)
+    for annotation in coco.annotations:
+        image, segmentation = coco.image_by_id.get(annotation["image_id"]), annotation.get("segmentation")
+        if image and segmentation:
+            for kind, what in filter(None, _mask_mistakes(segmentation, image)):
+                yield coco.annotation_problem(kind, what, annotation)
 
 
-def _polygon_mistakes(polygons: list, image: dict) -> list[tuple[str, str] | None]:
-    if any(isinstance(value, int | float) for value in polygons):
-        return [("flat segmentation", f"{len(polygons)} numbers, not a list of polygons")]
-    found = [_polygon_mistake(polygon) for polygon in polygons]
-    return found if any(found) else [_empty_mask(polygons, image)]
+def _mask_mistakes(segmentation: Any, image: dict) -> list[Mistake | None]:
+    if isinstance(segmentation, dict):
+        return [_rle_mistake(segmentation, image)]
+    if not isinstance(segmentation, list):
+        return [("malformed polygon", f"segmentation is a {type(segmentation).__name__}")]
+    if any(isinstance(value, int | float) for value in segmentation):
+        return [("flat segmentation", f"{len(segmentation)} numbers, not a list of polygons")]
+    found = [_polygon_mistake(polygon) for polygon in segmentation]
+    return found if any(found) else [_empty_mask(segmentation, image)]
 
 
-def _empty_mask(polygons: list[list[float]], image: dict) -> tuple[str, str] | None:
+def _empty_mask(polygons: list[list[float]], image: dict) -> Mistake | None:
     """Return why polygons leave no mask; None if they are smaller than a pixel, for detectron2 skips those."""
     height, width = image["height"], image["width"]
     near = [np.clip(polygon, -_FARTHEST, _FARTHEST).tolist() for polygon in polygons]
@@ -214,7 +206,7 @@ def _empty_mask(polygons: list[list[float]], image: dict) -> tuple[str, str] | N
     return None
 
 
-def _polygon_mistake(polygon: Any) -> tuple[str, str] | None:
+def _polygon_mistake(polygon: Any) -> Mistake | None:
     if not _is_finite(polygon):
         return "malformed polygon", f"not a flat list of finite numbers: {str(polygon)[:80]}"
     if len(polygon) % 2:
@@ -224,7 +216,7 @@ def _polygon_mistake(polygon: Any) -> tuple[str, str] | None:
     return None
 
 
-def _rle_mistake(rle: dict, image: dict) -> tuple[str, str] | None:
+def _rle_mistake(rle: dict, image: dict) -> Mistake | None:
     size, counts = rle.get("size"), rle.get("counts")
     expected = [image["height"], image["width"]]
     if size != expected:
@@ -247,21 +239,17 @@ def _rle_mistake(rle: dict, image: dict) -> tuple[str, str] | None:
 def _files(coco: _Coco, image_root: str) -> Iterator[Problem]:
     """Decode every image; threads help because most of the time is spent outside Python."""
 
-    def mistakes(image: dict) -> list[tuple[str, str]]:
+    def mistakes(image: dict) -> list[Mistake]:
         return _file_mistakes(os.path.join(image_root, image["file_name"]), image)
 
     with ThreadPoolExecutor() as pool:
-        results = pool.map(mistakes, coco.images)
-        silent = not comm.is_main_process()
-        progress = tqdm(
-            results, desc="Checking images", total=len(coco.images), mininterval=1, disable=silent
-        )
-        for image, found in zip(coco.images, progress, strict=True):
+        results = progress(pool.map(mistakes, coco.images), "Checking images", len(coco.images))
+        for image, found in zip(coco.images, results, strict=True):
             for kind, what in found:
                 yield coco.problem(kind, what, image["id"])
 
 
-def _file_mistakes(path: str, image: dict) -> list[tuple[str, str]]:
+def _file_mistakes(path: str, image: dict) -> list[Mistake]:
     if not PathManager.isfile(path):
         return [("missing image file", path)]
     try:
@@ -282,5 +270,5 @@ def _decode(path: str) -> tuple[tuple[int, int], str]:
     with PathManager.open(path, "rb") as file, Image.open(file) as image:
         image.load()
         width, height = image.size
-        turned = image.getexif().get(_EXIF_ORIENTATION) in _EXIF_TRANSPOSED
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # width and height are swapped
         return ((height, width) if turned else (width, height)), image.mode

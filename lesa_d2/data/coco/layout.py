@@ -1,6 +1,5 @@
 """Where a COCO-format folder keeps its JSON files and images."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,12 @@ LAYOUTS = """\
   3. exactly one *.json with a folder images/, to be split into training and validation by a seed"""
 
 ROBOFLOW_FILE = "_annotations.coco.json"
+ROBOFLOW_FOLDERS = (
+    "train",
+    "valid",
+    "val",
+    "test",
+)  # one of the others is for validation, the first there is
 
 
 @dataclass(frozen=True)
@@ -22,92 +27,71 @@ class SplitFiles:
     image_root: Path
 
 
-Splits = tuple[SplitFiles, SplitFiles]
-"""The files for training and validation; twice the same where one JSON file is split by a seed."""
+Found = tuple[list[SplitFiles], list[str]]
+"""The files for training and validation, and what is missing; both are empty where nothing hints at a layout."""
 
 
-def find_splits(root: Path) -> Splits | None:
-    """Return the files of a folder that has one of the accepted layouts, else None."""
-    return _coco_splits(root) or _roboflow_splits(root) or _single_json_splits(root)
+def find_splits(root: Path) -> tuple[SplitFiles, SplitFiles] | None:
+    """Return the files for training and validation of a folder that has one of the accepted layouts, else None.
+
+    Both are the same where one JSON file is to be split by a seed.
+    """
+    for files, missing in _layouts(root):
+        if files and not missing:
+            return files[0], files[-1]
+    return None
 
 
 def explain_layout(root: Path) -> str:
     """Say what is in a folder of no accepted layout, what it lacks, and what is accepted."""
-    missing = _missing_of_coco(root) or _missing_of_roboflow(root) or _missing_of_single_json(root)
-    lines = [
-        f"found: {_contents(root)}",
-        *([f"missing: {', '.join(missing)}"] if missing else []),
-        f"accepted:\n{LAYOUTS}",
-    ]
-    return "\n".join(lines)
+    lines = [f"found: {_contents(root)}"]
+    if missing := next((missing for _, missing in _layouts(root) if missing), None):
+        lines.append(f"missing: {', '.join(missing)}")
+    return "\n".join([*lines, f"accepted:\n{LAYOUTS}"])
 
 
-def _coco_files(root: Path, split: str) -> list[SplitFiles]:
-    files = sorted((root / "annotations").glob(f"instances_{split}*.json"))
-    return [SplitFiles(file, root / file.stem.removeprefix("instances_")) for file in files]
+def _layouts(root: Path) -> list[Found]:
+    return [_coco(root), _roboflow(root), _single_json(root)]
 
 
-def _coco_splits(root: Path) -> Splits | None:
-    train, val = _coco_files(root, "train"), _coco_files(root, "val")
-    if len(train) == len(val) == 1 and all(files.image_root.is_dir() for files in train + val):
-        return train[0], val[0]
-    return None
+def _coco(root: Path) -> Found:
+    files, missing = [], []
+    for split in ("train", "val"):
+        pattern = f"annotations/instances_{split}*.json"
+        found = [
+            SplitFiles(file, root / file.stem.removeprefix("instances_"))
+            for file in sorted(root.glob(pattern))
+        ]
+        if len(found) != 1:
+            missing.append(_one_instead_of(pattern, found) if found else pattern)
+        elif not found[0].image_root.is_dir():
+            folder, file = found[0].image_root.name, found[0].json_file.name
+            missing.append(f"the image folder {folder}/ of annotations/{file}")
+        files += found
+    return (files, missing) if files else ([], [])
 
 
-def _roboflow_files(root: Path, *folders: str) -> list[SplitFiles]:
-    files = [SplitFiles(root / folder / ROBOFLOW_FILE, root / folder) for folder in folders]
-    return [found for found in files if found.json_file.is_file()]
+def _roboflow(root: Path) -> Found:
+    all_files = [SplitFiles(root / name / ROBOFLOW_FILE, root / name) for name in ROBOFLOW_FOLDERS]
+    train, *others = [files if files.json_file.is_file() else None for files in all_files]
+    val = next(filter(None, others), None)
+    wanted = {f"train/{ROBOFLOW_FILE}": train, f"valid/{ROBOFLOW_FILE} (or val/, or test/)": val}
+    files = [found for found in wanted.values() if found]
+    return (files, [name for name, found in wanted.items() if not found]) if files else ([], [])
 
 
-def _roboflow_splits(root: Path) -> Splits | None:
-    train, val = _roboflow_files(root, "train"), _roboflow_files(root, "valid", "val", "test")
-    return (train[0], val[0]) if train and val else None
+def _single_json(root: Path) -> Found:
+    files = [SplitFiles(file, root / "images") for file in sorted(root.glob("*.json"))]
+    if not (root / "images").is_dir():
+        return ([], [f"the folder images/ beside {files[0].json_file.name}"]) if len(files) == 1 else ([], [])
+    if len(files) == 1:
+        return files, []
+    return [], [_one_instead_of("*.json beside images/", files) if files else "a *.json beside images/"]
 
 
-def _single_json_splits(root: Path) -> Splits | None:
-    files = sorted(root.glob("*.json"))
-    if len(files) != 1 or not (root / "images").is_dir():
-        return None
-    return (SplitFiles(files[0], root / "images"),) * 2
-
-
-def _missing_of_coco(root: Path) -> list[str]:
-    files = {split: _coco_files(root, split) for split in ("train", "val")}
-    if not any(files.values()):
-        return []
-    return [lack for split, found in files.items() for lack in _missing_of_coco_split(split, found)]
-
-
-def _missing_of_coco_split(split: str, found: list[SplitFiles]) -> Iterator[str]:
-    pattern = f"annotations/instances_{split}*.json"
-    if not found:
-        yield pattern
-    elif len(found) > 1:
-        yield _one_instead_of(pattern, [files.json_file for files in found])
-    elif not found[0].image_root.is_dir():
-        yield f"the image folder {found[0].image_root.name}/ of annotations/{found[0].json_file.name}"
-
-
-def _missing_of_roboflow(root: Path) -> list[str]:
-    missing = []
-    if not _roboflow_files(root, "train"):
-        missing.append(f"train/{ROBOFLOW_FILE}")
-    if not _roboflow_files(root, "valid", "val", "test"):
-        missing.append(f"valid/{ROBOFLOW_FILE} (or val/, or test/)")
-    return missing if len(missing) < 2 else []
-
-
-def _missing_of_single_json(root: Path) -> list[str]:
-    files, has_images = sorted(root.glob("*.json")), (root / "images").is_dir()
-    if has_images and not files:
-        return ["a *.json beside images/"]
-    if has_images:
-        return [_one_instead_of("*.json beside images/", files)]
-    return [f"the folder images/ beside {files[0].name}"] if len(files) == 1 else []
-
-
-def _one_instead_of(pattern: str, files: list[Path]) -> str:
-    return f"one {pattern} instead of the {len(files)}: {', '.join(file.name for file in files)}"
+def _one_instead_of(pattern: str, found: list[SplitFiles]) -> str:
+    names = ", ".join(files.json_file.name for files in found)
+    return f"one {pattern} instead of the {len(found)}: {names}"
 
 
 def _contents(root: Path, most: int = 20) -> str:

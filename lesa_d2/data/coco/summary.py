@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from detectron2.utils.file_io import PathManager
 
 from ..problems import DatasetProblemsError, Problem
 from .entries import is_annotation, is_id, is_image, is_int, is_object
+
+STRUCTURE = "A COCO file is one object with lists of objects: images, annotations and categories."
+CATEGORY = "Every category needs an integer 'id' of its own and a 'name'."
 
 
 @dataclass(frozen=True)
@@ -44,43 +47,34 @@ def read_coco(json_file: str | Path) -> dict[str, Any]:
         fix = "Write the file again; it may have been cut off or be of another format."
         problem = Problem("unreadable JSON", str(json_file), str(error), fix)
         raise DatasetProblemsError(str(json_file), [problem]) from error
-    problems = [
-        *(Problem("not a COCO file", str(json_file), what, STRUCTURE) for what in _structure_mistakes(data)),
-        *(Problem("malformed category", str(json_file), what, CATEGORY) for what in _category_mistakes(data)),
-    ]
-    if problems:
+    if problems := list(_structure_problems(str(json_file), data)):
         raise DatasetProblemsError(str(json_file), problems)
     return data
 
 
-STRUCTURE = "A COCO file is one object with lists of objects: images, annotations and categories."
-CATEGORY = "Every category needs an integer 'id' of its own and a 'name'."
-
-
-def _structure_mistakes(data: Any) -> Iterator[str]:
+def _structure_problems(file: str, data: Any) -> Iterator[Problem]:
+    wrong = partial(Problem, "not a COCO file", file, fix=STRUCTURE)
     if not isinstance(data, dict):
-        yield f"holds a {type(data).__name__}, not an object"
+        yield wrong(f"holds a {type(data).__name__}, not an object")
         return
     for key in ("images", "annotations", "categories"):
+        value = data.get(key)
         if key not in data:
-            yield f"{key!r} is missing"
-        elif not _is_list_of_objects(data[key]):
-            yield f"{key!r} is not a list of objects"
+            yield wrong(f"{key!r} is missing")
+        elif not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            yield wrong(f"{key!r} is not a list of objects")
+        elif key == "categories":
+            yield from _category_problems(file, value)
 
 
-def _is_list_of_objects(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
-
-
-def _category_mistakes(data: Any) -> Iterator[str]:
-    categories = data.get("categories") if isinstance(data, dict) else None
+def _category_problems(file: str, categories: list[dict]) -> Iterator[Problem]:
     seen = set()
-    for category in categories if _is_list_of_objects(categories) else []:
+    for category in categories:
         category_id = category.get("id")
         if not is_int(category_id) or not isinstance(category.get("name"), str):
-            yield f"got {category}"
+            yield Problem("malformed category", file, f"got {category}", CATEGORY)
         elif category_id in seen:
-            yield f"id {category_id} comes twice"
+            yield Problem("malformed category", file, f"id {category_id} comes twice", CATEGORY)
         else:
             seen.add(category_id)
 
