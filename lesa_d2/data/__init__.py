@@ -1,4 +1,4 @@
-"""Data sets: folders of annotated images in a known format, folders of images to classify, generated shapes."""
+"""Read data sets: folders of annotated images in a known format, folders of images to classify, generated shapes."""
 
 from .augmentation import RandomSquareResize
 from .coco import CocoFolder, check_coco_json

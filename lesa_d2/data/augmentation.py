@@ -1,4 +1,4 @@
-"""Augmentations that detectron2 does not have."""
+"""Augment images in ways that detectron2 does not have."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ class RandomSquareResize(T.Augmentation):
     """Resize both sides to one random number of pixels, uniform in one of several ranges.
 
     Args:
-        ranges: (least, most) pairs in pixels; each is as likely as any other.
+        ranges: pairs (least, most) in pixels, all equally likely.
     """
 
     def __init__(self, ranges: Sequence[Sequence[int]]) -> None:

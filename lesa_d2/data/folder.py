@@ -1,4 +1,4 @@
-"""Folders of annotated images: what a format of annotations provides, and how the format of a folder is found.
+"""Open folders of annotated images, whatever their format.
 
 Another format is one new file with a class that has the members of :class:`DatasetFolder` and is registered by
 :func:`register_format`.  :class:`lesa_d2.data.coco.CocoFolder` is the format of COCO.

@@ -1,6 +1,6 @@
-"""A training loader whose every sample is a function of (seed, position), so that resuming is exact.
+"""Load samples for training, each a function of (seed, position), so that resuming is exact.
 
-Position p counts samples over the whole run and all processes.  It fixes which image is taken (epoch p // n,
+Position p counts samples over the whole run and all processes.  It determines which image is taken (epoch p // n,
 entry p % n of that epoch's permutation) and the random numbers of its augmentation; neither the number of
 workers nor that of processes, nor where a run was interrupted, changes what sample p is.
 """
@@ -47,6 +47,7 @@ class PositionBatchSampler(Sampler[list[Key]]):
         self._order = np.empty(0, dtype=np.int64)
 
     def __iter__(self) -> Iterator[list[Key]]:
+        """Yield the keys of one micro-batch after another."""
         for step in itertools.count(self.first_step):
             first = (step * self.world_size + self.rank) * self.batch_size
             yield [(position, self._index(position)) for position in range(first, first + self.batch_size)]
@@ -78,6 +79,7 @@ class SeededDataset(Dataset[dict]):
         self.mapper = PicklableWrapper(mapper)  # a lambda can be sent to spawned processes as well
 
     def __getitem__(self, key: Key) -> dict:
+        """Return the sample at a position, made from the image with the given index."""
         position, index = key
         seed = mix_seed(self.seed, position)
         random.seed(seed)
@@ -125,12 +127,12 @@ def build_train_loader(
     Args:
         dataset: records, as detectron2's dataset dicts.
         mapper: dict -> model input.
-        total_batch_size: images an optimizer step, over all processes and micro-batches.
-        num_workers: loading processes.
+        total_batch_size: images in an optimizer step, over all processes and micro-batches.
+        num_workers: processes that load.
         seed: of order and augmentation.
-        accumulate: micro-batches an optimizer step.
+        accumulate: micro-batches in an optimizer step.
         first_iter: optimizer steps already done.
-        stacked: stack what the mapper gives; needs images of one size.
+        stacked: stack the tensors of a batch; needs images of one size.
 
     Raises:
         ConfigError: an empty data set, or a batch that cannot be split evenly.

@@ -1,4 +1,4 @@
-"""Problems of data sets, and the error that lists them."""
+"""Describe problems of data sets, and list them in one error."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from ..errors import DatasetError
 
 MAX_SHOWN = 20  # entries of one kind in an error's text
-MALFORMED = ("malformed image", "malformed annotation")  # kinds without ids, for these may be what is wrong
+MALFORMED = (
+    "malformed image",
+    "malformed annotation",
+)  # kinds without ids, because the ids may be what is wrong
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The progress bar of long work on data."""
+"""Show the progress of long work on data."""
 
 from collections.abc import Iterable
 from typing import TypeVar

@@ -1,4 +1,4 @@
-"""Stuff maps: a class for every pixel, as PNG files beside the objects of COCO."""
+"""Read stuff maps, which have a class for every pixel, from PNG files beside the objects of COCO."""
 
 import os
 from pathlib import PurePath
@@ -13,19 +13,19 @@ from .registration import register_dataset
 IGNORE_LABEL = 255  # a map's value where there is no label
 
 STUFF_FILE = "sem_seg_file_name"
-"""A record's key for its map, detectron2's name."""
+"""The key of a record for its map, by detectron2's name."""
 
 
 def coco_with_stuff_maps(name: str, folder: str) -> str:
-    """Register a data set with a stuff map for every image; returns the new name, ``NAME_stuff``.
+    """Register a data set with a stuff map for every image, and return the new name, ``NAME_stuff``.
 
     A LazyConfig node:
     ``names=L(coco_with_stuff_maps)(name="coco_2017_train", folder="coco/stuffthingmaps/train2017")``.
 
     Args:
         name: of a registered data set.
-        folder: with a PNG of each image's name, under ``$DETECTRON2_DATASETS`` (default ``./datasets``)
-            unless it is absolute.  8-bit grey values are classes, 255 is no label.
+        folder: has a PNG with the name of each image, under ``$DETECTRON2_DATASETS`` (default ``./datasets``)
+            unless it is absolute.  The 8-bit grey values are classes, 255 is no label.
 
     Raises:
         DatasetError: the data set is not registered; on loading, images without a map.
@@ -68,22 +68,27 @@ class _Records:
 
 
 class StuffMapper(DatasetMapper):
-    """DatasetMapper that checks stuff maps as it reads them, and says which file a label map came from.
+    """Map records as DatasetMapper does, check their stuff maps, and name the file of a label map in the result.
 
     Raises:
         DatasetError: names the map that is missing, unreadable, of another size or kind.
     """
 
     def __call__(self, dataset_dict: dict) -> dict:
+        """Check the stuff map of a record, and map the record."""
         file = dataset_dict.get(STUFF_FILE)
-        if file is None:  # fine without a semantic branch; with one, the detector misses it
+        if file is None:  # a semantic branch of the detector reports that it is missing
             return super().__call__(dataset_dict)
         check_stuff_map(file, dataset_dict["height"], dataset_dict["width"])
         return {**super().__call__(dataset_dict), STUFF_FILE: file}
 
 
 def check_stuff_map(file: str, height: int, width: int) -> None:
-    """DatasetError unless ``file`` is a map of 8-bit grey values of this size."""
+    """Check that ``file`` is a map of 8-bit grey values of this size.
+
+    Raises:
+        DatasetError: it is missing, unreadable, or of another size or kind.
+    """
     expected = f"expected a PNG of 8-bit grey values, {width}×{height} pixels like its image"
     try:
         with PathManager.open(file, "rb") as content, Image.open(content) as image:

@@ -295,7 +295,7 @@ def test_folder_without_masks_passes(pair, coco, annotation, empty):
 def test_masks_in_one_part_only(pair, coco, annotation, empty, masks_in):
     boxes = coco(1, [boxes_only(annotation, empty)])
     folder = pair(coco(1), boxes) if masks_in == "training" else pair(boxes, coco(1))
-    assert folder_kinds(folder) == ["masks in one part only"]
+    assert folder_kinds(folder) == ["masks in one split only"]
 
 
 @pytest.mark.parametrize("where", ["train", "val"])

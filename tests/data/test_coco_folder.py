@@ -464,7 +464,7 @@ def test_drop_invalid_cannot_fix_a_file_that_is_not_coco(tmp_path, coco, write, 
 
 def test_drop_invalid_cannot_fix_masks_in_one_part_only(tmp_path, coco, annotation, write):
     write_pair(tmp_path, write, coco(1), coco(1, [annotation(1, segmentation=[])]))
-    with pytest.raises(DatasetProblemsError, match="masks in one part only"):
+    with pytest.raises(DatasetProblemsError, match="masks in one split only"):
         load(tmp_path, "train", drop_invalid=True)
 
 

@@ -1,4 +1,4 @@
-"""The COCO format: layouts of folders, JSON files, and everything that is checked in them."""
+"""Read folders in COCO format: their layouts, their JSON files, and everything that is checked in them."""
 
 from .checks import check_coco_json
 from .folder import CocoFolder

@@ -1,10 +1,10 @@
-"""What one entry of a COCO file needs, so that other code can read it without further checks."""
+"""Tell which entries of a COCO file have all keys that other code reads."""
 
 from typing import Any, TypeGuard
 
 
 def is_int(value: Any) -> TypeGuard[int]:
-    """Tell whether a value is an integer; true is none, although it equals 1 as a key."""
+    """Tell whether a value is an integer; True is not one, although it equals 1 as a key."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -1,4 +1,4 @@
-"""A folder in COCO format: its classes, its problems, and its splits as data sets of detectron2."""
+"""Register the splits of a folder in COCO format with detectron2, and find what is wrong with it."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ Ids = frozenset[int | str]
 @register_format
 @dataclass(frozen=True)
 class CocoFolder(DatasetFolder):
-    """A folder in one of the layouts of :mod:`lesa_d2.data.coco.layout`; nothing is written into it.
+    """Represent a folder in one of the layouts of :mod:`lesa_d2.data.coco.layout`; nothing is written into it.
 
     Attributes:
         directory: the folder.
@@ -150,7 +150,7 @@ class CocoFolder(DatasetFolder):
         with_masks, without = (self.train, self.val) if train.has_masks else (self.val, self.train)
         what = f"no annotation has a 'segmentation', but {with_masks.json_file} has them"
         fix = "Give both files segmentations, or remove them from both to train boxes alone."
-        return [Problem("masks in one part only", str(without.json_file), what, fix)]
+        return [Problem("masks in one split only", str(without.json_file), what, fix)]
 
     def _split_problems(self) -> list[Problem]:
         count = len(summarise(self.train.json_file).object_image_ids)

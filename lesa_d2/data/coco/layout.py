@@ -1,4 +1,4 @@
-"""Where a COCO-format folder keeps its JSON files and images."""
+"""Find the JSON files and images of a COCO-format folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ ROBOFLOW_FOLDERS = (
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """One JSON file and the folder that its file names are relative to."""
+    """Name a JSON file and the folder that its file names are relative to."""
 
     json_file: Path
     image_root: Path

@@ -20,7 +20,7 @@ CATEGORY = "Every category needs an integer 'id' of its own and a 'name'."
 
 @dataclass(frozen=True)
 class Summary:
-    """What registration needs of a JSON file, small enough to keep."""
+    """Hold what registration needs of a JSON file, small enough to keep."""
 
     categories: dict[int, str]  # by ascending id
     supercategories: frozenset[str]
