@@ -96,7 +96,7 @@ def match_image(
 
 
 def confusion_matrix(matches: Sequence[ImageMatches], num_classes: int) -> np.ndarray:
-    """Return counts (K+1, K+1): rows for classes of objects, columns for those of detections; the last is background."""
+    """Return counts (K+1, K+1) of objects' classes in rows and detections' in columns; the last is background."""
     matrix = np.zeros((num_classes + 1, num_classes + 1), int)
     for image in matches:
         matched, alone = image.objects >= 0, image.objects == BACKGROUND
@@ -159,7 +159,7 @@ def quality(image: ImageMatches) -> float | None:
 
 
 def by_quality(matches: Sequence[ImageMatches]) -> list[ImageMatches]:
-    """Sort images, the worst first; of equals, those with more mistakes first. Images with nothing in them are omitted."""
+    """Sort images, the worst first; of equals, those with more mistakes first. Empty images are left out."""
 
     def key(image: ImageMatches) -> tuple[float, int]:
         counts = count([image])
