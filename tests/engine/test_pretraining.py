@@ -169,7 +169,7 @@ def test_accuracy_by_hand(monkeypatch):
         (
             [],
             ["--data", "/nowhere"],
-            "no folder /nowhere/train; expected pictures",
+            "no folder /nowhere/train; expected images",
         ),
         (["model.backbone.num_classes=5"], [], "num_classes=5, but the data set has 12"),
         (["train.best_metric=segm/AP"], [], "'accuracy/top1'"),
