@@ -131,13 +131,8 @@ def check_arguments(num_images: int, image_size: int, seed: int) -> None:
 
 def make_info(description: str, num_images: int, image_size: int, seed: int) -> Info:
     """Return what determines the content of a generated set."""
-    return {
-        "description": description,
-        "version": GENERATOR_VERSION,
-        "num_images": num_images,
-        "image_size": image_size,
-        "seed": seed,
-    }
+    arguments = {"num_images": num_images, "image_size": image_size, "seed": seed}
+    return {"description": description, "version": GENERATOR_VERSION, **arguments}
 
 
 def _read_info(directory: Path) -> Any:

@@ -1,6 +1,7 @@
 """Read stuff maps, which have a class for every pixel, from PNG files beside the objects of COCO."""
 
 import os
+from functools import partial
 from pathlib import PurePath
 
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
@@ -38,33 +39,26 @@ def coco_with_stuff_maps(name: str, folder: str) -> str:
     metadata = {k: v for k, v in MetadataCatalog.get(name).as_dict().items() if k != "name"}
     return register_dataset(
         f"{name}_stuff",
-        _Records(name, root),
+        partial(_with_maps, name, root),
         **{**metadata, "sem_seg_root": root, "ignore_label": IGNORE_LABEL},
     )
 
 
-class _Records:
-    """The records of a data set, each with its map."""
-
-    def __init__(self, name: str, root: str) -> None:
-        self.name, self.root = name, root
-
-    def __call__(self) -> list[dict]:
-        records = DatasetCatalog.get(self.name)
-        there = set(PathManager.ls(self.root)) if PathManager.isdir(self.root) else set()
-        names = [PurePath(record["file_name"]).stem + ".png" for record in records]
-        missing = [name for name in names if name not in there]
-        if missing:
-            raise DatasetError(
-                f"{len(missing)} of {len(names)} images of {self.name!r} have no stuff map, the first is "
-                f"{os.path.join(self.root, missing[0])}; COCO's are in stuffthingmaps_trainval2017.zip of "
-                f"COCO-Stuff; to train without the semantic branch: {WITHOUT_SEMANTICS} "
-                f"dataloader.train.dataset.names={self.name}"
-            )
-        return [
-            {**record, STUFF_FILE: os.path.join(self.root, file)}
-            for record, file in zip(records, names, strict=True)
-        ]
+def _with_maps(name: str, root: str) -> list[dict]:
+    """Return the records of a data set, each with its map."""
+    records = DatasetCatalog.get(name)
+    present = set(PathManager.ls(root)) if PathManager.isdir(root) else set()
+    files = [PurePath(record["file_name"]).stem + ".png" for record in records]
+    if missing := [file for file in files if file not in present]:
+        raise DatasetError(
+            f"{len(missing)} of {len(files)} images of {name!r} have no stuff map, the first is "
+            f"{os.path.join(root, missing[0])}; COCO's are in stuffthingmaps_trainval2017.zip of "
+            f"COCO-Stuff; to train without the semantic branch: {WITHOUT_SEMANTICS} "
+            f"dataloader.train.dataset.names={name}"
+        )
+    return [
+        {**record, STUFF_FILE: os.path.join(root, file)} for record, file in zip(records, files, strict=True)
+    ]
 
 
 class StuffMapper(DatasetMapper):
