@@ -1,19 +1,15 @@
 """Evaluate by detectron2's COCO evaluator, and write files for COCO's server where there are no annotations."""
 
-import contextlib
-import io
 import json
 import logging
 import os
 import re
-from functools import cached_property
 from typing import Any
 
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 logger = logging.getLogger(__name__)
@@ -54,13 +50,6 @@ class CocoEvaluator(COCOEvaluator):
         self.dataset_name, self.output_dir = dataset_name, output_dir
         self.evaluations = {}
 
-    @cached_property
-    def truth(self) -> COCO:
-        """Return the annotations that detections are scored against."""
-        file = PathManager.get_local_path(MetadataCatalog.get(self.dataset_name).json_file)
-        with contextlib.redirect_stdout(io.StringIO()):
-            return COCO(file)
-
     def reset(self) -> None:
         """Forget the results of an earlier evaluation."""
         super().reset()
@@ -69,12 +58,16 @@ class CocoEvaluator(COCOEvaluator):
     def evaluate(self, img_ids: list[int] | None = None) -> dict[str, Any]:
         """Return the metrics on the main process; without annotations, write the files for upload."""
         metrics = super().evaluate(img_ids)
-        if not metrics and comm.is_main_process() and self.output_dir:
+        if not metrics and comm.is_main_process() and self.output_dir and not self._has_annotations():
             results_file = os.path.join(self.output_dir, "coco_instances_results.json")
-            if PathManager.isfile(results_file) and "annotations" not in self.truth.dataset:
+            if PathManager.isfile(results_file):
                 with PathManager.open(results_file) as file:
                     self._split(json.load(file), self.output_dir)
         return metrics
+
+    def _has_annotations(self) -> bool:
+        with PathManager.open(MetadataCatalog.get(self.dataset_name).json_file) as file:
+            return "annotations" in json.load(file)
 
     def _derive_coco_results(
         self, coco_eval: COCOeval | None, iou_type: str, **kwargs: Any
