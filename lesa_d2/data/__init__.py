@@ -1,14 +1,9 @@
-"""Data sets: generated shapes, COCO-format folders with their checks, folders of pictures to classify."""
+"""Read data sets: folders of annotated images in a known format, folders of images to classify, generated shapes."""
 
 from .augmentation import RandomSquareResize
-from .checks import check_coco_folder, check_coco_json
-from .coco_folder import (
-    coco_folder_classes,
-    coco_folder_has_masks,
-    coco_folder_problems,
-    coco_folder_split,
-)
-from .coco_layout import find_layout
+from .coco import CocoFolder, check_coco_json
+from .coco_folder import coco_folder_split
+from .folder import DatasetFolder, folder_split, open_folder, register_format
 from .images import ImageMapper, ImageRecords, image_folder
 from .problems import DatasetProblemsError, Problem
 from .shape_pictures import IMAGE_CLASSES, generate_shape_images, shape_images
@@ -20,23 +15,23 @@ __all__ = [
     "SEM_SEG_CLASSES",
     "SHAPE_CLASSES",
     "STUFF_CLASSES",
+    "CocoFolder",
+    "DatasetFolder",
     "DatasetProblemsError",
     "ImageMapper",
     "ImageRecords",
     "Problem",
     "RandomSquareResize",
     "StuffMapper",
-    "check_coco_folder",
     "check_coco_json",
-    "coco_folder_classes",
-    "coco_folder_has_masks",
-    "coco_folder_problems",
     "coco_folder_split",
     "coco_with_stuff_maps",
-    "find_layout",
+    "folder_split",
     "generate_shape_images",
     "generate_shapes",
     "image_folder",
+    "open_folder",
+    "register_format",
     "shape_images",
     "shapes_split",
 ]

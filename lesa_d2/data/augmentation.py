@@ -1,4 +1,4 @@
-"""Augmentations that detectron2 does not have."""
+"""Augment images in ways that detectron2 does not have."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ class RandomSquareResize(T.Augmentation):
     """Resize both sides to one random number of pixels, uniform in one of several ranges.
 
     Args:
-        ranges: (least, most) pairs in pixels; each is as likely as any other.
+        ranges: pairs (least, most) in pixels, all equally likely.
     """
 
     def __init__(self, ranges: Sequence[Sequence[int]]) -> None:
@@ -21,9 +21,10 @@ class RandomSquareResize(T.Augmentation):
                 f"ranges must hold pairs of pixels [least, most], such as [[512, 1024]], got {ranges}"
             )
         super().__init__()
-        self._init(locals())
+        self.ranges = ranges
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
+        """Return the resizing of an image (H, W, ...) to a random side."""
         least, most = self.ranges[np.random.randint(len(self.ranges))]
         side = np.random.randint(least, most + 1)
         return T.ResizeTransform(*image.shape[:2], side, side)

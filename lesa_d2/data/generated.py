@@ -1,4 +1,4 @@
-"""Generated data on disk: made once, in one step, and recognised later."""
+"""Write generated data to disk once, in one step, and recognise it later."""
 
 import shutil
 import uuid
@@ -9,22 +9,22 @@ from typing import Any
 from ..errors import DatasetError
 
 Info = dict[str, Any]
-"""What a generated folder is a function of, as JSON."""
+"""What determines the content of a generated folder, as JSON."""
 
 
 def generate_once(
     directory: str | Path, info: Info, write: Callable[[Path], None], read_info: Callable[[Path], Any]
 ) -> Path:
-    """Make ``directory`` with ``write`` unless it already is what ``info`` describes.
+    """Make ``directory`` with ``write``, unless it already is what ``info`` describes, and return it.
 
     The folder appears in one step when all of it is written, so an interrupted or concurrent run never leaves
     half a set behind.
 
     Args:
         directory: the folder to make.
-        info: of the wanted content.
+        info: describes the content.
         write: fills an empty folder.
-        read_info: the info that a folder holds, or anything else if it holds none.
+        read_info: returns the info that a folder holds, or anything else if it holds none.
 
     Raises:
         DatasetError: the folder holds something else.
@@ -40,7 +40,7 @@ def generate_once(
         try:
             draft.rename(directory)
         except OSError:
-            # Another process was faster. Its set is ours, byte for byte, unless _holds objects.
+            # Another process was faster, and wrote the same set; _holds checks that.
             if not _holds(directory, info, read_info):
                 raise
     finally:
@@ -49,7 +49,7 @@ def generate_once(
 
 
 def _holds(directory: Path, info: Info, read_info: Callable[[Path], Any]) -> bool:
-    """Whether ``directory`` already is the set that ``info`` describes; other content is an error."""
+    """Tell whether ``directory`` already is the set that ``info`` describes; other content is an error."""
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return False
     found = read_info(directory)

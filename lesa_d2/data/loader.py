@@ -1,22 +1,22 @@
-"""A training loader whose every sample is a function of (seed, position), so that resuming is exact.
+"""Load samples for training, each a function of (seed, position), so that resuming is exact.
 
-Position p counts samples over the whole run and all processes.  It fixes which image is taken (epoch p // n,
-place p % n of that epoch's permutation) and the random numbers of its augmentation; neither the number of
+Position p counts samples over the whole run and all processes.  It determines which image is taken (epoch p // n,
+entry p % n of that epoch's permutation) and the random numbers of its augmentation; neither the number of
 workers nor that of processes, nor where a run was interrupted, changes what sample p is.
 """
 
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import DatasetFromList, MapDataset
+from detectron2.data import DatasetFromList
 from detectron2.data.build import trivial_batch_collator
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.utils import comm
-from torch.utils.data import DataLoader, Sampler, default_collate
+from detectron2.utils.serialize import PicklableWrapper
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from ..errors import ConfigError, DatasetError
 
@@ -25,7 +25,7 @@ Key = tuple[int, int]
 
 
 class PositionBatchSampler(Sampler[list[Key]]):
-    """Endless micro-batches of this process.
+    """Yield the micro-batches of this process, without end.
 
     Micro-step m covers the positions [m·W·b, (m+1)·W·b) for W processes of b images each, rank r taking the
     r-th chunk of b.  A process that accumulates over W micro-steps thus sees what W processes see in one.
@@ -47,52 +47,67 @@ class PositionBatchSampler(Sampler[list[Key]]):
         self._order = np.empty(0, dtype=np.int64)
 
     def __iter__(self) -> Iterator[list[Key]]:
+        """Yield the keys of one micro-batch after another."""
         for step in itertools.count(self.first_step):
             first = (step * self.world_size + self.rank) * self.batch_size
-            yield [(place, self._index(place)) for place in range(first, first + self.batch_size)]
+            yield [(position, self._index(position)) for position in range(first, first + self.batch_size)]
 
     def _index(self, position: int) -> int:
-        epoch, place = divmod(position, self.num_images)
+        epoch, entry = divmod(position, self.num_images)
         if epoch != self._epoch:
             self._epoch = epoch
             self._order = np.random.default_rng([self.seed, epoch]).permutation(self.num_images)
-        return int(self._order[place])
+        return int(self._order[entry])
 
 
-class SeededMapDataset(MapDataset):
-    """detectron2's MapDataset, whose mapper finds all generators of random numbers seeded by the position.
+class SeededDataset(Dataset[dict]):
+    """Map records to samples, with all generators of random numbers seeded by the position.
+
+    A record for which the mapper returns None is replaced by another one, which follows from the position too.
+
+    Args:
+        records: detectron2's dataset dicts.
+        mapper: dict -> model input, or None for a record that cannot be used.
+        seed: of the samples.
 
     Raises:
-        DatasetError: names the file that cannot be read.
+        DatasetError: names the file that cannot be read; or the mapper returns None for every record.
     """
 
-    def __init__(self, dataset: Any, map_func: Callable[[dict], dict | None], seed: int) -> None:
-        super().__init__(dataset, map_func)
-        self._seed = seed
-
-    def __new__(cls, dataset: Any, map_func: Callable[[dict], dict | None], seed: int) -> "SeededMapDataset":
-        return super().__new__(cls, dataset, map_func)
-
-    def __getnewargs__(self) -> tuple[Any, ...]:
-        return self._dataset, self._map_func, self._seed  # pickled where processes are spawned
+    def __init__(self, records: Sequence[dict], mapper: Callable[[dict], dict | None], seed: int) -> None:
+        self.records, self.seed = records, seed
+        self.mapper = PicklableWrapper(mapper)  # a lambda can be sent to spawned processes as well
 
     def __getitem__(self, key: Key) -> dict:
+        """Return the sample at a position, made from the image with the given index."""
         position, index = key
-        seed = mix_seed(self._seed, position)
+        seed = mix_seed(self.seed, position)
         random.seed(seed)
         np.random.seed(seed)
         torch.default_generator.manual_seed(seed)  # the CPU's alone: workers must not wake a GPU
-        try:
-            return super().__getitem__(index)
-        except (OSError, SyntaxError, SizeMismatchError) as error:  # detectron2's mapper does not say which
-            name = self._dataset[index].get("file_name", f"record {index}")
+        sample = self._sample(index)
+        if sample is None:
+            others = map(self._sample, np.random.default_rng(seed).permutation(len(self.records)).tolist())
+            sample = next((other for other in others if other is not None), None)
+        if sample is None:
             raise DatasetError(
-                f"{name} cannot be read: {error}; mend it, or remove it from the annotations, and --resume"
+                f"dataloader.train.mapper returns None for each of the {len(self.records)} images"
+            )
+        return sample
+
+    def _sample(self, index: int) -> dict | None:
+        record = self.records[index]
+        try:
+            return self.mapper(record)
+        except (OSError, SyntaxError, SizeMismatchError) as error:  # detectron2's mapper does not say which
+            name = record.get("file_name", f"record {index}")
+            raise DatasetError(
+                f"{name} cannot be read: {error}; fix it, or remove it from the annotations, and --resume"
             ) from error
 
 
 def mix_seed(*numbers: int) -> int:
-    """One 32-bit seed from several non-negative numbers."""
+    """Return one 32-bit seed that several non-negative numbers determine."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
@@ -107,17 +122,17 @@ def build_train_loader(
     first_iter: int = 0,
     stacked: bool = False,
 ) -> DataLoader:
-    """Endless loader of micro-batches, each a list of mapped dicts, or one dict of stacked tensors.
+    """Build an endless loader of micro-batches, each a list of mapped dicts, or one dict of stacked tensors.
 
     Args:
         dataset: records, as detectron2's dataset dicts.
         mapper: dict -> model input.
-        total_batch_size: images an optimizer step, over all processes and micro-batches.
-        num_workers: loading processes.
+        total_batch_size: images in an optimizer step, over all processes and micro-batches.
+        num_workers: processes that load.
         seed: of order and augmentation.
-        accumulate: micro-batches an optimizer step.
+        accumulate: micro-batches in an optimizer step.
         first_iter: optimizer steps already done.
-        stacked: stack what the mapper gives; needs images of one size.
+        stacked: stack the tensors of a batch; needs images of one size.
 
     Raises:
         ConfigError: an empty data set, or a batch that cannot be split evenly.
@@ -133,7 +148,7 @@ def build_train_loader(
     images = DatasetFromList(list(dataset), copy=False)
     sampler = PositionBatchSampler(len(images), total_batch_size // parts, seed, first_iter * accumulate)
     return DataLoader(
-        SeededMapDataset(images, mapper, seed),
+        SeededDataset(images, mapper, seed),
         batch_sampler=sampler,
         num_workers=num_workers,
         collate_fn=default_collate if stacked else trivial_batch_collator,

@@ -1,4 +1,4 @@
-"""One way to put a data set into detectron2's catalogs, safe to repeat."""
+"""Register data sets with detectron2's catalogs; doing so again is safe."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,10 +7,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 
 def register_dataset(name: str, load: Callable[[], list[dict]], **metadata: Any) -> str:
-    """Register ``load`` and its metadata under ``name``; returns ``name``.
+    """Register ``load`` and its metadata under ``name``, and return ``name``.
 
     Configs are instantiated more than once in a process (training, evaluation, every worker), so
-    the same registration may come again and is then a no-op. The same name with different metadata,
+    the same registration may come again and then changes nothing. The same name with different metadata,
     such as another folder, replaces the older entry.
     """
     if name in DatasetCatalog:

@@ -1,6 +1,6 @@
-"""Generated pictures to classify: one shape on one texture, the pair being the class.
+"""Generate images to classify, of one shape on one texture; the pair of both is the class.
 
-The style is that of the generated detection data, so that a classifier of these can start its detector.
+The style is that of the generated detection data, so that a detector of these can start from the classifier.
 """
 
 import json
@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.utils import comm
 from PIL import Image
-from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 
 from ..errors import ConfigError
+from .folder import SPLITS
 from .generated import Info, generate_once
-from .images import SPLITS, ImageRecords, image_folder
+from .images import ImageRecords, image_folder
+from .progress import progress
 from .shapes import SHAPE_CLASSES, STUFF_CLASSES, check_arguments, draw_object, make_info
 
 INFO_FILE = "dataset.json"
-TEXTURES = ("gradient", "stripes", "speckle")  # what small pictures tell apart
+TEXTURES = ("gradient", "stripes", "speckle")  # those that can be told apart in small images
 IMAGE_CLASSES = [f"{shape}_on_{texture}" for shape in SHAPE_CLASSES for texture in TEXTURES]
 VAL_SHARE = 0.08  # size of val over that of train
 
@@ -30,9 +30,9 @@ def generate_shape_images(directory: str | Path, *, num_images: int, image_size:
 
     Args:
         directory: the folder to make.
-        num_images: of ``train``, at least 150; ``val`` gets 8% of that; the 12 classes take turns.
-        image_size: side of the square pictures in pixels, at least 32.
-        seed: non-negative; another seed gives other pictures.
+        num_images: of ``train``, at least 150; ``val`` gets 8% of that; all 12 classes have equal shares.
+        image_size: side of the square images in pixels, at least 32.
+        seed: non-negative; another seed gives other images.
 
     Raises:
         ConfigError: arguments out of range.
@@ -42,7 +42,7 @@ def generate_shape_images(directory: str | Path, *, num_images: int, image_size:
     if num_images * VAL_SHARE < len(IMAGE_CLASSES):
         least = math.ceil(len(IMAGE_CLASSES) / VAL_SHARE)
         raise ConfigError(
-            f"num_images must be at least {least}, so that val has a picture of each class, got {num_images}"
+            f"num_images must be at least {least}, so that val has an image of each class, got {num_images}"
         )
     counts = {"train": num_images, "val": round(num_images * VAL_SHARE)}
     info = {**make_info("LESA-D2 generated images of shapes", num_images, image_size, seed), **counts}
@@ -50,7 +50,7 @@ def generate_shape_images(directory: str | Path, *, num_images: int, image_size:
 
 
 def shape_images(split: str, num_images: int, image_size: int, seed: int) -> ImageRecords:
-    """A split of such a set under ``$DETECTRON2_DATASETS`` (default ``./datasets``), made if need be.
+    """Return a split of such a set under ``$DETECTRON2_DATASETS`` (default ``./datasets``), generated if it is missing.
 
     A LazyConfig node: ``dataset=L(shape_images)(split="train", num_images=12000, image_size=64, seed=3)``.
     """
@@ -61,17 +61,16 @@ def shape_images(split: str, num_images: int, image_size: int, seed: int) -> Ima
 
 
 def _write(directory: Path, info: Info, counts: dict[str, int]) -> None:
-    for place, split in enumerate(SPLITS):
+    for number, split in enumerate(SPLITS):
         for name in IMAGE_CLASSES:
             (directory / split / name).mkdir(parents=True)
-        silent = not comm.is_main_process()
-        for index in tqdm(range(counts[split]), desc=f"Generating {split}", mininterval=1, disable=silent):
+        for index in progress(range(counts[split]), f"Generating {split}"):
             label = index % len(IMAGE_CLASSES)
             shape, texture = divmod(label, len(TEXTURES))
-            rng = np.random.default_rng([info["seed"], place, index])
-            picture = draw_object(rng, info["image_size"], shape, STUFF_CLASSES.index(TEXTURES[texture]))
+            rng = np.random.default_rng([info["seed"], number, index])
+            image = draw_object(rng, info["image_size"], shape, STUFF_CLASSES.index(TEXTURES[texture]))
             file = directory / split / IMAGE_CLASSES[label] / f"{index:06d}.jpg"
-            Image.fromarray(picture).save(file, quality=95)
+            Image.fromarray(image).save(file, quality=95)
     (directory / INFO_FILE).write_text(json.dumps(info) + "\n", encoding="utf-8")
 
 

@@ -1,9 +1,9 @@
-"""The generated *shapes* data set: something real to train on without a download.
+"""Generate the *shapes* data set, to train on without a download.
 
 Every image has one to three textured background regions and one to five shapes of random size,
-tilt and fill that may hide one another. Labels come as COCO JSON (instances, visible pixels only)
-and as stuff maps (every pixel). Image ``i`` is a pure function of ``(seed, i, image_size)``, so sets
-of different lengths share their beginning, and different seeds share nothing.
+tilt and fill, which may hide one another. Labels come as COCO JSON (instances, visible pixels only)
+and as stuff maps (every pixel). Image ``i`` is a function of ``(seed, i, image_size)`` alone, so sets of
+different lengths begin with the same images, and different seeds have none in common.
 
 Shape shorthand: S is the image side in pixels; images are (S, S, 3) float32 RGB in 0..255 while they
 are drawn, masks are (S, S) bool.
@@ -20,13 +20,12 @@ from typing import Any
 import cv2
 import numpy as np
 from detectron2.data.datasets import load_coco_json
-from detectron2.utils import comm
 from PIL import Image
 from pycocotools import mask as mask_util
-from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 
 from ..errors import ConfigError
 from .generated import Info, generate_once
+from .progress import progress
 from .registration import register_dataset
 from .stuff_maps import IGNORE_LABEL, STUFF_FILE
 
@@ -34,20 +33,20 @@ SHAPE_CLASSES = ["circle", "triangle", "square", "star"]
 STUFF_CLASSES = ["gradient", "stripes", "checker", "speckle"]
 SEM_SEG_CLASSES = SHAPE_CLASSES + STUFF_CLASSES  # the index is the value in a stuff map
 
-GENERATOR_VERSION = "1"  # raise it whenever a change alters pictures or labels
+GENERATOR_VERSION = "1"  # raise it whenever a change alters images or labels
 
 MIN_IMAGE_SIZE = 32
 MAX_OBJECTS = 5
-MIN_VISIBLE = 0.65  # of an object's own pixels; with less, a person cannot name it
+MIN_VISIBLE = 0.65  # share of an object's own pixels; with less, a person cannot recognise it
 MIN_VISIBLE_PIXELS = 80
 SUPERSAMPLE = 4
 NOISE_SIGMA = 4.0  # grey levels
 
 # Side of the square of equal area, in pixels, and share: COCO's small, medium and large. The shares are those
-# of the objects tried; in a small image few large ones find room, and some are hidden down to medium.
+# of the objects tried; a small image has room for few large ones, and partly hidden ones may count as medium.
 SIZE_RANGES = ((16.0, 31.0), (33.0, 95.0), (108.0, 400.0))
 SIZE_SHARES = (0.4, 0.4, 0.2)
-MAX_TILT = np.deg2rad(15)  # like most things in photographs, shapes stand upright, more or less
+MAX_TILT = np.deg2rad(15)  # radians; like most things in photographs, shapes stand nearly upright
 MAX_SIDE_OF_IMAGE = 0.75
 
 
@@ -75,14 +74,16 @@ def generate_shapes(directory: str | Path, *, num_images: int, image_size: int, 
 
 
 def shapes_split(split: str, num_images: int, image_size: int, seed: int) -> str:
-    """Make sure that a shapes set exists, register it, return its name.
+    """Generate a shapes set if it is missing, register it, and return its name.
 
     The set lies under ``$DETECTRON2_DATASETS`` (default ``./datasets``). A LazyConfig node:
     ``names=L(shapes_split)(split="train", num_images=1500, image_size=160, seed=0)``.
 
     Args:
         split: a label for name and folder. It does *not* alter the images: give every split its own seed.
-        num_images, image_size, seed: see :func:`generate_shapes`.
+        num_images: see :func:`generate_shapes`.
+        image_size: side in pixels.
+        seed: of the images.
     """
     label = f"{split}_{num_images}x{image_size}px_seed{seed}"
     root = Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser() / "shapes"
@@ -114,6 +115,11 @@ def _load(directory: Path, name: str) -> list[dict]:
 
 
 def check_arguments(num_images: int, image_size: int, seed: int) -> None:
+    """Check the arguments of a generator.
+
+    Raises:
+        ConfigError: one of them is no integer or too small.
+    """
     for name, value, least in (
         ("num_images", num_images, 1),
         ("image_size", image_size, MIN_IMAGE_SIZE),
@@ -124,14 +130,9 @@ def check_arguments(num_images: int, image_size: int, seed: int) -> None:
 
 
 def make_info(description: str, num_images: int, image_size: int, seed: int) -> Info:
-    """What a set of generated pictures is a function of."""
-    return {
-        "description": description,
-        "version": GENERATOR_VERSION,
-        "num_images": num_images,
-        "image_size": image_size,
-        "seed": seed,
-    }
+    """Return what determines the content of a generated set."""
+    arguments = {"num_images": num_images, "image_size": image_size, "seed": seed}
+    return {"description": description, "version": GENERATOR_VERSION, **arguments}
 
 
 def _read_info(directory: Path) -> Any:
@@ -146,8 +147,7 @@ def _write(directory: Path, info: Info, num_images: int, image_size: int, seed: 
     (directory / "stuff").mkdir()
     images: list[dict] = []
     annotations: list[dict] = []
-    is_main = comm.is_main_process()
-    for index in tqdm(range(num_images), desc="Generating shapes", mininterval=1, disable=not is_main):
+    for index in progress(range(num_images), "Generating shapes"):
         scene = draw_scene(np.random.default_rng([seed, index]), image_size)
         file_name = f"{index:06d}.jpg"
         Image.fromarray(scene.image).save(directory / "images" / file_name, quality=95)
@@ -181,7 +181,7 @@ def _annotations(scene: "Scene", image_id: int, first_id: int) -> list[dict]:
 
 @dataclass
 class Scene:
-    """One generated image with its labels."""
+    """Hold one generated image with its labels."""
 
     image: np.ndarray  # (S, S, 3) uint8 RGB
     sem_seg: np.ndarray  # (S, S) uint8, indexes SEM_SEG_CLASSES
@@ -198,8 +198,8 @@ def draw_scene(rng: np.random.Generator, image_size: int) -> Scene:
     areas: list[int] = []  # of the whole objects, hidden parts included
     for side in _sides(rng, image_size):
         label = int(rng.integers(len(SHAPE_CLASSES)))
-        for _ in range(10):  # look for a free place; a crowded image does with fewer objects
-            alpha, area = _place(rng, label, side, image_size)
+        for _ in range(10):  # try other positions; a crowded image gets fewer objects
+            alpha, area = _draw_shape(rng, label, side, image_size)
             candidate = np.where(alpha >= 0.5, len(labels), owner)
             if _all_recognisable(candidate, [*areas, area]):
                 owner = candidate
@@ -215,15 +215,15 @@ def draw_scene(rng: np.random.Generator, image_size: int) -> Scene:
 
 
 def draw_object(rng: np.random.Generator, image_size: int, shape: int, texture: int) -> np.ndarray:
-    """(S, S, 3) uint8 RGB: one shape, some half as wide, on a background of one texture."""
+    """Draw one shape on a background of one texture, (S, S, 3) uint8 RGB; its side is 0.4 to 0.75 of S."""
     image, _, colours = _background(rng, image_size, np.array([texture]))
-    alpha, _ = _place(rng, shape, rng.uniform(0.4, MAX_SIDE_OF_IMAGE) * image_size, image_size)
+    alpha, _ = _draw_shape(rng, shape, rng.uniform(0.4, MAX_SIDE_OF_IMAGE) * image_size, image_size)
     fill, _ = _fill(rng, image_size, colours)
     return _photograph(rng, image + alpha[..., None] * (fill - image))
 
 
 def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """A drawing (S, S, 3) as a noisy uint8 picture."""
+    """Return a drawing (S, S, 3) with noise, as uint8."""
     noisy = image + NOISE_SIGMA * rng.standard_normal(image.shape, dtype=np.float32)
     return noisy.clip(0, 255).round().astype(np.uint8)
 
@@ -234,19 +234,19 @@ def _all_recognisable(owner: np.ndarray, areas: list[int]) -> bool:
 
 
 def _sides(rng: np.random.Generator, image_size: int) -> np.ndarray:
-    """Sizes of the objects to draw, in drawing order: sqrt(area) in pixels."""
+    """Return the sizes of the objects to draw, in drawing order: sqrt(area) in pixels."""
     most = MAX_SIDE_OF_IMAGE * image_size
     ranges = np.array([(low, min(high, most)) for low, high in SIZE_RANGES if low < most])
     shares = np.array(SIZE_SHARES[: len(ranges)])
     count = rng.integers(1, MAX_OBJECTS + 1)
     low, high = ranges[rng.choice(len(ranges), size=count, p=shares / shares.sum())].T
     sides = np.exp(rng.uniform(np.log(low), np.log(high)))
-    # Mostly large ones behind, or nothing would survive them; the jitter keeps some small ones behind too.
+    # Large ones are mostly drawn first, or they would hide all others; the jitter draws some small ones first too.
     return sides[np.argsort(-sides * np.exp(0.4 * rng.standard_normal(count)))]
 
 
-def _place(rng: np.random.Generator, label: int, side: float, image_size: int) -> tuple[np.ndarray, int]:
-    """A shape at a random place and tilt: coverage (S, S) in 0..1, and its whole area in pixels."""
+def _draw_shape(rng: np.random.Generator, label: int, side: float, image_size: int) -> tuple[np.ndarray, int]:
+    """Draw a shape at a random position and tilt: return its coverage (S, S) in 0..1 and its whole area in pixels."""
     outline = _unit_outline(SHAPE_CLASSES[label]) * side
     turn = rng.uniform(-MAX_TILT, MAX_TILT)
     outline = outline @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
@@ -271,7 +271,7 @@ _OUTLINES = {
 
 
 def _unit_outline(shape: str) -> np.ndarray:
-    """Corners (k, 2) of an upright shape of area 1 around the origin."""
+    """Return the corners (k, 2) of an upright shape of area 1 around the origin."""
     corners, inner, first = _OUTLINES[shape]
     radius = np.where(np.arange(corners) % 2, inner, 1.0)
     angle = np.deg2rad(first) + 2 * np.pi * np.arange(corners) / corners
@@ -284,7 +284,7 @@ def _unit_outline(shape: str) -> np.ndarray:
 def _background(
     rng: np.random.Generator, image_size: int, textures: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Picture (S, S, 3), stuff map (S, S) and the colours used: a Voronoi region for each texture."""
+    """Draw a Voronoi region for each texture: return image (S, S, 3), stuff map (S, S) and the colours used."""
     seeds = rng.uniform(0, image_size, size=(len(textures), 2))
     y, x = np.mgrid[:image_size, :image_size].astype(np.float32) + 0.5
     region = np.argmin([(x - sx) ** 2 + (y - sy) ** 2 for sx, sy in seeds], axis=0)
@@ -303,7 +303,7 @@ def _background(
 def _fill(
     rng: np.random.Generator, image_size: int, colours: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Paint (S, S, 3) or (3,) for one object, and its main colour, far from the ``colours`` in use."""
+    """Return the paint of one object, (S, S, 3) or (3,), and its main colour, far from the ``colours`` in use."""
     colour = _contrasting(rng, colours)
     if rng.random() < 0.6:
         return colour, colour
@@ -321,13 +321,13 @@ def _hsv(hue: float, saturation: float, value: float) -> np.ndarray:
 
 
 def _muted_pair(rng: np.random.Generator) -> list[np.ndarray]:
-    """Two greyish colours of one hue, light and dark enough to show a texture."""
+    """Return two greyish colours of one hue, different enough to show a texture."""
     hue, saturation, value = rng.random(), rng.uniform(0.05, 0.3), rng.uniform(0.3, 0.65)
     return [_hsv(hue, saturation, value), _hsv(hue, saturation, value + rng.uniform(0.12, 0.25))]
 
 
 def _contrasting(rng: np.random.Generator, colours: list[np.ndarray]) -> np.ndarray:
-    """Of some vivid colours the one farthest from all ``colours``."""
+    """Return the one of some vivid colours that is farthest from all ``colours``."""
     candidates = np.array([_hsv(rng.random(), rng.uniform(0.5, 1), rng.uniform(0.5, 1)) for _ in range(24)])
     distances = np.linalg.norm(candidates[:, None] - np.array(colours), axis=-1)
     return candidates[distances.min(axis=1).argmax()]
@@ -337,7 +337,7 @@ def _contrasting(rng: np.random.Generator, colours: list[np.ndarray]) -> np.ndar
 
 
 def _texture(name: str, rng: np.random.Generator, image_size: int) -> np.ndarray:
-    """Weights (S, S) in 0..1 between two colours, at a random angle."""
+    """Return weights (S, S) in 0..1 between two colours, at a random angle."""
     angle = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[:image_size, :image_size].astype(np.float32)
     u = np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y
@@ -350,7 +350,7 @@ def _gradient(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndar
 
 
 def _wave(u: np.ndarray, period: float) -> np.ndarray:
-    """A square wave of -1..1 with anti-aliased steps."""
+    """Return a square wave of -1..1 with anti-aliased steps."""
     return np.clip(np.sin(2 * np.pi / period * u) * period / 4, -1, 1)
 
 

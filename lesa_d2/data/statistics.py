@@ -1,4 +1,4 @@
-"""What a detection data set holds: counts, sizes, and what in it deserves a look before training."""
+"""Count what a detection data set holds, and name what deserves attention before training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,21 +8,23 @@ import numpy as np
 from pycocotools import mask as mask_util
 
 SMALL, MEDIUM = 32**2, 96**2  # square pixels; COCO's limits of small and medium objects
-RARE = 20  # objects of a class, below which it can hardly be learnt, and its AP means little
-TINY = 12  # pixels that the network sees of an object's side
+RARE = 20  # with fewer objects a class can hardly be learnt, and its AP means little
+TINY = 12  # pixels of an object's side, as the network sees it
 
 
 @dataclass(frozen=True)
 class PartStatistics:
-    """Of the training or the validation part.
+    """Hold the statistics of the split for training or validation.
 
     Attributes:
-        images: all of them.
-        empty_images: those without an object; crowds are no objects.
-        crowds: annotations that stand for many objects.
-        objects, class_images: per class, how many objects, and images with one.
-        sizes: small, medium and large objects, by COCO's areas.
-        widths, heights: least, median and greatest, in pixels.
+        images: number of all images.
+        empty_images: number of images without an object; crowds are not objects.
+        crowds: number of annotations that stand for many objects.
+        objects: number of objects for each class.
+        class_images: number of images with an object, for each class.
+        sizes: numbers of small, medium and large objects, by COCO's areas.
+        widths: least, median and greatest width of an image, in pixels.
+        heights: the same of the height.
         seen_side: median side (√area) of an object as the network sees it, in pixels; None if unknown.
     """
 
@@ -40,32 +42,32 @@ class PartStatistics:
 def part_statistics(
     records: Sequence[dict], num_classes: int, seen: tuple[int, int] | None = None
 ) -> PartStatistics:
-    """Statistics of detectron2's dataset dicts.
+    """Return the statistics of detectron2's dataset dicts.
 
     Args:
         records: at least one, with ``height``, ``width`` and, where there are objects, ``annotations``.
-        num_classes: ids are 0 … num_classes-1.
+        num_classes: the ids are 0 … num_classes-1.
         seen: (height, width) in pixels that every image is resized to, if it is one size.
     """
-    objects, class_images = np.zeros(num_classes, int), np.zeros(num_classes, int)
+    counts, class_images = np.zeros(num_classes, int), np.zeros(num_classes, int)
     areas, sides, empty, crowds = [], [], 0, 0
     for record in records:
-        found = [a for a in record.get("annotations", []) if not a.get("iscrowd")]
-        crowds += len(record.get("annotations", [])) - len(found)
-        empty += not found
-        classes = [a["category_id"] for a in found]
-        np.add.at(objects, classes, 1)
+        objects_here = [a for a in record.get("annotations", []) if not a.get("iscrowd")]
+        crowds += len(record.get("annotations", [])) - len(objects_here)
+        empty += not objects_here
+        classes = [a["category_id"] for a in objects_here]
+        np.add.at(counts, classes, 1)
         class_images[sorted(set(classes))] += 1
-        areas += (here := [object_area(a) for a in found])
+        areas += (areas_here := [object_area(a) for a in objects_here])
         if seen:
             scale = seen[0] * seen[1] / (record["height"] * record["width"])
-            sides += [float(np.sqrt(area * scale)) for area in here]
+            sides += [float(np.sqrt(area * scale)) for area in areas_here]
     small, medium = (sum(area < limit for area in areas) for limit in (SMALL, MEDIUM))
     return PartStatistics(
         images=len(records),
         empty_images=empty,
         crowds=crowds,
-        objects=tuple(objects.tolist()),
+        objects=tuple(counts.tolist()),
         class_images=tuple(class_images.tolist()),
         sizes=(small, medium - small, len(areas) - medium),
         widths=_spread([record["width"] for record in records]),
@@ -79,7 +81,7 @@ def _spread(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def object_area(annotation: dict) -> float:
-    """Square pixels of an annotation's mask, or of its box (XYWH) where it has none."""
+    """Return the square pixels of an annotation's mask, or of its box (XYWH) where it has none."""
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, dict):
         is_plain = isinstance(segmentation["counts"], list)
@@ -96,34 +98,34 @@ def _polygon_area(polygon: Sequence[float]) -> float:
 
 
 def data_remarks(train: PartStatistics, val: PartStatistics, classes: Sequence[str]) -> list[str]:
-    """What deserves a look, one sentence each: classes in one part only, rare ones, tiny objects."""
+    """Return a sentence for each thing to look at: classes in one split only, rare classes, tiny objects."""
     pairs = list(zip(classes, train.objects, val.objects, strict=True))
-    found = [
+    named = [
         ("Without any object", [name for name, t, v in pairs if not t and not v]),
         ("In validation only, so never learnt", [name for name, t, v in pairs if v and not t]),
         ("In training only, so not evaluated", [name for name, t, v in pairs if t and not v]),
         (f"Rare in training (fewer than {RARE} objects)", [name for name, t, _ in pairs if 0 < t < RARE]),
     ]
-    remarks = [f"{what}: {', '.join(names)}." for what, names in found if names]
+    remarks = [f"{what}: {', '.join(names)}." for what, names in named if names]
     if train.seen_side is not None and train.seen_side < TINY:
         remarks.append(
             f"Half of the objects are smaller than {train.seen_side:.0f} pixels as the network sees them; "
-            "larger pictures would help (docs/own_data.md)."
+            "larger images would help (docs/own_data.md)."
         )
     return remarks
 
 
 def choose_samples(records: Sequence[dict], number: int) -> list[dict]:
-    """Up to ``number`` records: every class comes up if it can, the rarest first; then spread evenly."""
-    places: dict[int, list[int]] = {}
-    for place, record in enumerate(records):
+    """Return up to ``number`` records with as many classes as possible, the rarest first; the rest is spread evenly."""
+    indices: dict[int, list[int]] = {}
+    for index, record in enumerate(records):
         for class_id in {a["category_id"] for a in record.get("annotations", [])}:
-            places.setdefault(class_id, []).append(place)
+            indices.setdefault(class_id, []).append(index)
     chosen: list[int] = []
-    for with_class in sorted(places.values(), key=len):
+    for with_class in sorted(indices.values(), key=len):
         if len(chosen) < number and not set(chosen) & set(with_class):
             chosen.append(with_class[0])
-    others = [place for place in range(len(records)) if place not in chosen]
+    others = [index for index in range(len(records)) if index not in chosen]
     missing = min(number - len(chosen), len(others))
     chosen += [others[k * len(others) // missing] for k in range(missing)]
-    return [records[place] for place in sorted(chosen)]
+    return [records[index] for index in sorted(chosen)]

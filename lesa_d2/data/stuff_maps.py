@@ -1,6 +1,7 @@
-"""Stuff maps: a class for every pixel, as PNG files beside the objects of COCO."""
+"""Read stuff maps, which have a class for every pixel, from PNG files beside the objects of COCO."""
 
 import os
+from functools import partial
 from pathlib import PurePath
 
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
@@ -13,19 +14,19 @@ from .registration import register_dataset
 IGNORE_LABEL = 255  # a map's value where there is no label
 
 STUFF_FILE = "sem_seg_file_name"
-"""A record's key for its map, detectron2's name."""
+"""The key of a record for its map, by detectron2's name."""
 
 
 def coco_with_stuff_maps(name: str, folder: str) -> str:
-    """Register a data set with a stuff map for every image; returns the new name, ``NAME_stuff``.
+    """Register a data set with a stuff map for every image, and return the new name, ``NAME_stuff``.
 
     A LazyConfig node:
     ``names=L(coco_with_stuff_maps)(name="coco_2017_train", folder="coco/stuffthingmaps/train2017")``.
 
     Args:
         name: of a registered data set.
-        folder: with a PNG of each image's name, under ``$DETECTRON2_DATASETS`` (default ``./datasets``)
-            unless it is absolute.  8-bit grey values are classes, 255 is no label.
+        folder: has a PNG with the name of each image, under ``$DETECTRON2_DATASETS`` (default ``./datasets``)
+            unless it is absolute.  The 8-bit grey values are classes, 255 is no label.
 
     Raises:
         DatasetError: the data set is not registered; on loading, images without a map.
@@ -38,52 +39,50 @@ def coco_with_stuff_maps(name: str, folder: str) -> str:
     metadata = {k: v for k, v in MetadataCatalog.get(name).as_dict().items() if k != "name"}
     return register_dataset(
         f"{name}_stuff",
-        _Records(name, root),
+        partial(_with_maps, name, root),
         **{**metadata, "sem_seg_root": root, "ignore_label": IGNORE_LABEL},
     )
 
 
-class _Records:
-    """The records of a data set, each with its map."""
-
-    def __init__(self, name: str, root: str) -> None:
-        self.name, self.root = name, root
-
-    def __call__(self) -> list[dict]:
-        records = DatasetCatalog.get(self.name)
-        there = set(PathManager.ls(self.root)) if PathManager.isdir(self.root) else set()
-        names = [PurePath(record["file_name"]).stem + ".png" for record in records]
-        missing = [name for name in names if name not in there]
-        if missing:
-            raise DatasetError(
-                f"{len(missing)} of {len(names)} images of {self.name!r} have no stuff map, the first is "
-                f"{os.path.join(self.root, missing[0])}; COCO's are in stuffthingmaps_trainval2017.zip of "
-                f"COCO-Stuff; to train without the semantic branch: {WITHOUT_SEMANTICS} "
-                f"dataloader.train.dataset.names={self.name}"
-            )
-        return [
-            {**record, STUFF_FILE: os.path.join(self.root, file)}
-            for record, file in zip(records, names, strict=True)
-        ]
+def _with_maps(name: str, root: str) -> list[dict]:
+    """Return the records of a data set, each with its map."""
+    records = DatasetCatalog.get(name)
+    present = set(PathManager.ls(root)) if PathManager.isdir(root) else set()
+    files = [PurePath(record["file_name"]).stem + ".png" for record in records]
+    if missing := [file for file in files if file not in present]:
+        raise DatasetError(
+            f"{len(missing)} of {len(files)} images of {name!r} have no stuff map, the first is "
+            f"{os.path.join(root, missing[0])}; COCO's are in stuffthingmaps_trainval2017.zip of "
+            f"COCO-Stuff; to train without the semantic branch: {WITHOUT_SEMANTICS} "
+            f"dataloader.train.dataset.names={name}"
+        )
+    return [
+        {**record, STUFF_FILE: os.path.join(root, file)} for record, file in zip(records, files, strict=True)
+    ]
 
 
 class StuffMapper(DatasetMapper):
-    """DatasetMapper that checks stuff maps as it reads them, and says which file a label map came from.
+    """Map records as DatasetMapper does, check their stuff maps, and name the file of a label map in the result.
 
     Raises:
         DatasetError: names the map that is missing, unreadable, of another size or kind.
     """
 
     def __call__(self, dataset_dict: dict) -> dict:
+        """Check the stuff map of a record, and map the record."""
         file = dataset_dict.get(STUFF_FILE)
-        if file is None:  # fine without a semantic branch; with one, the detector misses it
+        if file is None:  # a semantic branch of the detector reports that it is missing
             return super().__call__(dataset_dict)
         check_stuff_map(file, dataset_dict["height"], dataset_dict["width"])
         return {**super().__call__(dataset_dict), STUFF_FILE: file}
 
 
 def check_stuff_map(file: str, height: int, width: int) -> None:
-    """DatasetError unless ``file`` is a map of 8-bit grey values of this size."""
+    """Check that ``file`` is a map of 8-bit grey values of this size.
+
+    Raises:
+        DatasetError: it is missing, unreadable, or of another size or kind.
+    """
     expected = f"expected a PNG of 8-bit grey values, {width}×{height} pixels like its image"
     try:
         with PathManager.open(file, "rb") as content, Image.open(content) as image:

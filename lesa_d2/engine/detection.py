@@ -17,10 +17,9 @@ from ..config.lazy import target
 from ..data import (
     SEM_SEG_CLASSES,
     SHAPE_CLASSES,
-    check_coco_folder,
-    coco_folder_classes,
-    coco_folder_has_masks,
-    coco_folder_split,
+    DatasetFolder,
+    folder_split,
+    open_folder,
     shapes_split,
 )
 from ..errors import WITHOUT_SEMANTICS, ConfigError, DatasetError
@@ -42,7 +41,7 @@ MASK_PARTS = ("mask_in_features", "mask_pooler", "mask_head", "mask_heads")
 
 @register_task
 class Detection(Task):
-    """Train on records of detectron2's catalog, or on a COCO-format folder of the user."""
+    """Train on records of detectron2's catalog, or on a folder of the user's in a known format."""
 
     name = "detection"
     command = "train_net.py (lesa train)"
@@ -58,7 +57,7 @@ examples:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the options ``--dataset`` and ``--drop-invalid``."""
         parser.add_argument(
-            "--dataset", metavar="DIR", help="train and evaluate on this COCO-format folder instead"
+            "--dataset", metavar="DIR", help="train and evaluate on this folder instead, in COCO format"
         )
         parser.add_argument(
             "--drop-invalid", action="store_true", help="leave out what the check of --dataset finds wrong"
@@ -161,12 +160,12 @@ def count_images(cfg: DictConfig) -> int:
 def use_dataset_folder(
     cfg: DictConfig, directory: str, drop_invalid: bool = False, notes: list[str] | None = None
 ) -> None:
-    """Point a config, in place, at a COCO-format folder; its classes set the model's number of classes.
+    """Point a config, in place, at a folder; its classes set the model's number of classes.
 
     Args:
         cfg: a training config of a detector of boxes, with or without masks.
-        directory: see :func:`lesa_d2.data.coco_folder_split` for the layouts.
-        drop_invalid: leave out invalid images and annotations instead of refusing the folder.
+        directory: in a format that :func:`lesa_d2.data.open_folder` knows.
+        drop_invalid: leave out what the check finds wrong, instead of refusing the folder.
         notes: lines about the changes are appended to it.
 
     Raises:
@@ -176,14 +175,15 @@ def use_dataset_folder(
     """
     notes = [] if notes is None else notes
     _check_takes_folder(cfg)
+    folder = open_folder(directory)
     if not drop_invalid:
-        _check_once(directory)
-    classes = coco_folder_classes(directory)
+        _check_once(folder)
+    classes = folder.classes
     for key in class_count_keys(cfg):
         own = own_classes(cfg.dataloader.train) or own_classes(cfg.dataloader.test) or []
         set_class_count(cfg, key, classes, f"{directory} (--dataset)", len(own), notes)
     for split, loader in (("train", cfg.dataloader.train), ("val", cfg.dataloader.test)):
-        loader.dataset.names = LazyCall(coco_folder_split)(
+        loader.dataset.names = LazyCall(folder_split)(
             directory=os.path.abspath(directory), split=split, seed=cfg.train.seed, drop_invalid=drop_invalid
         )
     if target(cfg.dataloader.get("evaluator")) is COCOEvaluator:
@@ -191,7 +191,7 @@ def use_dataset_folder(
             dataset_name="${dataloader.test.dataset.names}", output_dir="${train.output_dir}"
         )
     if OmegaConf.select(cfg, "dataloader.train.mapper.use_instance_mask"):
-        if coco_folder_has_masks(directory):
+        if folder.has_masks:
             cfg.dataloader.train.mapper.instance_mask_format = "bitmask"  # holds polygons and RLE alike
         else:
             switch_masks_off(cfg)
@@ -207,7 +207,7 @@ def use_dataset_folder(
 
 
 def _check_takes_folder(cfg: DictConfig) -> None:
-    """Check that a COCO-format folder of boxes and masks has everything that the model learns from.
+    """Check that a folder of boxes and masks has everything that the model learns from.
 
     Raises:
         ConfigError: the model learns from keypoints or from labels of pixels.
@@ -246,7 +246,7 @@ def switch_masks_off(cfg: DictConfig) -> None:
         cfg.train.best_metric = cfg.train.best_metric.replace("segm/", "bbox/")
 
 
-def _check_once(directory: str) -> None:
+def _check_once(folder: DatasetFolder) -> None:
     """Check a folder on the main process, and raise its error on every process.
 
     Raises:
@@ -255,7 +255,7 @@ def _check_once(directory: str) -> None:
     message = None
     if comm.is_main_process():
         try:
-            check_coco_folder(directory)
+            folder.check()
         except DatasetError as error:
             message = str(error)
     message = comm.all_gather(message)[0]

@@ -1,4 +1,4 @@
-"""Evaluating detectors: COCO metrics, files for COCO's evaluation server, test-time augmentation."""
+"""Evaluate models: COCO metrics, files for COCO's evaluation server, accuracy, test-time augmentation."""
 
 from .accuracy import TopAccuracy
 from .build import build_evaluator

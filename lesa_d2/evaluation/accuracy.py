@@ -1,4 +1,4 @@
-"""Accuracy of classifiers."""
+"""Measure the accuracy of classifiers."""
 
 from collections import OrderedDict
 from typing import Any
@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 class TopAccuracy(DatasetEvaluator):
-    """Count the pictures whose class has the highest logit (top1), or one of the five highest (top5)."""
+    """Count the images whose class has the highest logit (top1), or one of the five highest (top5)."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
         """Forget what was counted."""
-        self._hits = torch.zeros(3, dtype=torch.long)  # top1, top5, pictures
+        self._hits = torch.zeros(3, dtype=torch.long)  # top1, top5, images
 
     def process(self, inputs: dict[str, Tensor], outputs: Tensor) -> None:
         """Count a batch: inputs["label"] (N,), outputs: logits (N, K)."""
@@ -26,7 +26,7 @@ class TopAccuracy(DatasetEvaluator):
         self._hits += torch.stack([hits[:, 0].sum(), hits.any(1).sum(), torch.tensor(len(hits))])
 
     def evaluate(self) -> dict[str, Any]:
-        """Return the percentages over all processes; nothing but on the main one."""
+        """Return the percentages over all processes on the main one, and nothing on others."""
         gathered = comm.gather(self._hits)
         if not comm.is_main_process():
             return {}

@@ -50,6 +50,6 @@ def _is(node: Any, kind: type) -> bool:
 
 
 def read_label_map(file: str, dtype: Any = None) -> np.ndarray:
-    """Return the class of every pixel, (H, W), from a picture of 8-bit or 16-bit values."""
+    """Return the class of every pixel, (H, W), from an image of 8-bit or 16-bit values."""
     with PathManager.open(file, "rb") as content, Image.open(content) as image:
         return np.asarray(image).astype(dtype or np.int64)

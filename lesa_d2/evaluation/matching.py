@@ -1,4 +1,4 @@
-"""Which detection is which object, at one IoU: confusions, how good an image is, where to cut scores.
+"""Match detections with objects at one IoU: confusions, the quality of an image, the best threshold of scores.
 
 Shapes: D detections and G objects of an image, K classes.
 """
@@ -10,7 +10,7 @@ import numpy as np
 
 IOU = 0.5
 BACKGROUND = -1  # the "object" of a detection that matches none
-IGNORED = -2  # of a detection that lies in a crowd, and counts neither way
+IGNORED = -2  # of a detection that lies in a crowd, which is neither right nor wrong
 
 SCORES = tuple(round(0.05 * k, 2) for k in range(1, 20))
 """Thresholds that :func:`best_threshold` tries."""
@@ -18,14 +18,14 @@ SCORES = tuple(round(0.05 * k, 2) for k in range(1, 20))
 
 @dataclass(frozen=True)
 class ImageMatches:
-    """Detections of an image, by descending score, each with the object that it took.
+    """Hold the detections of an image, by descending score, each with the object that it matched.
 
     Attributes:
         image_id: of the data set.
         scores: (D,).
         classes: (D,) of the detections.
         objects: (D,) index into ``object_classes``, BACKGROUND or IGNORED.
-        ious: (D,) with the object; 0 without.
+        ious: (D,) with the object; 0 where there is none.
         object_classes: (G,) without crowds.
     """
 
@@ -37,7 +37,7 @@ class ImageMatches:
     object_classes: np.ndarray
 
     def above(self, score: float) -> "ImageMatches":
-        """Detections of at least this score; their matches do not depend on those below."""
+        """Return the detections of at least this score; their matches do not depend on those below."""
         kept = self.scores >= score
         return replace(
             self,
@@ -49,7 +49,7 @@ class ImageMatches:
 
     @property
     def correct(self) -> np.ndarray:
-        """(D,) whether a detection has an object, and its class."""
+        """Tell for each detection, (D,), whether it matched an object of its class."""
         matched = self.objects >= 0
         right = np.zeros_like(matched)
         right[matched] = self.object_classes[self.objects[matched]] == self.classes[matched]
@@ -57,7 +57,7 @@ class ImageMatches:
 
     @property
     def counted(self) -> np.ndarray:
-        """(D,) whether a detection is one that counts: outside crowds."""
+        """Tell for each detection, (D,), whether it lies outside crowds and counts."""
         return self.objects != IGNORED
 
 
@@ -70,13 +70,14 @@ def match_image(
     crowd: np.ndarray,
     iou: float = IOU,
 ) -> ImageMatches:
-    """Greedily by score: a detection takes the free object that it overlaps most, whatever the classes.
+    """Match greedily by score: a detection takes the free object that it overlaps most, whatever the classes.
 
     Args:
         image_id: of the data set.
-        scores, classes: (D,).
-        object_classes: (G,).
-        ious: (D, G); with a crowd, the share of the detection inside it.
+        scores: (D,) of the detections.
+        classes: (D,) of the detections.
+        object_classes: (G,) of the objects.
+        ious: (D, G); for a crowd, the share of the detection inside it.
         crowd: (G,) booleans; a detection without an object but in a crowd is ignored.
         iou: least overlap.
     """
@@ -95,7 +96,7 @@ def match_image(
 
 
 def confusion_matrix(matches: Sequence[ImageMatches], num_classes: int) -> np.ndarray:
-    """(K+1, K+1) counts: rows the objects' classes, columns the detections'; last of each: background."""
+    """Return counts (K+1, K+1) of objects' classes in rows and detections' in columns; the last is background."""
     matrix = np.zeros((num_classes + 1, num_classes + 1), int)
     for image in matches:
         matched, alone = image.objects >= 0, image.objects == BACKGROUND
@@ -108,7 +109,7 @@ def confusion_matrix(matches: Sequence[ImageMatches], num_classes: int) -> np.nd
 
 @dataclass(frozen=True)
 class Counts:
-    """Detections with object and class right, counted detections, objects."""
+    """Count the right detections, all detections outside crowds, and the objects."""
 
     correct: int
     detections: int
@@ -116,23 +117,23 @@ class Counts:
 
     @property
     def precision(self) -> float:
-        """Share of the detections that are right; 0 without any."""
+        """Return the share of the detections that are right; 0 without any."""
         return self.correct / self.detections if self.detections else 0.0
 
     @property
     def recall(self) -> float:
-        """Share of the objects that are found; 0 without any."""
+        """Return the share of the objects that are detected; 0 without any."""
         return self.correct / self.objects if self.objects else 0.0
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of the two; 0 where there is neither a detection nor an object."""
+        """Return the harmonic mean of the two; 0 where there is neither a detection nor an object."""
         total = self.detections + self.objects
         return 2 * self.correct / total if total else 0.0
 
 
 def count(matches: Sequence[ImageMatches]) -> Counts:
-    """Over all images."""
+    """Count over all images."""
     return Counts(
         correct=sum(int(image.correct.sum()) for image in matches),
         detections=sum(int(image.counted.sum()) for image in matches),
@@ -141,13 +142,13 @@ def count(matches: Sequence[ImageMatches]) -> Counts:
 
 
 def best_threshold(matches: Sequence[ImageMatches], scores: Sequence[float] = SCORES) -> float:
-    """The one of ``scores`` with the highest F1; the highest of equals, the lowest where all are 0."""
+    """Return the one of ``scores`` with the highest F1; the highest of equals, the lowest where all are 0."""
     f1 = {score: count([image.above(score) for image in matches]).f1 for score in scores}
     return max(scores, key=lambda score: (f1[score], score if f1[score] else -score))
 
 
 def quality(image: ImageMatches) -> float | None:
-    """F1 of an image times the mean IoU of its right detections, 0 to 1.
+    """Return the F1 of an image times the mean IoU of its right detections, 0 to 1.
 
     None where there is neither an object nor a detection.
     """
@@ -158,7 +159,7 @@ def quality(image: ImageMatches) -> float | None:
 
 
 def by_quality(matches: Sequence[ImageMatches]) -> list[ImageMatches]:
-    """Worst first; of equals, those with more mistakes first. Images with nothing in them are left out."""
+    """Sort images, the worst first; of equals, those with more mistakes first. Empty images are left out."""
 
     def key(image: ImageMatches) -> tuple[float, int]:
         counts = count([image])

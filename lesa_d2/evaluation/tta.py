@@ -1,4 +1,4 @@
-"""Test-time augmentation: detections of several sizes of an image, flipped too, merged by detectron2."""
+"""Augment images at test time: detections in several sizes of an image, also flipped, are merged by detectron2."""
 
 import copy
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from ..errors import ConfigError
 
 
 class TestTimeMapper:
-    """Versions of an image: each of the resizings, plain and flipped.
+    """Make versions of an image: each of the resizings, plain and flipped.
 
     Args:
-        resizings: detectron2's augmentations, one a version.
+        resizings: detectron2's augmentations, one for each version.
         flip: also flip each horizontally.
     """
 
@@ -30,22 +30,22 @@ class TestTimeMapper:
         self.versions = [[resize, *also] for resize in resizings for also in flips[: 1 + flip]]
 
     def __call__(self, dataset_dict: dict) -> list[dict]:
-        """A model input with "image" (C, H, W) -> one for each version, with its "transforms"."""
+        """Map a model input with "image" (C, H, W) to one for each version, with its "transforms"."""
         image = dataset_dict["image"].permute(1, 2, 0).numpy()
         original = (dataset_dict["height"], dataset_dict["width"])
         before = (
             NoOpTransform() if image.shape[:2] == original else T.ResizeTransform(*original, *image.shape[:2])
         )
-        found = []
+        versions = []
         for version in self.versions:
             pixels, transforms = T.apply_augmentations(version, np.copy(image))
             tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-            found.append({**dataset_dict, "image": tensor, "transforms": before + transforms})
-        return found
+            versions.append({**dataset_dict, "image": tensor, "transforms": before + transforms})
+        return versions
 
 
 def scaled(resize: T.Augmentation, scale: float) -> T.Augmentation:
-    """A resizing to ``scale`` times the pixels, on either side, of another.
+    """Return a resizing to ``scale`` times the side lengths of another.
 
     Raises:
         ConfigError: an augmentation that is neither Resize nor ResizeShortestEdge.
@@ -66,14 +66,14 @@ def _pixels(length: int, scale: float) -> int:
 
 
 class DetectorWithAugmentation(GeneralizedRCNNWithTTA):
-    """detectron2's test-time augmentation for a detector built from a LazyConfig.
+    """Apply detectron2's test-time augmentation to a detector built from a LazyConfig.
 
     Boxes of all versions are merged by NMS; masks are the mean over the versions.  Called like the detector.
 
     Args:
         model: a GeneralizedRCNN, of Mask R-CNN, cascade or Hybrid Task Cascade.
         mapper: makes the versions.
-        batch_size: versions at once; 2 are an image and its flipped one, of one size.
+        batch_size: versions at once; 2 are an image and its flipped version, of one size.
 
     Raises:
         ConfigError: another kind of model.
@@ -96,7 +96,7 @@ class DetectorWithAugmentation(GeneralizedRCNNWithTTA):
 
 
 def make_tta_mapper(cfg: DictConfig) -> TestTimeMapper:
-    """What makes the versions of ``train.tta`` from images as they are in their files.
+    """Build what makes the versions of ``train.tta`` from images as they are in their files.
 
     Raises:
         ConfigError: the config's test loader does more, or less, than resize.
@@ -112,7 +112,7 @@ def make_tta_mapper(cfg: DictConfig) -> TestTimeMapper:
 
 
 def with_test_time_augmentation(cfg: DictConfig, model: nn.Module) -> tuple[nn.Module, DictConfig]:
-    """A config's detector and test loader for evaluation at the sizes of ``train.tta``.
+    """Return a config's detector and test loader for evaluation at the sizes of ``train.tta``.
 
     The loader gives images as they are in their files, so that every version is resized once.
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from lesa_d2.data import DatasetProblemsError, Problem, check_coco_folder, check_coco_json
+from lesa_d2.data import DatasetProblemsError, Problem, check_coco_json, open_folder
 from lesa_d2.data.problems import MAX_SHOWN
 from lesa_d2.errors import DatasetError
 
@@ -99,7 +99,7 @@ def test_bad_annotation(check, coco, annotation, changes, kind):
         assert problems[0].image_id == bad["image_id"]
 
 
-def test_message_says_where_what_and_how_to_mend(check, coco, annotation, tmp_path):
+def test_message_says_where_what_and_how_to_fix(check, coco, annotation, tmp_path):
     (problem,) = check(coco(1, [annotation(5, bbox=[12, 3, -10, 6])]))
     assert str(problem) == (
         f"{tmp_path / 'labels.json'}, image 1, annotation 5: reversed box: bbox [12, 3, -10, 6] in 20x16 px. "
@@ -129,7 +129,7 @@ def test_odd_but_usable_polygons(check, coco, annotation, segmentation):
 
 def test_flat_segmentation_says_what_to_do(check, coco, annotation):
     (problem,) = check(coco(1, [annotation(segmentation=[1, 2, 11, 2, 11, 8])]))
-    assert problem.mend.startswith("Wrap it in a list")
+    assert problem.fix.startswith("Wrap it in a list")
 
 
 def test_only_crowds_is_nothing_to_learn_from(check, coco, annotation):
@@ -219,7 +219,7 @@ def test_more_than_8_bits(check, coco, mode, suffix):
     (problem,) = check(data, lambda root: Image.new(mode, (20, 16), 900).save(root / f"1.{suffix}"))
     assert problem.kind == "more than 8 bits"
     assert problem.image_id == 1
-    assert "8 bits" in problem.mend
+    assert "8 bits" in problem.fix
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA"])
@@ -262,7 +262,7 @@ def test_size_is_that_of_the_upright_picture(check, coco):
 
 def folder_kinds(folder):
     with pytest.raises(DatasetProblemsError) as caught:
-        check_coco_folder(folder)
+        open_folder(folder).check()
     return kinds(caught.value.problems)
 
 
@@ -287,7 +287,7 @@ def boxes_only(annotation, empty):
 @pytest.mark.parametrize("empty", [True, False])
 def test_folder_without_masks_passes(pair, coco, annotation, empty):
     boxes = coco(1, [boxes_only(annotation, empty)])
-    check_coco_folder(pair(boxes, boxes))
+    open_folder(pair(boxes, boxes)).check()
 
 
 @pytest.mark.parametrize("empty", [True, False])
@@ -295,7 +295,7 @@ def test_folder_without_masks_passes(pair, coco, annotation, empty):
 def test_masks_in_one_part_only(pair, coco, annotation, empty, masks_in):
     boxes = coco(1, [boxes_only(annotation, empty)])
     folder = pair(coco(1), boxes) if masks_in == "training" else pair(boxes, coco(1))
-    assert folder_kinds(folder) == ["masks in one part only"]
+    assert folder_kinds(folder) == ["masks in one split only"]
 
 
 @pytest.mark.parametrize("where", ["train", "val"])
@@ -329,7 +329,7 @@ def test_folder_error_lists_everything_at_once(tmp_path, coco, annotation, write
         write(tmp_path / "annotations" / f"instances_{split}.json", data, tmp_path / split)
     (tmp_path / "train" / "2.png").unlink()
     with pytest.raises(DatasetProblemsError) as caught:
-        check_coco_folder(tmp_path)
+        open_folder(tmp_path).check()
     assert isinstance(caught.value, DatasetError)
     found = kinds(caught.value.problems)
     assert found == [
@@ -354,14 +354,14 @@ def test_folder_with_one_json_is_checked_once(tmp_path, coco, annotation, write)
 
 def test_good_folder_passes(tmp_path, coco, write):
     write(tmp_path / "a.json", coco(2), tmp_path / "images")
-    check_coco_folder(tmp_path)
+    open_folder(tmp_path).check()
 
 
 def test_unparsable_json_is_listed_once(tmp_path, coco, write):
     write(tmp_path / "a.json", coco(2), tmp_path / "images")
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(DatasetProblemsError) as caught:
-        check_coco_folder(tmp_path)
+        open_folder(tmp_path).check()
     assert kinds(caught.value.problems) == ["unreadable JSON"]
 
 

@@ -11,13 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from lesa_d2.data import (
-    DatasetProblemsError,
-    coco_folder_classes,
-    coco_folder_has_masks,
-    coco_folder_split,
-    find_layout,
-)
+from lesa_d2.data import DatasetProblemsError, folder_split, open_folder
 from lesa_d2.errors import ConfigError, DatasetError
 
 
@@ -47,7 +41,7 @@ def write_pair(folder, write, train, val, style="coco"):
 
 
 def load(folder, split, **arguments):
-    return DatasetCatalog.get(coco_folder_split(str(folder), split, **arguments))
+    return DatasetCatalog.get(folder_split(str(folder), split, **arguments))
 
 
 def image_ids(records):
@@ -70,18 +64,18 @@ def test_layout_with_two_files(tmp_path, coco, write, style):
 def test_roboflow_validation_under_another_name(tmp_path, coco, write, name):
     for split, count in (("train", 2), (name, 1)):
         write(tmp_path / split / "_annotations.coco.json", coco(count), tmp_path / split)
-    assert find_layout(tmp_path).val.image_root == tmp_path / name
+    assert open_folder(tmp_path).val.image_root == tmp_path / name
 
 
 def test_layout_with_one_file(single):
-    layout = find_layout(single)
-    assert layout.needs_split
-    assert layout.train.image_root == single / "images"
+    folder = open_folder(single)
+    assert folder.needs_split
+    assert folder.train.image_root == single / "images"
 
 
 def test_missing_folder(tmp_path):
     with pytest.raises(DatasetError, match="does not exist"):
-        find_layout(tmp_path / "nowhere")
+        open_folder(tmp_path / "nowhere")
 
 
 def test_unknown_layout_says_what_is_there_and_what_is_accepted(tmp_path):
@@ -89,7 +83,7 @@ def test_unknown_layout_says_what_is_there_and_what_is_accepted(tmp_path):
     for name in ("a.json", "pictures/b.json", "notes.txt"):
         (tmp_path / name).write_text("{}")
     with pytest.raises(DatasetError) as caught:
-        find_layout(tmp_path)
+        open_folder(tmp_path)
     text = str(caught.value)
     assert "found: a.json, pictures/, pictures/b.json, 1 other file\n" in text
     for accepted in ("instances_train*.json", "train/_annotations.coco.json", "images/"):
@@ -98,7 +92,7 @@ def test_unknown_layout_says_what_is_there_and_what_is_accepted(tmp_path):
 
 def test_empty_folder(tmp_path):
     with pytest.raises(DatasetError, match="the folder is empty"):
-        find_layout(tmp_path)
+        open_folder(tmp_path)
 
 
 COCO_FILES = ["annotations/instances_train1.json", "annotations/instances_val1.json", "train1/", "val1/"]
@@ -131,7 +125,7 @@ def test_incomplete_layout_says_what_is_missing(tmp_path, there, missing):
         if not name.endswith("/"):
             path.write_text("{}")
     with pytest.raises(DatasetError) as caught:
-        find_layout(tmp_path)
+        open_folder(tmp_path)
     assert f"\nmissing: {missing}\n" in str(caught.value)
 
 
@@ -139,7 +133,7 @@ def test_all_that_is_missing_is_said(tmp_path):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "instances_train.json").write_text("{}")
     with pytest.raises(DatasetError) as caught:
-        find_layout(tmp_path)
+        open_folder(tmp_path)
     assert "missing: the image folder train/ of annotations/instances_train.json, annotations/" in str(
         caught.value
     )
@@ -148,7 +142,7 @@ def test_all_that_is_missing_is_said(tmp_path):
 def test_two_candidate_files_are_not_guessed_between(single):
     (single / "other.json").write_text("{}")
     with pytest.raises(DatasetError, match=r"labels\.json, other\.json"):
-        find_layout(single)
+        open_folder(single)
 
 
 # ------------------------------------------------------------------------------------------- classes
@@ -160,10 +154,10 @@ def test_ids_that_are_not_contiguous(tmp_path, coco, annotation, write):
     annotations = [annotation(i, category_id=c) for i, c in ((1, 40), (2, 3), (3, 7))]
     data = coco(1, annotations, categories=categories)
     write_pair(tmp_path, write, data, data)
-    assert coco_folder_classes(str(tmp_path)) == ["a", "b", "c"]
+    assert open_folder(tmp_path).classes == ["a", "b", "c"]
     (record,) = load(tmp_path, "train")
     assert [a["category_id"] for a in record["annotations"]] == [2, 0, 1]
-    metadata = MetadataCatalog.get(coco_folder_split(str(tmp_path), "train"))
+    metadata = MetadataCatalog.get(folder_split(str(tmp_path), "train"))
     assert metadata.thing_classes == ["a", "b", "c"]
     assert metadata.thing_dataset_id_to_contiguous_id == {3: 0, 7: 1, 40: 2}
 
@@ -179,8 +173,8 @@ def roboflow_categories(root_id=0):
 def test_unused_root_category_is_dropped(tmp_path, coco, annotation, write):
     data = coco(1, [annotation(1, category_id=2)], categories=roboflow_categories())
     write_pair(tmp_path, write, data, data, "roboflow")
-    assert coco_folder_classes(str(tmp_path)) == ["fig", "nut"]
-    name = coco_folder_split(str(tmp_path), "val")
+    assert open_folder(tmp_path).classes == ["fig", "nut"]
+    name = folder_split(str(tmp_path), "val")
     ((only,),) = [record["annotations"] for record in DatasetCatalog.get(name)]
     assert only["category_id"] == 1
     # The JSON still has three categories, so the evaluation must not read it.
@@ -193,20 +187,20 @@ def test_root_category_in_use_is_kept(tmp_path, coco, annotation, write, where):
     used = coco(1, [annotation(1, category_id=0)], categories=roboflow_categories())
     pair = (used, unused) if where == "train" else (unused, used)
     write_pair(tmp_path, write, *pair, "roboflow")
-    assert coco_folder_classes(str(tmp_path)) == ["food", "fig", "nut"]
+    assert open_folder(tmp_path).classes == ["food", "fig", "nut"]
 
 
 def test_unused_class_that_is_nobodys_supercategory_is_kept(tmp_path, coco, write):
     categories = [{"id": 0, "name": "fig"}, {"id": 1, "name": "nut", "supercategory": "food"}]
     data = coco(1, categories=categories)
     write_pair(tmp_path, write, data, data)
-    assert coco_folder_classes(str(tmp_path)) == ["fig", "nut"]
+    assert open_folder(tmp_path).classes == ["fig", "nut"]
 
 
 def test_categories_of_both_files_must_agree(tmp_path, coco, write):
     write_pair(tmp_path, write, coco(1, names=["fig", "nut"]), coco(1, names=["nut", "fig"]))
     with pytest.raises(DatasetProblemsError) as caught:
-        coco_folder_classes(str(tmp_path))
+        list(open_folder(tmp_path).classes)
     assert "{1: 'fig', 2: 'nut'}" in str(caught.value)
     assert "{1: 'nut', 2: 'fig'}" in str(caught.value)
 
@@ -215,7 +209,7 @@ def test_duplicate_class_names(tmp_path, coco, write):
     data = coco(1, names=["nut", "fig", "nut"])
     write_pair(tmp_path, write, data, data)
     with pytest.raises(DatasetProblemsError, match=r"'nut' is category \[1, 3\]"):
-        coco_folder_classes(str(tmp_path))
+        list(open_folder(tmp_path).classes)
 
 
 # --------------------------------------------------------------------------------------------- masks
@@ -226,23 +220,23 @@ def test_duplicate_class_names(tmp_path, coco, write):
 def test_has_masks_is_about_the_training_part(tmp_path, coco, annotation, write, style, changes, expected):
     train = coco(1, [annotation(1, **changes)])
     write_pair(tmp_path, write, train, coco(1), style)
-    assert coco_folder_has_masks(str(tmp_path)) is expected
+    assert open_folder(tmp_path).has_masks is expected
 
 
 def test_has_masks_of_one_file(single, coco, annotation, write):
-    assert coco_folder_has_masks(str(single))
+    assert open_folder(single).has_masks
     boxes = [annotation(i, i) for i in (1, 2)]
     for entry in boxes:
         del entry["segmentation"]
     write(single / "labels.json", coco(2, boxes), single / "images")
-    assert not coco_folder_has_masks(str(single))
+    assert not open_folder(single).has_masks
 
 
 def test_malformed_annotation_does_not_count_as_a_mask(tmp_path, coco, annotation, write):
     """With drop_invalid it is left out, and what stays has boxes only."""
     train = coco(1, [annotation(1, segmentation=[]), annotation(None)])
     write_pair(tmp_path, write, train, coco(1))
-    assert not coco_folder_has_masks(str(tmp_path))
+    assert not open_folder(tmp_path).has_masks
 
 
 # -------------------------------------------------------------------------------------------- splits
@@ -297,19 +291,19 @@ def test_both_sides_have_an_object(single, coco, annotation, write, with_objects
 def test_objects_in_one_image_only_cannot_be_split(single, coco, annotation, write):
     write(single / "labels.json", coco(5, [annotation(1, 3), annotation(2, 3)]), single / "images")
     with pytest.raises(DatasetError, match="needs at least two"):
-        coco_folder_split(str(single), "val")
+        folder_split(str(single), "val")
 
 
 def test_one_image_cannot_be_split(tmp_path, coco, write):
     write(tmp_path / "a.json", coco(1), tmp_path / "images")
     with pytest.raises(DatasetError, match="needs at least two"):
-        coco_folder_split(str(tmp_path), "train")
+        folder_split(str(tmp_path), "train")
 
 
 @pytest.mark.parametrize("arguments", [{"split": "test"}, {"split": "val", "val_fraction": 1.0}])
 def test_bad_arguments(single, arguments):
     with pytest.raises(ConfigError):
-        coco_folder_split(str(single), **arguments)
+        folder_split(str(single), **arguments)
 
 
 def test_nothing_is_written_into_the_folder(single):
@@ -323,9 +317,9 @@ def test_nothing_is_written_into_the_folder(single):
 
 
 def test_registering_again_changes_nothing(single):
-    name = coco_folder_split(str(single), "train")
+    name = folder_split(str(single), "train")
     entry, metadata = DatasetCatalog[name], MetadataCatalog.get(name)
-    assert coco_folder_split(str(single), "train") == name
+    assert folder_split(str(single), "train") == name
     assert DatasetCatalog[name] is entry
     assert MetadataCatalog.get(name) is metadata
     assert load(single, "train") == load(single, "train")
@@ -335,32 +329,32 @@ def test_names_do_not_collide(single, tmp_path, coco, write):
     other = tmp_path / "elsewhere" / "single"
     write(other / "labels.json", coco(10), other / "images")
     names = [
-        coco_folder_split(str(single), "train"),
-        coco_folder_split(str(single), "val"),
-        coco_folder_split(str(single), "train", seed=1),
-        coco_folder_split(str(single), "train", val_fraction=0.3),
-        coco_folder_split(str(single), "train", drop_invalid=True),
-        coco_folder_split(str(other), "train"),
+        folder_split(str(single), "train"),
+        folder_split(str(single), "val"),
+        folder_split(str(single), "train", seed=1),
+        folder_split(str(single), "train", val_fraction=0.3),
+        folder_split(str(single), "train", drop_invalid=True),
+        folder_split(str(other), "train"),
     ]
     assert len(set(names)) == len(names)
 
 
 def test_an_edited_file_gets_a_new_name(single, coco):
-    before = coco_folder_split(str(single), "val")
+    before = folder_split(str(single), "val")
     (single / "labels.json").write_text(json.dumps(coco(10, names=["fig"])))
-    after = coco_folder_split(str(single), "val")
+    after = folder_split(str(single), "val")
     assert after != before
     assert MetadataCatalog.get(after).thing_classes == ["fig"]
 
 
 def test_works_as_a_config_node(single):
-    node = L(coco_folder_split)(directory=str(single), split="train", seed=3)
-    assert instantiate(node) == coco_folder_split(str(single), "train", seed=3)
+    node = L(folder_split)(directory=str(single), split="train", seed=3)
+    assert instantiate(node) == folder_split(str(single), "train", seed=3)
 
 
 def test_file_that_pycocotools_can_score_is_used_as_it_is(tmp_path, coco, write):
     write_pair(tmp_path, write, coco(1), coco(1))
-    metadata = MetadataCatalog.get(coco_folder_split(str(tmp_path), "val"))
+    metadata = MetadataCatalog.get(folder_split(str(tmp_path), "val"))
     assert metadata.json_file == str(tmp_path / "annotations" / "instances_val2017.json")
 
 
@@ -370,9 +364,9 @@ def test_byte_order_mark(tmp_path, coco, write, style):
     write_pair(tmp_path, write, coco(2), coco(1), style)
     for json_file in tmp_path.rglob("*.json"):
         json_file.write_text(json_file.read_text(), encoding="utf-8-sig")
-    assert coco_folder_classes(str(tmp_path)) == ["nut"]
+    assert open_folder(tmp_path).classes == ["nut"]
     assert (len(load(tmp_path, "train")), len(load(tmp_path, "val"))) == (2, 1)
-    assert not hasattr(MetadataCatalog.get(coco_folder_split(str(tmp_path), "val")), "json_file")
+    assert not hasattr(MetadataCatalog.get(folder_split(str(tmp_path), "val")), "json_file")
 
 
 @pytest.mark.parametrize("lacking", ["area", "iscrowd", "info", "id", "integer id"])
@@ -386,7 +380,7 @@ def test_perfect_predictions_score_100_whatever_the_file_lacks(tmp_path, coco, a
         if lacking in ("area", "iscrowd"):
             del entry[lacking]
     write_pair(tmp_path / "data", write, data, data)
-    name = coco_folder_split(str(tmp_path / "data"), "val")
+    name = folder_split(str(tmp_path / "data"), "val")
     evaluator = COCOEvaluator(name, tasks=("bbox",), output_dir=str(tmp_path / "out"), use_fast_impl=False)
     evaluator.reset()
     for record in DatasetCatalog.get(name):
@@ -418,7 +412,7 @@ def test_drop_invalid_keeps_the_split(single):
     assert image_ids(load(single, "val", drop_invalid=True)) == val[1:]
 
 
-def test_drop_invalid_cannot_mend_the_whole_file(tmp_path, coco, write):
+def test_drop_invalid_cannot_fix_the_whole_file(tmp_path, coco, write):
     write_pair(tmp_path, write, coco(1, []), coco(1))
     with pytest.raises(DatasetProblemsError, match="no annotations"):
         load(tmp_path, "train", drop_invalid=True)
@@ -461,16 +455,16 @@ def test_drop_invalid_leaves_out_a_malformed_image(tmp_path, coco, write, change
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"images": []}'])
-def test_drop_invalid_cannot_mend_a_file_that_is_not_coco(tmp_path, coco, write, text):
+def test_drop_invalid_cannot_fix_a_file_that_is_not_coco(tmp_path, coco, write, text):
     write_pair(tmp_path, write, coco(1), coco(1))
     (tmp_path / "annotations" / "instances_train2017.json").write_text(text)
     with pytest.raises(DatasetProblemsError):
         load(tmp_path, "train", drop_invalid=True)
 
 
-def test_drop_invalid_cannot_mend_masks_in_one_part_only(tmp_path, coco, annotation, write):
+def test_drop_invalid_cannot_fix_masks_in_one_part_only(tmp_path, coco, annotation, write):
     write_pair(tmp_path, write, coco(1), coco(1, [annotation(1, segmentation=[])]))
-    with pytest.raises(DatasetProblemsError, match="masks in one part only"):
+    with pytest.raises(DatasetProblemsError, match="masks in one split only"):
         load(tmp_path, "train", drop_invalid=True)
 
 

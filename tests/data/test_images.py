@@ -107,7 +107,7 @@ def test_what_is_no_picture_is_named(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"text")
     (tmp_path / "b.jpg").write_bytes(b"")
     for name in ("a.jpg", "b.jpg", "missing.jpg"):
-        with pytest.raises(DatasetError, match=f"{name} cannot be read as a picture"):
+        with pytest.raises(DatasetError, match=f"{name} cannot be read as an image"):
             read_image(str(tmp_path / name))
 
 

@@ -86,6 +86,32 @@ def test_uneven_batch_and_empty_data_are_errors():
         build_train_loader([], mapper=mapper, total_batch_size=1)
 
 
+def odd_ones(record):
+    """Map odd numbers, and refuse even ones."""
+    return mapper(record) if record["number"] % 2 else None
+
+
+def test_a_record_that_the_mapper_refuses_is_replaced_by_another():
+    loader = build_train_loader(IMAGES, mapper=odd_ones, total_batch_size=2)
+    batches = list(itertools.islice(loader, 10))
+    assert {sample["number"] for batch in batches for sample in batch} == {1, 3}
+    again = build_train_loader(IMAGES, mapper=odd_ones, total_batch_size=2, first_iter=4, num_workers=2)
+    assert list(itertools.islice(again, 6)) == batches[4:]
+
+
+def test_a_mapper_that_refuses_everything_is_an_error():
+    loader = build_train_loader(IMAGES, mapper=lambda record: None, total_batch_size=1)
+    with pytest.raises(DatasetError, match="returns None for each of the 5 images"):
+        next(iter(loader))
+
+
+def test_a_lambda_can_be_sent_to_spawned_processes():
+    loader = build_train_loader(
+        IMAGES, mapper=lambda record: {"number": record["number"]}, total_batch_size=1
+    )
+    assert pickle.loads(pickle.dumps(loader.dataset))[(0, 3)] == {"number": 3}
+
+
 def test_the_data_set_can_be_sent_to_spawned_processes():
     """What several processes a machine use, and their loaders' workers after them."""
     loader = build_train_loader(IMAGES, mapper=mapper, total_batch_size=2, seed=3)

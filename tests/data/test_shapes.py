@@ -131,7 +131,7 @@ def test_shape_is_drawn_where_it_was_placed():
             return 0.3 if size is None else np.array([40.25, 55.5])
 
     for label in range(len(SHAPE_CLASSES)):
-        alpha, area = shapes._place(Fixed(), label, 30.0, 100)
+        alpha, area = shapes._draw_shape(Fixed(), label, 30.0, 100)
         x = (alpha.sum(0) * (np.arange(100) + 0.5)).sum() / alpha.sum()
         y = (alpha.sum(1) * (np.arange(100) + 0.5)).sum() / alpha.sum()
         assert (x, y) == (pytest.approx(40.25, abs=0.1), pytest.approx(55.5, abs=0.1))
@@ -189,7 +189,7 @@ def test_placed_shape_covers_its_area():
     """Whole shapes inside the image; OpenCV also fills the outline's own subpixels, up to 8 % at 12 px."""
     rng = np.random.default_rng(0)
     for label in range(len(SHAPE_CLASSES)):
-        covers = [shapes._place(rng, label, 12.0, 200)[0].sum() for _ in range(20)]
+        covers = [shapes._draw_shape(rng, label, 12.0, 200)[0].sum() for _ in range(20)]
         assert 0.99 * 144 < np.median(covers) < 1.08 * 144
 
 

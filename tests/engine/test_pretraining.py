@@ -169,7 +169,7 @@ def test_accuracy_by_hand(monkeypatch):
         (
             [],
             ["--data", "/nowhere"],
-            "no folder /nowhere/train; expected pictures",
+            "no folder /nowhere/train; expected images",
         ),
         (["model.backbone.num_classes=5"], [], "num_classes=5, but "),
         (["train.best_metric=segm/AP"], [], "'accuracy/top1'"),
@@ -210,7 +210,7 @@ def test_a_broken_picture_is_named(data, tmp_path, capsys, workers):
     assert pretrain(arguments) == 2
     out, error = capsys.readouterr()
     assert error.startswith(f"error: {broken}/train/")
-    assert "cannot be read as a picture" in error
+    assert "cannot be read as an image" in error
     assert "Traceback" not in error + out
 
 

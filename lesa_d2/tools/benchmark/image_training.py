@@ -6,7 +6,7 @@ import numpy as np
 from detectron2.config import LazyConfig, instantiate
 from PIL import Image
 
-from ...data.images import SPLITS
+from ...data.folder import SPLITS
 from ...data.shapes import draw_scene
 from ...engine.classification import use_image_folder
 from .measure import Step

@@ -76,15 +76,16 @@ class Inputs:
         return [Finding("config", f"{self.config_file} loads ({kind})")]
 
     def _check_dataset(self) -> list[Finding]:
-        from ...data import check_coco_folder, coco_folder_classes, coco_folder_has_masks, image_folder
+        from ...data import image_folder, open_folder
 
         if not self.is_detector:
             classes: Sequence[str] = image_folder(self.dataset, "train").classes
             image_folder(self.dataset, "val")
             return [Finding("data set", f"{len(classes)} classes of pictures: {listed(classes)}")]
-        check_coco_folder(self.dataset)
-        classes = coco_folder_classes(self.dataset)
-        labels = "boxes and masks" if coco_folder_has_masks(self.dataset) else "boxes without masks"
+        folder = open_folder(self.dataset)
+        folder.check()
+        classes = folder.classes
+        labels = "boxes and masks" if folder.has_masks else "boxes without masks"
         return [Finding("data set", f"{labels} of {len(classes)} classes: {listed(classes)}")]
 
     def _check_values(self) -> list[Finding]:

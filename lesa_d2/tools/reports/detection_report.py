@@ -71,7 +71,7 @@ def _report(folder: Path, evaluator: CocoEvaluator, threshold: float | None) -> 
     if not evaluations:
         return no_detections(threshold, None)
     matching = evaluations.get("segm") or evaluations["bbox"]
-    classes = [evaluator.truth.cats[i]["name"] for i in matching.params.catIds]
+    classes = [matching.cocoGt.cats[i]["name"] for i in matching.params.catIds]
     sections = [metrics_table(evaluations, classes)]
     curves = evaluations.get("bbox", matching)
     title = f"{KINDS[curves.params.iouType]} IoU from 0.5".capitalize()

@@ -7,7 +7,7 @@ from detectron2.config import instantiate
 from detectron2.evaluation import DatasetEvaluator
 from omegaconf import DictConfig, OmegaConf
 
-from ...data import coco_folder_problems
+from ...data import open_folder
 from ...engine import dataset_names
 from ...evaluation import CocoEvaluator
 from .data_report import write_data_report
@@ -24,7 +24,7 @@ class DetectionReports:
             cfg.train.output_dir,
             dataset_names(cfg.dataloader.train),
             dataset_names(cfg.dataloader.test),
-            left_out=coco_folder_problems(args.dataset) if leaves_out else (),
+            left_out=open_folder(args.dataset).problems() if leaves_out else (),
             seen=seen_size(cfg),
         )
 

@@ -1,4 +1,4 @@
-"""Everything that would make training on a COCO-format data set crash or go wrong, found before it starts.
+"""Find everything in a COCO JSON file that would make training crash or go wrong, before it starts.
 
 One small generator per kind of mistake; they yield :class:`Problem` and never stop at the first.
 """
@@ -12,32 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
-from PIL import Image
+from PIL import ExifTags, Image
 from pycocotools import mask as mask_util
-from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 
-from .coco_layout import (
-    Layout,
-    category_problems,
-    find_layout,
-    mask_problems,
-    read_coco,
-    split_problems,
-    summarise,
-)
+from ..problems import DatasetProblemsError, Problem
+from ..progress import progress
 from .entries import is_annotation, is_id, is_image
-from .problems import DatasetProblemsError, Problem
+from .summary import read_coco
 
 _TOLERANCE = 1.0  # pixels; annotation tools round boxes
 _FARTHEST = 1e5  # pixels; pycocotools' integers overflow farther out
 _NO_AREA = 1e-6  # square pixels
-_EXIF_ORIENTATION = 0x0112
-_EXIF_TRANSPOSED = (5, 6, 7, 8)  # orientations that swap width and height
 
-_MEND = {
-    "no images": "List the pictures under 'images'.",
+Mistake = tuple[str, str]
+"""The kind of a problem, and what it is exactly."""
+
+_FIXES = {
+    "no images": "List the images under 'images'.",
     "no annotations": "Label at least one object.",
     "only crowd annotations": "Label an object with iscrowd 0; crowds are neither learnt from nor scored.",
     "no categories": "List the classes under 'categories'.",
@@ -61,42 +53,15 @@ _MEND = {
     "masks missing": "Other annotations have a mask: give this one a 'segmentation' too, or remove all.",
     "missing image file": "Put the file there, or remove the image from 'images'.",
     "image that cannot be decoded": "Replace the file, or remove the image from 'images'.",
-    "more than 8 bits": "Convert the picture to 8 bits; detectron2 would read it as a white area.",
+    "more than 8 bits": "Convert the image to 8 bits; detectron2 would read it as a white area.",
     "wrong image size": "Correct 'width' and 'height'; the boxes may be off by the same factor or turn.",
 }
 
 
-def check_coco_folder(directory: str | Path) -> None:
-    """Check every part of a COCO-format folder, pictures included.
-
-    Raises:
-        DatasetError: no such folder, or an unknown layout.
-        DatasetProblemsError: lists all problems of all parts at once.
-    """
-    layout = find_layout(directory)
-    problems = [p for part in layout.parts for p in check_coco_json(part.json_file, part.image_root)]
-    problems += _across_parts(layout, bool(problems))
-    if problems:
-        raise DatasetProblemsError(str(directory), problems)
-
-
-def _across_parts(layout: Layout, others: bool) -> list[Problem]:
-    """Problems of the folder as a whole; ``others`` says whether its files have some of their own."""
-    try:
-        summary = summarise(layout.train.json_file)
-        problems = [*category_problems(layout), *mask_problems(layout)]
-    except DatasetProblemsError:
-        return []  # an unreadable file, which is listed already
-    # Why a file has no usable object at all is listed already, too.
-    if summary.object_image_ids or not others:
-        problems += split_problems(layout)
-    return problems
-
-
 def check_coco_json(json_file: str | Path, image_root: str | Path) -> list[Problem]:
-    """All problems of one COCO JSON file and of the pictures that it lists, which are really decoded.
+    """Return all problems of one COCO JSON file and of its images, each of which is decoded.
 
-    Masks may be missing altogether, for boxes can be trained alone, but not in part.
+    Masks may be missing altogether, because boxes can be trained alone, but not in part.
     """
     try:
         data = read_coco(json_file)
@@ -109,7 +74,7 @@ def check_coco_json(json_file: str | Path, image_root: str | Path) -> list[Probl
 
 
 class _Coco:
-    """A parsed file; ``images`` and ``annotations`` hold the well-formed entries only."""
+    """Hold a parsed file; ``images`` and ``annotations`` have the well-formed entries only."""
 
     def __init__(self, file: str, data: dict[str, Any]) -> None:
         self.file = file
@@ -118,19 +83,11 @@ class _Coco:
         self.annotations = [a for a in data["annotations"] if is_annotation(a)]
         self.image_by_id = {image["id"]: image for image in self.images}
 
-    def annotations_with_image(self) -> Iterator[tuple[dict, dict]]:
-        for annotation in self.annotations:
-            if annotation["image_id"] in self.image_by_id:
-                yield annotation, self.image_by_id[annotation["image_id"]]
-
-    def problem(self, kind: str, what: str) -> Problem:
-        return Problem(kind, self.file, what, _MEND[kind])
-
-    def image_problem(self, kind: str, what: str, image_id: Any) -> Problem:
-        return Problem(kind, self.file, what, _MEND[kind], image_id=image_id)
+    def problem(self, kind: str, what: str, image_id: Any = None, annotation_id: Any = None) -> Problem:
+        return Problem(kind, self.file, what, _FIXES[kind], image_id, annotation_id)
 
     def annotation_problem(self, kind: str, what: str, annotation: dict) -> Problem:
-        return Problem(kind, self.file, what, _MEND[kind], annotation["image_id"], annotation["id"])
+        return self.problem(kind, what, annotation["image_id"], annotation["id"])
 
 
 def _is_finite(values: Any) -> bool:
@@ -149,23 +106,17 @@ def _empty(coco: _Coco) -> Iterator[Problem]:
 
 
 def _malformed(coco: _Coco) -> Iterator[Problem]:
-    for image in coco.data["images"]:
-        if not is_image(image):
-            yield coco.problem("malformed image", f"got {_short(image)}")
-    for annotation in coco.data["annotations"]:
-        if not is_annotation(annotation):
-            yield coco.problem("malformed annotation", f"got {_short(annotation)}")
-
-
-def _short(entry: dict) -> str:
-    shown = {key: value for key, value in entry.items() if key != "segmentation"}
-    return str(shown)[:200]
+    for kind, is_good in (("image", is_image), ("annotation", is_annotation)):
+        for entry in coco.data[f"{kind}s"]:
+            if not is_good(entry):
+                shown = {key: value for key, value in entry.items() if key != "segmentation"}
+                yield coco.problem(f"malformed {kind}", f"got {str(shown)[:200]}")
 
 
 def _duplicates(coco: _Coco) -> Iterator[Problem]:
     for image_id, count in Counter(image["id"] for image in coco.images).items():
         if count > 1:
-            yield coco.image_problem("duplicate image id", f"{count} images have it", image_id)
+            yield coco.problem("duplicate image id", f"{count} images have it", image_id)
     first: dict[Any, dict] = {}
     for annotation in coco.annotations:
         other = first.setdefault(annotation["id"], annotation)
@@ -220,29 +171,26 @@ def _missing_masks(coco: _Coco) -> Iterator[Problem]:
 
 
 def _masks(coco: _Coco) -> Iterator[Problem]:
-    for annotation, image in coco.annotations_with_image():
-        segmentation = annotation.get("segmentation")
-        if not segmentation:
-            continue
-        if isinstance(segmentation, dict):
-            found = [_rle_mistake(segmentation, image)]
-        elif isinstance(segmentation, list):
-            found = _polygon_mistakes(segmentation, image)
-        else:
-            found = [("malformed polygon", f"segmentation is a {type(segmentation).__name__}")]
-        for kind, what in filter(None, found):
-            yield coco.annotation_problem(kind, what, annotation)
+    for annotation in coco.annotations:
+        image, segmentation = coco.image_by_id.get(annotation["image_id"]), annotation.get("segmentation")
+        if image and segmentation:
+            for kind, what in filter(None, _mask_mistakes(segmentation, image)):
+                yield coco.annotation_problem(kind, what, annotation)
 
 
-def _polygon_mistakes(polygons: list, image: dict) -> list[tuple[str, str] | None]:
-    if any(isinstance(value, int | float) for value in polygons):
-        return [("flat segmentation", f"{len(polygons)} numbers, not a list of polygons")]
-    found = [_polygon_mistake(polygon) for polygon in polygons]
-    return found if any(found) else [_empty_mask(polygons, image)]
+def _mask_mistakes(segmentation: Any, image: dict) -> list[Mistake | None]:
+    if isinstance(segmentation, dict):
+        return [_rle_mistake(segmentation, image)]
+    if not isinstance(segmentation, list):
+        return [("malformed polygon", f"segmentation is a {type(segmentation).__name__}")]
+    if any(isinstance(value, int | float) for value in segmentation):
+        return [("flat segmentation", f"{len(segmentation)} numbers, not a list of polygons")]
+    found = [_polygon_mistake(polygon) for polygon in segmentation]
+    return found if any(found) else [_empty_mask(segmentation, image)]
 
 
-def _empty_mask(polygons: list[list[float]], image: dict) -> tuple[str, str] | None:
-    """Why polygons leave no mask. Smaller than a pixel is no mistake; detectron2 skips such objects."""
+def _empty_mask(polygons: list[list[float]], image: dict) -> Mistake | None:
+    """Return why polygons leave no mask; None if they are smaller than a pixel, for detectron2 skips those."""
     height, width = image["height"], image["width"]
     near = [np.clip(polygon, -_FARTHEST, _FARTHEST).tolist() for polygon in polygons]
     if mask_util.area(mask_util.frPyObjects(near, height, width)).any():
@@ -258,7 +206,7 @@ def _empty_mask(polygons: list[list[float]], image: dict) -> tuple[str, str] | N
     return None
 
 
-def _polygon_mistake(polygon: Any) -> tuple[str, str] | None:
+def _polygon_mistake(polygon: Any) -> Mistake | None:
     if not _is_finite(polygon):
         return "malformed polygon", f"not a flat list of finite numbers: {str(polygon)[:80]}"
     if len(polygon) % 2:
@@ -268,7 +216,7 @@ def _polygon_mistake(polygon: Any) -> tuple[str, str] | None:
     return None
 
 
-def _rle_mistake(rle: dict, image: dict) -> tuple[str, str] | None:
+def _rle_mistake(rle: dict, image: dict) -> Mistake | None:
     size, counts = rle.get("size"), rle.get("counts")
     expected = [image["height"], image["width"]]
     if size != expected:
@@ -285,27 +233,23 @@ def _rle_mistake(rle: dict, image: dict) -> tuple[str, str] | None:
     return None
 
 
-# --------------------------------------------------------------------------------------- the pictures
+# ----------------------------------------------------------------------------------------- the images
 
 
 def _files(coco: _Coco, image_root: str) -> Iterator[Problem]:
-    """Decode every picture; most of the time is spent outside Python, so threads help."""
+    """Decode every image; threads help because most of the time is spent outside Python."""
 
-    def mistakes(image: dict) -> list[tuple[str, str]]:
+    def mistakes(image: dict) -> list[Mistake]:
         return _file_mistakes(os.path.join(image_root, image["file_name"]), image)
 
     with ThreadPoolExecutor() as pool:
-        is_main = comm.is_main_process()
-        results = pool.map(mistakes, coco.images)
-        progress = tqdm(
-            results, desc="Checking images", total=len(coco.images), mininterval=1, disable=not is_main
-        )
-        for image, found in zip(coco.images, progress, strict=True):
+        results = progress(pool.map(mistakes, coco.images), "Checking images", len(coco.images))
+        for image, found in zip(coco.images, results, strict=True):
             for kind, what in found:
-                yield coco.image_problem(kind, what, image["id"])
+                yield coco.problem(kind, what, image["id"])
 
 
-def _file_mistakes(path: str, image: dict) -> list[tuple[str, str]]:
+def _file_mistakes(path: str, image: dict) -> list[Mistake]:
     if not PathManager.isfile(path):
         return [("missing image file", path)]
     try:
@@ -322,9 +266,9 @@ def _file_mistakes(path: str, image: dict) -> list[tuple[str, str]]:
 
 
 def _decode(path: str) -> tuple[tuple[int, int], str]:
-    """Size, as detectron2's ``read_image`` gives it (turned upright as EXIF says), and Pillow's mode."""
+    """Return the size as detectron2's ``read_image`` gives it (turned upright as EXIF says), and Pillow's mode."""
     with PathManager.open(path, "rb") as file, Image.open(file) as image:
         image.load()
         width, height = image.size
-        turned = image.getexif().get(_EXIF_ORIENTATION) in _EXIF_TRANSPOSED
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # width and height are swapped
         return ((height, width) if turned else (width, height)), image.mode
