@@ -1,20 +1,24 @@
 """detectron2's COCO evaluator, which for test-dev also writes what COCO's server takes."""
 
 import json
-import os
+import logging
 import re
+from pathlib import Path
 from typing import Any
 
 from detectron2.evaluation import COCOEvaluator
-from detectron2.utils.file_io import PathManager
-from pycocotools.coco import COCO
+from detectron2.utils import comm
 from pycocotools.cocoeval import COCOeval
+
+from ..compat import keep_evaluations
 
 BOX, MASK = "bbox", "segmentation"
 
+logger = logging.getLogger(__name__)
+
 
 class CocoEvaluator(COCOEvaluator):
-    """COCOEvaluator that keeps what it computed, and splits results without annotations for upload.
+    """Keep what COCOEvaluator computes, and split results without annotations for upload.
 
     COCO's server scores one kind at a time and takes a result with a box for a box.  Beside detectron2's
     ``coco_instances_results.json`` the output folder gets ``detections_SPLIT_bbox_results.json`` and, for
@@ -27,41 +31,34 @@ class CocoEvaluator(COCOEvaluator):
 
     evaluations: dict[str, COCOeval | None]
 
-    def __init__(self, dataset_name: str, *args: Any, **kwargs: Any) -> None:
-        super().__init__(dataset_name, *args, **kwargs)
-        # coco_2017_test-dev is test-dev2017 to the server
-        self._split = re.sub(r"^coco_(\d+)_(.+)$", r"\2\1", dataset_name)
+    def __init__(self, dataset_name: str, *args: Any, output_dir: str | None = None, **kwargs: Any) -> None:
+        super().__init__(dataset_name, *args, output_dir=output_dir, **kwargs)
         self.dataset_name = dataset_name
+        self.output_dir = output_dir
         self.evaluations = {}
-
-    @property
-    def truth(self) -> COCO:
-        """The annotations that detections are scored against."""
-        return self._coco_api
+        keep_evaluations(self, lambda kind, evaluation: self.evaluations.update({kind: evaluation}))
 
     def reset(self) -> None:
+        """Forget the predictions and evaluations of an earlier data set."""
         super().reset()
         self.evaluations = {}
 
-    def _derive_coco_results(
-        self, coco_eval: COCOeval | None, iou_type: str, **kwargs: Any
-    ) -> dict[str, float]:
-        self.evaluations[iou_type] = coco_eval
-        return super()._derive_coco_results(coco_eval, iou_type, **kwargs)
+    def evaluate(self, img_ids: list[int] | None = None) -> dict[str, dict[str, float]]:
+        """Return detectron2's metrics by kind; without annotations, write the files for upload instead."""
+        results = super().evaluate(img_ids)
+        if self.output_dir and comm.is_main_process() and not self.evaluations:
+            file = Path(self.output_dir, "coco_instances_results.json")
+            if file.is_file():
+                self._split(json.loads(file.read_text(encoding="utf-8")), file.parent)
+        return results
 
-    def _eval_predictions(self, predictions: list[dict], img_ids: list[int] | None = None) -> None:
-        super()._eval_predictions(predictions, img_ids)
-        if self._do_evaluation or not self._output_dir:
-            return
-        with PathManager.open(os.path.join(self._output_dir, "coco_instances_results.json")) as file:
-            results = json.load(file)
+    def _split(self, results: list[dict], folder: Path) -> None:
+        # coco_2017_test-dev is test-dev2017 to the server
+        split = re.sub(r"^coco_(\d+)_(.+)$", r"\2\1", self.dataset_name)
         for kind, key, other in (("bbox", BOX, MASK), ("segm", MASK, BOX)):
             # without any result nobody can tell whether the detector has masks: both files, then
             if kind == "bbox" or not results or any(MASK in result for result in results):
-                self._write(kind, [{k: v for k, v in r.items() if k != other} for r in results if key in r])
-
-    def _write(self, kind: str, results: list[dict]) -> None:
-        path = os.path.join(self._output_dir, f"detections_{self._split}_{kind}_results.json")
-        with PathManager.open(path, "w") as file:
-            json.dump(results, file)
-        self._logger.info("No annotations to score against; to upload: %s", path)
+                file = folder / f"detections_{split}_{kind}_results.json"
+                of_kind = [{k: v for k, v in r.items() if k != other} for r in results if key in r]
+                file.write_text(json.dumps(of_kind), encoding="utf-8")
+                logger.info("No annotations to score against; to upload: %s", file)

@@ -1,16 +1,14 @@
-"""The binary term of LESA, eq. 6: what all other positions say to a position.
+"""The binary term of LESA, the sum over all positions in eq. 5: what the positions of the map say to one of them.
 
     binary = BN_out( softmax_j( logits_ij ) v_j )        q, k, v = BN( W_qkv x )
 
 Shapes: N images, C channels, G heads, n = H·W positions, dq = C/(2G) query/key and dv = C/G value channels a
 head.  The channels of the projection are head-major: head g holds [q (dq), k (dq), v (dv)].
 
-Where the released code does more than the paper says, it is followed: there is no 1/sqrt(d); instead every
-head's logit terms pass a batch norm of their own and are then added.  Such a norm is a·s + b with b the same
-for all keys, so that it drops out of the softmax and only the factor a remains.  It folds into the queries: a
-comes from the stored statistics, or in training from moments in closed form, and no logit is normalised.
-
-``backend="reference"`` computes the formula as it stands instead, each map of logits through its norm.
+:mod:`.definition` has the formula as it stands, each map of logits through its norm; here the same is computed
+without such maps.  A norm of logits is a·s + b with b the same for all keys, so that b drops out of the softmax
+and only the factor a remains.  It folds into the queries: a comes from the stored statistics, or in training from
+moments in closed form, and no logit is normalised.
 """
 
 from __future__ import annotations  # nested ones are evaluated while torch.compile traces
@@ -22,10 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import check_backend
-from .attention.reference import relative_logits
-from .inspection import InspectableAttention, MappedAttention, ThinAttention
-from .moments import Moments, content_moments, pair_moments, relative_moments
-from .norm import (
+from .folding import (
     batch_affine,
     check_is_batch_norm,
     conv_affine,
@@ -33,6 +28,8 @@ from .norm import (
     stored_affine,
     uses_batch_statistics,
 )
+from .inspection import InspectableAttention, MappedAttention, ThinAttention
+from .moments import Moments, content_moments, pair_moments, relative_moments
 from .positions import DecomposedPositions, FlattenedPositions, Size
 from .precision import at_least_float32, no_autocast
 
@@ -107,13 +104,6 @@ class BinaryTerm(nn.Module, InspectableAttention):
         shape = (self.num_logit_terms, self.num_heads, 1, 1)
         return scale.view(shape), shift.view(shape)
 
-    def normalise_logits(self, terms: list[Tensor]) -> Tensor:
-        """Each term (N, G, n, n) through its own channels of the logit norm, then added: (N, G, n, n)."""
-        maps = torch.cat(terms, dim=1)
-        dtype = stored_affine(self.logit_norm)[0].dtype
-        normalised = self.logit_norm(maps.to(dtype)).to(maps.dtype)
-        return normalised.unflatten(1, (len(terms), -1)).sum(1)
-
 
 class DecomposedBinaryTerm(BinaryTerm, ThinAttention):
     """Detection: logits = BN(qk) + BN(qr) with one table an axis; exact for any H×W."""
@@ -146,23 +136,13 @@ class DecomposedBinaryTerm(BinaryTerm, ThinAttention):
         Without its own position they sum to one too, but for a map of one position, where none remains.
         """
         batch_statistics = uses_batch_statistics(self.qkv_norm) or uses_batch_statistics(self.out_norm)
-        return not batch_statistics and self.backend != "reference" and not self.without_self
+        return not batch_statistics and not self.without_self
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
-        attend = self._attend_by_definition if self.backend == "reference" else self._attend_folded
-        out = attend(q, k, v, size)
+        out = self.attend_thinly(*self._fold_logit_norm(q, k, v, size))
         if v.stride(3) == 1:  # the map is channels_last, and stays so
             return out.transpose(1, 2).flatten(2).transpose(1, 2)
         return out.transpose(2, 3).flatten(1, 2)
-
-    def _attend_by_definition(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
-        with no_autocast(q):
-            q, k, v = map(at_least_float32, (q, k, v))
-            terms = [q @ k.transpose(-2, -1), relative_logits(*self.positions(q, size))]
-            return self.softmax(self.normalise_logits(terms)) @ v
-
-    def _attend_folded(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
-        return self.attend_thinly(*self._fold_logit_norm(q, k, v, size))
 
     def attention_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         return self._fold_logit_norm(*self.split_heads(self.project(x)), (x.shape[2], x.shape[3]))
@@ -215,16 +195,7 @@ class FlattenedBinaryTerm(BinaryTerm, MappedAttention):
             return self._logits(q, k, rq, rk)
 
     def _logits(self, q: Tensor, k: Tensor, rq: Tensor, rk: Tensor) -> Tensor:
-        logits = self._logits_by_definition if self.backend == "reference" else self._logits_folded
-        return logits(q, k, rq, rk)
-
-    def _logits_by_definition(self, q: Tensor, k: Tensor, rq: Tensor, rk: Tensor) -> Tensor:
-        from_query = torch.einsum("bgic,cij->bgij", q, rq)
-        from_key = torch.einsum("bgjc,cij->bgij", k, rk)
-        return self.normalise_logits([q @ k.transpose(-2, -1), from_query, from_key])
-
-    def _logits_folded(self, q: Tensor, k: Tensor, rq: Tensor, rk: Tensor) -> Tensor:
-        """One map of all pairs rather than three: maps are small here, and so are their blocks."""
+        """Compute one map of all pairs rather than three: maps are small here, and so are their blocks."""
 
         def moments() -> list[Moments]:
             by_query, by_key = rq.permute(1, 2, 0), rk.permute(2, 1, 0)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .norm import conv_norm
+from .folding import conv_norm
 from .unary import conv1x1
 
 

@@ -1,4 +1,4 @@
-"""LESA: convolution and all-to-all attention, fused by a learned gate (arXiv 2107.05637, eq. 5–7).
+"""LESA: convolution and all-to-all attention, fused by a learned gate (arXiv 2107.05637, eq. 5).
 
     out = unary + gate * binary            gate in (0, 1), one value a position and channel
 

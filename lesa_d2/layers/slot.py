@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from .binary import BINARY_TERMS, BinaryTerm
-from .norm import may_be_repeated, statistics_once
+from .checkpointing import may_be_repeated, statistics_once
 from .positions import parse_size
 from .unary import UnaryTerm
 
@@ -27,8 +27,7 @@ class SlotOperator(nn.Module, ABC):
             interpolated tables.
         positions: "decomposed" (detection) or "flattened" (ImageNet).
         deformable: whether the operator's 3×3 is deformable.
-        backend: of :func:`lesa_d2.layers.attention.relative_attention`, which serves decomposed positions;
-            "reference" computes the whole term as its formula stands.
+        backend: of :func:`lesa_d2.layers.attention.relative_attention`, which serves decomposed positions.
         norm: makes a batch norm for a number of channels.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The unary term of LESA, eq. 5: what a position says about itself and its 3×3 neighbourhood.
+"""The unary term of LESA, eq. 6: what a position says about itself and its 3×3 neighbourhood.
 
     unary = BN( W1x1( conv3x3(x, groups=G) ) )
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from .deform import DeformableConv2d
-from .norm import conv_norm
+from .folding import conv_norm
 
 
 def conv3x3(

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..layers import EvalBatchNorm2d, SlotOperator, find_operator
-from ..layers.norm import may_be_repeated, statistics_once
+from ..layers.checkpointing import may_be_repeated, statistics_once
 from ..layers.positions import Size, parse_size
 from ..layers.registry import CONVOLUTION
 from ..layers.unary import conv3x3

@@ -70,7 +70,7 @@ def _report(folder: Path, evaluator: CocoEvaluator, threshold: float | None) -> 
     if not found:
         return no_detections(threshold, None)
     matching = found.get("segm") or found["bbox"]
-    classes = [evaluator.truth.cats[i]["name"] for i in matching.params.catIds]
+    classes = [matching.cocoGt.cats[i]["name"] for i in matching.params.catIds]
     sections = [metrics_table(found, classes)]
     curves = found.get("bbox", matching)
     title = f"{KINDS[curves.params.iouType]} IoU from 0.5".capitalize()
