@@ -12,10 +12,10 @@ from .norm import BatchNorm
 
 @contextmanager
 def statistics_once(module: nn.Module) -> Iterator[None]:
-    """Keeps running statistics still while activation checkpointing repeats a forward pass.
+    """Keep running statistics unchanged while activation checkpointing repeats a forward pass.
 
     Whatever calls it, a forward pass of a training module inside a backward pass is such a repetition; the
-    first pass has moved the statistics already.
+    first pass has updated the statistics already.
     """
     norms: list[BatchNorm] = []
     if module.training and is_inside_backward():
@@ -31,8 +31,8 @@ def statistics_once(module: nn.Module) -> Iterator[None]:
 
 
 def may_be_repeated(module: nn.Module) -> bool:
-    """Whether a forward pass of ``module`` may be activation checkpointing's second one, by way of Python.
+    """Return whether a forward pass of ``module`` may be the second one of activation checkpointing.
 
-    A compiled graph plans its recomputation itself, and moves the statistics once.
+    A compiled graph plans its recomputation itself, and updates the statistics once.
     """
     return module.training and not torch.compiler.is_compiling()

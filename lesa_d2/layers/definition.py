@@ -70,9 +70,7 @@ def gate(module: Gate, m: Tensor, context: Tensor) -> Tensor:
 def binary(term: BinaryTerm, x: Tensor) -> Tensor:
     """Compute Σ_j S_ij v_j of eq. 5, with j over all positions, i among them: (N, C, H, W) -> (N, C', H, W)."""
     size = (x.shape[2], x.shape[3])
-    # Released: q, k, v pass a norm.  The channels are head-major: head g holds [q (dq), k (dq), v (dv)].
-    heads = term.qkv_norm(term.qkv(x)).flatten(2).unflatten(1, (term.num_heads, -1)).transpose(2, 3)
-    q, k, v = heads.split([term.key_dim, term.key_dim, term.value_dim], dim=-1)
+    q, k, v = project(term, x)
     with no_autocast(x):
         q, k, wide = map(at_least_float32, (q, k, v))
         weights = softmax(logits(term, q, k, size), term.without_self)
@@ -82,8 +80,16 @@ def binary(term: BinaryTerm, x: Tensor) -> Tensor:
             relative = torch.einsum("bgij,cij->bgic", weights, term.positions(size)[2].to(q.dtype))
             out = torch.stack([out, relative], dim=-1).flatten(3)  # interleaved: even S·v, odd S·Rv
     # Released: a norm comes last; it sees 2C' channels with flattened positions, which are then added in pairs.
-    maps = term.out_norm(out.to(v.dtype).transpose(2, 3).flatten(1, 2).unflatten(2, size))
+    maps = term.out_norm(out.to(v.dtype).mT.flatten(1, 2).unflatten(2, size))
     return maps.unflatten(1, (-1, term.outputs_per_channel)).sum(2)
+
+
+def project(term: BinaryTerm, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute q, k, v = x Wq, x Wk, x Wv: (N, C, H, W) -> (N, G, n, dq) twice and (N, G, n, dv)."""
+    # Released: one projection, which a norm follows.  Head g holds the channels [q (dq), k (dq), v (dv)].
+    heads = term.qkv_norm(term.qkv(x)).flatten(2).unflatten(1, (term.num_heads, -1)).mT
+    q, k, v = heads.split([term.key_dim, term.key_dim, term.value_dim], dim=-1)
+    return q, k, v
 
 
 def logits(term: BinaryTerm, q: Tensor, k: Tensor, size: Size) -> Tensor:
@@ -101,7 +107,7 @@ def logits(term: BinaryTerm, q: Tensor, k: Tensor, size: Size) -> Tensor:
         relative = [torch.einsum("bgic,cij->bgij", q, rq), torch.einsum("bgjc,cij->bgij", k, rk)]
     # Released: every term of the logits passes a norm, one channel a term and head, before the terms are added.
     # As in the paper, nothing is divided by the root of dq.
-    maps = term.logit_norm(torch.cat([q @ k.transpose(-2, -1), *relative], dim=1))
+    maps = term.logit_norm(torch.cat([q @ k.mT, *relative], dim=1))
     return maps.unflatten(1, (term.num_logit_terms, term.num_heads)).sum(1)
 
 

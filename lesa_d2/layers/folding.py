@@ -12,35 +12,35 @@ BATCH_NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 
 def uses_batch_statistics(norm: nn.Module) -> bool:
-    """Whether the next call of ``norm`` normalises by the statistics of its input."""
+    """Return whether the next call of ``norm`` normalises by the statistics of its input."""
     return norm.training and isinstance(norm, BatchNorm) and not isinstance(norm, EvalBatchNorm2d)
 
 
 def stored_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Scale and shift (C,) that a norm with stored statistics amounts to: x·scale + shift."""
+    """Return the scale and shift (C,) that a norm with stored statistics applies: x·scale + shift."""
     weight, bias, mean, variance, eps = (getattr(norm, name) for name in (*BATCH_NORM_TENSORS, "eps"))
     scale = weight * torch.rsqrt(variance + eps)
     return scale, bias - mean * scale
 
 
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
-    """norm(conv(x)), conv without bias; a norm with stored statistics costs no pass over the map."""
+    """Compute norm(conv(x)), conv without bias; a norm with stored statistics costs no pass over the map."""
     if uses_batch_statistics(norm) or not has_stored_affine(norm):
         return norm(conv(x))
     return conv_affine(conv, *stored_affine(norm), x)
 
 
 def conv_affine(conv: nn.Conv2d, scale: Tensor, shift: Tensor, x: Tensor) -> Tensor:
-    """conv(x)·scale + shift with scale and shift (C',) folded into the weights."""
+    """Compute conv(x)·scale + shift with scale and shift (C',) folded into the weights."""
     dtype = conv.weight.dtype  # norms may be wider than convolutions
     weight, shift = (conv.weight * scale[:, None, None, None]).to(dtype), shift.to(dtype)
     return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 def batch_affine(norm: nn.Module, moments: Moments) -> tuple[Tensor, Tensor]:
-    """Scale and shift (C,) that a batch norm amounts to for a batch of these moments: x·scale + shift.
+    """Return the scale and shift (C,) that a batch norm applies to a batch of these moments: x·scale + shift.
 
-    Moves the running statistics as a call of ``norm`` with that batch would, over all processes where it is
+    The running statistics are updated as a call of ``norm`` with that batch would do, over all processes where it is
     a ``SyncBatchNorm``.
 
     Raises:
@@ -63,7 +63,7 @@ def batch_affine(norm: nn.Module, moments: Moments) -> tuple[Tensor, Tensor]:
 
 
 def _over_processes(moments: Moments, group: "dist.ProcessGroup | None") -> Moments:
-    """Moments of all processes' values together; differentiable."""
+    """Compute the moments of all processes' values together; differentiable."""
     from torch.distributed.nn.functional import all_reduce  # not in every build of PyTorch
 
     group = dist.group.WORLD if group is None else group
@@ -88,12 +88,16 @@ def _move_running_statistics(norm: BatchNorm, mean: Tensor, variance: Tensor) ->
 
 
 def has_stored_affine(norm: nn.Module) -> bool:
-    """Whether ``norm`` has what :func:`stored_affine` takes."""
+    """Return whether ``norm`` has what :func:`stored_affine` takes."""
     return all(isinstance(getattr(norm, name, None), Tensor) for name in BATCH_NORM_TENSORS)
 
 
 def check_is_batch_norm(norm: nn.Module) -> None:
-    """TypeError unless :func:`batch_affine` and :func:`stored_affine` know the arithmetic of ``norm``."""
+    """Check that :func:`batch_affine` and :func:`stored_affine` know the arithmetic of ``norm``.
+
+    Raises:
+        TypeError: they do not.
+    """
     forwards = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward, EvalBatchNorm2d.forward)
     does_more = isinstance(norm, BatchNorm) and type(norm).forward not in forwards
     if not has_stored_affine(norm) or does_more:

@@ -103,7 +103,7 @@ class HybridTaskCascadeHeads(CascadeROIHeads):
         return proposals, losses
 
     def forward_with_given_boxes(self, features: Features, instances: list[Instances]) -> list[Instances]:
-        """Detections with the other outputs for their boxes, as test-time augmentation needs."""
+        """Return detections with the other outputs for their boxes, as test-time augmentation needs."""
         features, _ = self._with_semantics(features)
         return super().forward_with_given_boxes(features, instances)
 
@@ -136,7 +136,7 @@ class HybridTaskCascadeHeads(CascadeROIHeads):
     def _refine(
         self, stage: int, predictions: tuple[Tensor, Tensor], sampled: list[Instances]
     ) -> list[Instances]:
-        """The boxes that a stage makes of its samples, without those that were ground truth."""
+        """Return the boxes that a stage makes of its samples, without those that were ground truth."""
         boxes = self.box_predictor[stage].predict_boxes(predictions, sampled)
         if not all(found.isfinite().all() for found in boxes):
             raise FloatingPointError(
@@ -157,7 +157,7 @@ class HybridTaskCascadeHeads(CascadeROIHeads):
     # ----------------------------------------------------------------------------------- inference
 
     def _forward_box(self, features: Features, proposals: list[Instances]) -> list[Instances]:
-        """Detections by the mean of the stages' logits and the last stage's boxes."""
+        """Return detections by the mean of the stages' logits and the last stage's boxes."""
         logits: list[Tensor] = []
         for stage, predictor in enumerate(self.box_predictor):
             scores, deltas = self._run_stage(features, proposals, stage)
@@ -171,7 +171,7 @@ class HybridTaskCascadeHeads(CascadeROIHeads):
         return detections
 
     def _forward_mask(self, features: Features, instances: list[Instances]) -> list[Instances]:
-        """Adds ``pred_masks`` (R, 1, 2S, 2S): the mean of all heads' probabilities for the detected class."""
+        """Add ``pred_masks`` (R, 1, 2S, 2S): the mean of all heads' probabilities for the detected class."""
         if not self.mask_on:
             return instances
         pooled = self._pool_masks(features, [found.pred_boxes for found in instances])
@@ -187,7 +187,7 @@ class HybridTaskCascadeHeads(CascadeROIHeads):
     # ------------------------------------------------------------------------------------- for both
 
     def _with_semantics(self, features: Features) -> tuple[Features, Tensor | None]:
-        """The feature maps with S among them, and the logits of the semantic branch."""
+        """Return the feature maps with S among them, and the logits of the semantic branch."""
         if self.semantic_head is None or SEMANTIC in features:
             return features, None
         logits, semantic = self.semantic_head(features)

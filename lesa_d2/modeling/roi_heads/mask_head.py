@@ -38,5 +38,5 @@ class CascadeMaskHead(MaskRCNNConvUpsampleHead):
         return self.predictor(self.deconv_relu(self.deconv(refined)))
 
     def layers(self, x: Tensor) -> Tensor:
-        """What detectron2's ``forward`` calls: this head alone, without features of an earlier one."""
+        """Compute this head alone, without features of an earlier one; detectron2's ``forward`` calls it."""
         return self.predict(self.refine(x))
