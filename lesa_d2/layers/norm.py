@@ -10,7 +10,7 @@ BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 class EvalBatchNorm2d(nn.BatchNorm2d):
     """Use the stored statistics of a BatchNorm in training too, while weight and bias train.
 
-    The detectors behind the paper's numbers treat every backbone norm outside the frozen part so.
+    The detectors behind the paper's numbers treat every backbone norm outside the frozen stages so.
     detectron2's ``FrozenBatchNorm2d`` freezes weight and bias as well.
     """
 

@@ -111,9 +111,9 @@ def recomputing_attention(name: str, forward: Forward, backward: Backward) -> Ca
         def backward(ctx: Any, grad: Tensor, _: Tensor) -> Tensors:
             saved = ctx.saved_tensors
             with torch.no_grad():
-                found = backward_op(grad, *saved)
+                gradients = backward_op(grad, *saved)
             # Ordinary backward passes run without gradients, unless they are to be differentiated themselves.
-            return NotTwice.apply(grad, *saved[:5], *found) if torch.is_grad_enabled() else found
+            return NotTwice.apply(grad, *saved[:5], *gradients) if torch.is_grad_enabled() else gradients
 
     def run(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
         lead = v.shape[:2]

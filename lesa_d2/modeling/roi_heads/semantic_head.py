@@ -69,7 +69,7 @@ class FusedSemanticHead(nn.Module):
         return self.predictor(x), self.embedding(x)
 
     def loss(self, logits: Tensor, sem_seg: Tensor) -> Tensor:
-        """Weighted mean cross-entropy over the labelled pixels; zero where there is none.
+        """Compute the weighted mean cross-entropy over the labelled pixels; zero where there is none.
 
         Args:
             logits: (N, K, H, W).
