@@ -5,7 +5,6 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 WITHOUT_SEMANTICS = "model.roi_heads.semantic_head=null model.roi_heads.semantic_pooler=null"
 """Overrides that take the semantic branch out of Hybrid Task Cascade: the way out that messages name."""
@@ -85,12 +84,23 @@ def described(error: BaseException) -> str:
     """
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+    frames = _frames_of_user(error)
     where = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
     return f"{where}{type(error).__name__}: {error}"
 
 
-def _is_users(filename: str) -> bool:
+def is_of_user(error: BaseException) -> bool:
+    """Tell whether an error passed through a file of the user's."""
+    return bool(_frames_of_user(error))
+
+
+def _frames_of_user(error: BaseException) -> list[traceback.FrameSummary]:
     installed = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    folders = [*installed, os.path.dirname(__file__)]
-    return Path(filename).is_file() and not any(Path(filename).is_relative_to(folder) for folder in folders)
+    folders = [os.path.realpath(folder) for folder in (*installed, os.path.dirname(__file__))]
+    running = os.path.realpath(sys.argv[0])  # the script that was called has the first frame of every error
+    frames = [(os.path.realpath(f.filename), f) for f in traceback.extract_tb(error.__traceback__)]
+    return [
+        frame
+        for path, frame in frames
+        if os.path.isfile(path) and path != running and not any(path.startswith(f + os.sep) for f in folders)
+    ]

@@ -13,3 +13,10 @@ def _seed():
     import torch
 
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def datasets(tmp_path, monkeypatch):
+    """DETECTRON2_DATASETS in a folder of the test's."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
+    return tmp_path / "datasets"

@@ -93,11 +93,11 @@ def load_yaml(file: str) -> DictConfig:
 class _Loader(yaml.SafeLoader):
     """Read YAML with the few Python objects that detectron2's own LazyConfig.save leaves in configs."""
 
-    def sequence(self, node: yaml.SequenceNode) -> tuple:
+    def read_tuple(self, node: yaml.SequenceNode) -> tuple:
         """Read ``!!python/tuple``."""
         return tuple(self.construct_sequence(node, deep=True))
 
-    def name(self, path: str, node: yaml.Node) -> Any:
+    def read_name(self, path: str, node: yaml.Node) -> Any:
         """Read a class or function, ``!!python/name:path``."""
         if not any(path == name or path.startswith(f"{name}.") for name in ALLOWED):
             raise yaml.constructor.ConstructorError(
@@ -105,9 +105,9 @@ class _Loader(yaml.SafeLoader):
             )
         return locate(path)
 
-    def instance(self, path: str, node: yaml.Node) -> Any:
+    def read_instance(self, path: str, node: yaml.Node) -> Any:
         """Read a dataclass such as ShapeSpec, ``!!python/object:path``."""
-        found = self.name(path, node)
+        found = self.read_name(path, node)
         if not dataclasses.is_dataclass(found) or not isinstance(node, yaml.MappingNode):
             raise yaml.constructor.ConstructorError(
                 None, None, f"a {path} is not allowed in a config", node.start_mark
@@ -117,6 +117,6 @@ class _Loader(yaml.SafeLoader):
 
 
 _PYTHON = "tag:yaml.org,2002:python/"
-_Loader.add_constructor(f"{_PYTHON}tuple", _Loader.sequence)
-_Loader.add_multi_constructor(f"{_PYTHON}name:", _Loader.name)
-_Loader.add_multi_constructor(f"{_PYTHON}object:", _Loader.instance)
+_Loader.add_constructor(f"{_PYTHON}tuple", _Loader.read_tuple)
+_Loader.add_multi_constructor(f"{_PYTHON}name:", _Loader.read_name)
+_Loader.add_multi_constructor(f"{_PYTHON}object:", _Loader.read_instance)

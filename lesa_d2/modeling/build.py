@@ -1,14 +1,17 @@
 """Build models from the configs of both kinds, with errors that say what does not fit."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from detectron2.config import CfgNode, instantiate
 from detectron2.modeling import build_model
 from omegaconf import DictConfig
 from torch import nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, described, is_of_user
 
-MODEL_ERRORS = (ValueError, TypeError, AssertionError, ArithmeticError, LookupError)
+ARGUMENT_ERRORS = (ValueError, TypeError, AssertionError, ArithmeticError, LookupError)
 """What building a model raises where its arguments do not fit together."""
 
 
@@ -18,10 +21,7 @@ def instantiate_model(cfg: DictConfig) -> nn.Module:
     Raises:
         ConfigError: the arguments do not make a model.
     """
-    try:
-        return instantiate(cfg)
-    except MODEL_ERRORS as error:
-        raise ConfigError(f"the config's model cannot be built: {error}") from error
+    return _built(instantiate, cfg)
 
 
 def build_yacs_model(cfg: CfgNode) -> nn.Module:
@@ -32,8 +32,16 @@ def build_yacs_model(cfg: CfgNode) -> nn.Module:
     Raises:
         ConfigError: the config's values do not make a model.
     """
+    with torch.random.fork_rng(devices=[]):
+        return _built(build_model, cfg)
+
+
+def _built(build: Callable[[Any], nn.Module], cfg: Any) -> nn.Module:
     try:
-        with torch.random.fork_rng(devices=[]):
-            return build_model(cfg)
-    except MODEL_ERRORS as error:
-        raise ConfigError(f"the config's model cannot be built: {error}") from error
+        return build(cfg)
+    except Exception as error:
+        if is_of_user(error):  # a mistake in somebody's own module, of any kind
+            raise ConfigError(f"the config's model cannot be built: {described(error)}") from error
+        if isinstance(error, ARGUMENT_ERRORS):
+            raise ConfigError(f"the config's model cannot be built: {error}") from error
+        raise

@@ -1,16 +1,15 @@
-"""projects/LESA/compare_detectors.py, with the smallest runs there are."""
+"""``lesa compare detectors``, with the smallest runs there are."""
 
 import pytest
-from runs import ROOT, TINY, train_net
+from runs import ROOT, TINY, lesa
 
-SCRIPT = ROOT / "projects/LESA/compare_detectors.py"
 CONFIGS = [ROOT / f"configs/quickstart_{name}.py" for name in ("htc", "lesa")]
 
 
 def test_runs_table_and_plot_and_nothing_twice(datasets, tmp_path):
     output = tmp_path / "out"
     options = ["--output", output, "--seeds", 1, "--config-files", *CONFIGS, *TINY, "train.max_iter=2"]
-    first = train_net(*options, script=SCRIPT)
+    first = lesa("compare", "detectors", *options)
     assert first.returncode == 0, first.stderr[-3000:]
     table = (output / "table.md").read_text()
     assert table.strip() in first.stdout
@@ -24,11 +23,11 @@ def test_runs_table_and_plot_and_nothing_twice(datasets, tmp_path):
     stamps = {file: file.stat().st_mtime_ns for file in output.glob("quickstart_*/seed_0/model_final.pth")}
     assert len(stamps) == 2
     fewer = [item for item in options if item != CONFIGS[0]]
-    again = train_net(*fewer, script=SCRIPT)
+    again = lesa("compare", "detectors", *fewer)
     assert again.returncode == 0, again.stderr[-3000:]
     assert {file: file.stat().st_mtime_ns for file in stamps} == stamps
     assert "htc" not in (output / "table.md").read_text()
-    other = train_net(*fewer, "optimizer.lr=1e-4", script=SCRIPT)
+    other = lesa("compare", "detectors", *fewer, "optimizer.lr=1e-4")
     assert other.returncode == 2
     assert "choose another --output" in other.stderr
 
@@ -42,7 +41,7 @@ def test_runs_table_and_plot_and_nothing_twice(datasets, tmp_path):
     ],
 )
 def test_options_that_make_no_sense(given, message, tmp_path):
-    done = train_net("--output", tmp_path / "out", *given, script=SCRIPT)
+    done = lesa("compare", "detectors", "--output", tmp_path / "out", *given)
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tmp_path / "out").exists()

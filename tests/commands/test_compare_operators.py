@@ -1,9 +1,8 @@
-"""projects/LESA/compare_operators.py, with the smallest runs there are."""
+"""``lesa compare operators``, with the smallest runs there are."""
 
 import pytest
-from runs import ROOT, TINY_CLASSIFIER, train_net
+from runs import TINY_CLASSIFIER, lesa
 
-SCRIPT = ROOT / "projects/LESA/compare_operators.py"
 DATA = [
     f"dataloader.{split}.dataset.{key}"
     for split in ("train", "test")
@@ -15,7 +14,7 @@ def test_runs_table_and_curves_and_nothing_twice(datasets, tmp_path):
     output = tmp_path / "out"
     options = ["--output", output, "--seeds", 2, "--operators", "conv", "lesa", "--"]
     options += [*TINY_CLASSIFIER, *DATA, "train.max_iter=2", "train.eval_period=1"]
-    first = train_net(*options, script=SCRIPT)
+    first = lesa("compare", "operators", *options)
     assert first.returncode == 0, first.stderr[-3000:]
     table = (output / "table.md").read_text()
     assert table.strip() in first.stdout
@@ -24,11 +23,11 @@ def test_runs_table_and_curves_and_nothing_twice(datasets, tmp_path):
     assert (output / "curves.png").is_file()
     stamps = {file: file.stat().st_mtime_ns for file in output.glob("*/*/model_final.pth")}
     assert len(stamps) == 4
-    again = train_net(*options, script=SCRIPT)
+    again = lesa("compare", "operators", *options)
     assert again.returncode == 0, again.stderr[-3000:]
     assert {file: file.stat().st_mtime_ns for file in output.glob("*/*/model_final.pth")} == stamps
     assert (output / "table.md").read_text() == table
-    other = train_net(*options, "optimizer.lr=1e-4", script=SCRIPT)
+    other = lesa("compare", "operators", *options, "optimizer.lr=1e-4")
     assert other.returncode == 2
     assert "choose another --output" in other.stderr
 
@@ -39,19 +38,32 @@ def test_runs_table_and_curves_and_nothing_twice(datasets, tmp_path):
         (["--operators", "conv", "model.backbone.operator=lesa"], "the comparison sets this itself"),
         (["--operators", "spam"], "--operators takes some of conv, "),
         (["--seeds", "0"], "--seeds and --jobs must be at least 1"),
+        (
+            ["--operators", "conv", "train.seed=1", "+train.output_dir=x"],
+            "train.seed, train.output_dir: the comparison",
+        ),
         (["--config-file", "gone.py"], "gone.py does not exist"),
     ],
 )
 def test_options_that_make_no_sense(given, message, tmp_path):
-    done = train_net("--output", tmp_path / "out", *given, script=SCRIPT)
+    done = lesa("compare", "operators", "--output", tmp_path / "out", *given)
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tmp_path / "out").exists()
 
 
 def test_a_run_that_fails_is_reported(datasets, tmp_path):
-    done = train_net(
-        "--output", tmp_path, "--seeds", 1, "--operators", "conv", "--", "train.max_iter=0", script=SCRIPT
+    done = lesa(
+        "compare",
+        "operators",
+        "--output",
+        tmp_path,
+        "--seeds",
+        1,
+        "--operators",
+        "conv",
+        "--",
+        "train.max_iter=0",
     )
     assert done.returncode == 2
     assert "conv, seed 0 failed" in done.stderr

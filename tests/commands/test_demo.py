@@ -1,28 +1,27 @@
-"""projects/LESA/demo.py on tiny detectors of both kinds."""
+"""``lesa demo`` on tiny detectors of both kinds."""
 
 import json
-import sys
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.config import LazyConfig
 from detectron2.modeling import build_model as build_yacs_model
-from runs import ROOT, load_script, tiny_options, train_net
+from runs import ROOT, lesa, tiny_options
 from torch import nn
 
-from lesa_d2.engine import launch, load_any_config, load_config
-from lesa_d2.engine.run import build_model, prepare
+from lesa_d2.commands import demo as command
+from lesa_d2.config import load_any_config, load_config, save_config
+from lesa_d2.engine import build_model
+from lesa_d2.engine.device import settle
 from lesa_d2.tools.demo import VideoReader, VideoWriter
 
-SCRIPT = ROOT / "projects/LESA/demo.py"
 YACS = str(ROOT / "configs/yacs/mask_rcnn_lesa_r50.yaml")
 
 
 @pytest.fixture(scope="module")
 def script():
-    return load_script("demo")
+    return command
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +53,9 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     folder.mkdir()
     cfg = load_config(str(ROOT / "configs/quickstart_lesa.py"), tiny_options(folder))
-    prepare(cfg)
+    settle(cfg)
     cfg.train.class_names = [f"shape {index}" for index in range(cfg.model.roi_heads.num_classes)]
-    LazyConfig.save(cfg, str(folder / "config.yaml"))
+    save_config(cfg, folder)
     save_trained(build_model(cfg), folder / "model_final.pth")
     (folder / "last_checkpoint").write_text("model_final.pth")
     return folder
@@ -76,13 +75,12 @@ def yacs(tmp_path_factory):
 
 
 @pytest.fixture
-def call(script, monkeypatch, capsys):
+def call():
     """Run it in this process: exit status, standard output and error."""
 
     def run(*given):
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, given)])
-        status = launch(script.run, script.parse_args())
-        return status, *capsys.readouterr()
+        done = lesa("demo", *given)
+        return done.returncode, done.stdout, done.stderr
 
     return run
 
@@ -93,10 +91,10 @@ def written(folder):
 
 def test_as_a_user_runs_it(trained, photos, tmp_path):
     out = tmp_path / "drawn"
-    done = train_net(
+    done = lesa(
+        "demo",
         *("--config-file", trained / "config.yaml", "--input", photos, "--output", out, "--report"),
         *("--confidence-threshold", 0.15),
-        script=SCRIPT,
     )
     assert done.returncode == 0, done.stderr
     assert "pictures with any" in done.stdout
@@ -234,8 +232,7 @@ def test_a_run_that_was_moved(trained, photos, tmp_path, call):
         (["--webcam", "--frames", "0"], "--frames must be at least 1"),
     ],
 )
-def test_arguments_that_do_not_fit(arguments, message, script, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--config-file", "x.py", *arguments])
-    with pytest.raises(SystemExit):
-        script.parse_args()
-    assert message in capsys.readouterr().err
+def test_arguments_that_do_not_fit(arguments, message, call):
+    status, _, err = call("--config-file", "x.py", *arguments)
+    assert status == 2
+    assert message in err

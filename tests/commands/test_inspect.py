@@ -1,25 +1,23 @@
-"""projects/LESA/inspect_terms.py on a tiny detector."""
+"""``lesa inspect`` on a tiny detector."""
 
 import json
 import re
-import sys
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from runs import CLASSIFIER, ROOT, TINY_CLASSIFIER, load_script, pretrain, tiny_options, train_net
+from runs import CLASSIFIER, ROOT, TINY_CLASSIFIER, lesa, pretrain, tiny_options
 
+from lesa_d2.commands import inspect as command
 from lesa_d2.data import generate_shape_images
-from lesa_d2.engine import launch, load_config
-from lesa_d2.engine.run import build_model, prepare
-
-SCRIPT = ROOT / "projects/LESA/inspect_terms.py"
+from lesa_d2.engine import build_model, load_config
+from lesa_d2.engine.device import settle
 
 
 @pytest.fixture(scope="module")
 def script():
-    return load_script("inspect_terms")
+    return command
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +38,7 @@ def trained(tmp_path_factory):
     """A run's folder as training leaves it, without the training."""
     folder = tmp_path_factory.mktemp("run")
     cfg = load_config(config("lesa"), tiny_options(folder))
-    prepare(cfg)
+    settle(cfg)
     torch.save({"model": build_model(cfg).state_dict()}, folder / "model_final.pth")
     (folder / "last_checkpoint").write_text("model_final.pth")
     return folder
@@ -51,20 +49,19 @@ def arguments(folder, *extra, operator="lesa"):
 
 
 @pytest.fixture
-def call(script, monkeypatch, datasets, capsys):
+def call(datasets):
     """Run it in this process: exit status, standard output and error."""
 
     def run(*given):
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, given)])
-        status = launch(script.run, script.parse_args())
-        return status, *capsys.readouterr()
+        done = lesa("inspect", *given)
+        return done.returncode, done.stdout, done.stderr
 
     return run
 
 
 def test_as_a_user_runs_it(trained, photos, tmp_path):
-    done = train_net(
-        *arguments(trained, "--position", 20, 30, "--output", tmp_path, "--images", photos), script=SCRIPT
+    done = lesa(
+        "inspect", *arguments(trained, "--position", 20, 30, "--output", tmp_path, "--images", photos)
     )
     assert done.returncode == 0, done.stderr
     names = ["maps_1_a.png", "maps_2_b.png", "terms.json", "terms.md", "terms.png"]
@@ -143,7 +140,7 @@ def test_weights_are_needed(call, photos, tmp_path):
 
 def test_convolutions_have_no_attention(call, photos, tmp_path):
     cfg = load_config(config("conv"), tiny_options(tmp_path))
-    prepare(cfg)
+    settle(cfg)
     torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "conv.pth")
     given = ["--weights", tmp_path / "conv.pth", "--images", photos]
     status, _, err = call(*arguments(tmp_path, *given, operator="conv"))
@@ -200,8 +197,7 @@ def test_accuracy_is_for_classifiers(call, trained, photos):
 
 
 @pytest.mark.parametrize("given", [["--heads"], ["--maps", "-1"], ["--limit", "0"]])
-def test_options_that_make_no_sense(call, trained, photos, given, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        call(*arguments(trained, *given, "--images", photos))
-    assert stopped.value.code == 2
-    assert given[0] in capsys.readouterr().err
+def test_options_that_make_no_sense(call, trained, photos, given):
+    status, _, err = call(*arguments(trained, *given, "--images", photos))
+    assert status == 2
+    assert given[0] in err

@@ -21,8 +21,9 @@ from detectron2.config import instantiate
 from shrink import SIDE
 
 from lesa_d2.checkpoint import to_official
-from lesa_d2.engine import build_yacs_model, load_any_config, load_config
+from lesa_d2.config import load_any_config, load_config
 from lesa_d2.modeling import build_lesa_resnet
+from lesa_d2.modeling.build import build_yacs_model
 
 ROOT = Path(__file__).resolve().parents[2]
 HELPERS = ROOT / "tests/helpers"
@@ -94,9 +95,9 @@ def merged(config, changes):
 def make_environment(folder):
     binaries = folder / ".venv/bin"
     binaries.mkdir(parents=True)
-    for name in ("python", "python3"):
+    for name, command in (("python", ""), ("python3", ""), ("lesa", " -m lesa_d2.cli")):
         shim = binaries / name
-        shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+        shim.write_text(f'#!/bin/sh\nexec "{sys.executable}"{command} "$@"\n')
         shim.chmod(0o755)
 
 

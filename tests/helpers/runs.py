@@ -1,11 +1,14 @@
 """Training runs small enough for a test: a few small pictures, a few iterations."""
 
+import contextlib
 import importlib.util
+import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
@@ -58,6 +61,17 @@ def train(arguments):
 def pretrain(arguments):
     """Run ``lesa pretrain`` in this process; returns the exit status."""
     return main(["pretrain", *map(str, arguments)])
+
+
+def lesa(*arguments):
+    """Run ``lesa`` in this process; returns its exit status and what it printed."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = main([*map(str, arguments)])
+        except SystemExit as stop:  # argparse
+            status = stop.code
+    return SimpleNamespace(returncode=status, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 def tiny_options(output_dir, *extra):

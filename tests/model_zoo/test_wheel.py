@@ -81,7 +81,9 @@ def test_the_wheel_has_every_config_and_nothing_of_the_tests(site):
         if file.suffix in (".py", ".yaml")
     }
     assert theirs == ours
-    assert {entry.name for entry in site.iterdir() if not entry.name.endswith(".dist-info")} == {"lesa_d2"}
+    names = {entry.name for entry in site.iterdir() if not entry.name.endswith(".dist-info")}
+    assert names == {"lesa_d2", "bin"}
+    assert [script.name for script in (site / "bin").iterdir()] == ["lesa"]
 
 
 def test_the_table_and_the_training_script_know_the_names(site, tmp_path):

@@ -132,7 +132,7 @@ def test_a_number_of_classes_that_the_data_does_not_have(tmp_path):
     found = findings(
         "quickstart_lesa", make_dataset(tmp_path / "mine"), "", ["model.roi_heads.num_classes=5"]
     )
-    assert "the data set has 1 (cat)" in found["data of the config"].mend
+    assert "(--dataset) has 1 (cat)" in found["data of the config"].mend
 
 
 @pytest.mark.parametrize("config", ["quickstart_classifier", "quickstart_lesa"])

@@ -1,0 +1,109 @@
+"""The console entry: its commands, its one message, its exit status."""
+
+import subprocess
+import sys
+
+import pytest
+from runs import ROOT, lesa
+
+from lesa_d2.cli import COMMANDS
+from lesa_d2.errors import ConfigError, exit_status
+
+
+def test_help_names_every_command():
+    done = lesa("--help")
+    assert done.returncode == 0
+    assert all(f"  {name} " in done.stdout for name in COMMANDS)
+    assert {file.stem for file in (ROOT / "lesa_d2/commands").glob("[!_]*.py")} == set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"), [("trian", "did you mean 'train'"), ("xyz", "expected one of train, ")]
+)
+def test_an_unknown_command(given, advice):
+    done = lesa(given)
+    assert done.returncode == 2
+    assert advice in done.stderr
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "benchmark"])
+def test_every_command_has_help(command):
+    assert lesa(command, "--help").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "script", ["demo", "export", "convert_checkpoint", "inspect_terms", "compare_operators"]
+)
+def test_scripts_of_the_repository_call_the_commands(script):
+    file = ROOT / f"projects/LESA/{script}.py"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", file, "--help"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage: lesa " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\n\nmodel = (", "broken.py:3: SyntaxError"),
+        (
+            "import os\nmodel = nothing_like_it",
+            "broken.py:2: NameError: name 'nothing_like_it' is not defined",
+        ),
+        ("from .beside import model", "beside.py:2: ZeroDivisionError"),
+        ("from .cut import model", "cut.py:1: SyntaxError"),
+    ],
+)
+def test_a_mistake_in_a_config_keeps_its_file_and_line(text, message, tmp_path):
+    (tmp_path / "broken.py").write_text(text)
+    (tmp_path / "beside.py").write_text("model = 1\nmodel = 1 / 0\n")
+    (tmp_path / "cut.py").write_text("model = (\n")
+    done = lesa("train", "--config-file", tmp_path / "broken.py")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("error: ") == 1
+    assert "Traceback" not in done.stderr
+    from lesa_d2.config import load_config
+
+    load_config("quickstart_lesa")  # detectron2's reader of configs is as it was
+
+
+OWN = """
+from lesa_d2 import model_zoo
+from lesa_d2.layers import SlotOperator
+
+class Mine(SlotOperator):
+    def build(self, norm):
+        self.unary = self.make_unray(norm)
+    def combine(self, x):
+        return self.unary(x)
+
+cfg = model_zoo.get_config("quickstart_lesa")
+model, dataloader, train, optimizer, lr_multiplier = (
+    cfg[name] for name in ("model", "dataloader", "train", "optimizer", "lr_multiplier")
+)
+model.backbone.bottom_up.operator = Mine
+"""
+
+
+def test_a_mistake_in_a_model_of_ones_own_keeps_its_file_and_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
+    (tmp_path / "mine.py").write_text(OWN)
+    small = [f"dataloader.{part}.dataset.names.num_images=2" for part in ("train", "test")]
+    done = lesa("train", "--config-file", tmp_path / "mine.py", *small, f"train.output_dir={tmp_path}")
+    assert done.returncode == 2
+    assert "mine.py:7: AttributeError: 'Mine' object has no attribute 'make_unray'" in done.stderr
+
+
+def test_the_traceback_on_request(monkeypatch, capsys):
+    def fail():
+        raise ConfigError("too short")
+
+    assert exit_status(fail) == 2
+    assert capsys.readouterr().err == "error: too short\n"
+    monkeypatch.setenv("LESA_TRACEBACK", "1")
+    assert exit_status(fail) == 2
+    printed = capsys.readouterr().err
+    assert "Traceback" in printed
+    assert "raise ConfigError" in printed
