@@ -5,13 +5,36 @@ Nothing else in the package uses such names, or changes other libraries.  Tested
 """
 
 import logging
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torchvision  # noqa: F401, registers its operators
+
+# PyTorch documents TorchDispatchMode under "Extending PyTorch" by this private module, and its trees nowhere.
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 if TYPE_CHECKING:
     from detectron2.evaluation import COCOEvaluator
     from pycocotools.cocoeval import COCOeval
+
+__all__ = [
+    "CPU_ATTENTION",
+    "DEFORM_CONV_BACKWARD",
+    "TorchDispatchMode",
+    "fresh_logger",
+    "is_inside_backward",
+    "keep_evaluations",
+    "release_logger",
+    "tree_leaves",
+    "tree_map_only",
+]
+
+DEFORM_CONV_BACKWARD = torch.ops.torchvision._deform_conv2d_backward
+"""The backward pass of torchvision's ``deform_conv2d``; the memory that it takes inside has to be known."""
+CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+"""What ``scaled_dot_product_attention`` runs on a CPU; PyTorch's FLOP counter does not know it."""
 
 _ours: dict[str, list[logging.Handler]] = {}
 
@@ -48,15 +71,10 @@ def is_inside_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
-class KeepEvaluation(Protocol):
-    """What :func:`keep_evaluations` calls."""
+def keep_evaluations(evaluator: "COCOEvaluator", keep: Callable[[str, "COCOeval | None"], object]) -> None:
+    """Have ``keep`` called with the kind ("bbox", "segm") and accumulated COCOeval of every evaluation.
 
-    def __call__(self, kind: str, evaluation: "COCOeval | None") -> None:
-        """Receive the evaluation of one kind ("bbox", "segm"); None where there is not a single detection."""
-
-
-def keep_evaluations(evaluator: "COCOEvaluator", keep: KeepEvaluation) -> None:
-    """Have ``keep`` called with every accumulated COCOeval that ``evaluator`` makes.
+    The COCOeval is None where there is not a single detection.
 
     detectron2's evaluator returns its numbers alone, and reports of classes need the precision at every threshold;
     to compute it again would take as long as the evaluation.

@@ -3,10 +3,22 @@
 import logging
 
 import torch
+import torch.nn.functional as F
+import torchvision
 from detectron2.evaluation import COCOEvaluator
 from torch.utils.checkpoint import checkpoint
 
-from lesa_d2.compat import fresh_logger, is_inside_backward, keep_evaluations, release_logger
+from lesa_d2.compat import (
+    CPU_ATTENTION,
+    DEFORM_CONV_BACKWARD,
+    TorchDispatchMode,
+    fresh_logger,
+    is_inside_backward,
+    keep_evaluations,
+    release_logger,
+    tree_leaves,
+    tree_map_only,
+)
 
 
 def test_a_backward_pass_knows_itself():
@@ -48,3 +60,40 @@ def test_a_logger_writes_into_its_own_folder_alone(tmp_path):
     assert "in second" not in (tmp_path / "first" / "log.txt").read_text()
     assert logger.handlers == [host]
     logger.removeHandler(host)
+
+
+def test_a_dispatch_mode_sees_every_operator_of_both_passes():
+    seen = []
+
+    class Seeing(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(func.overloadpacket)
+            return func(*args, **(kwargs or {}))
+
+    q = torch.randn(1, 2, 5, 8, requires_grad=True)
+    x, weight = torch.randn(1, 2, 5, 5, requires_grad=True), torch.randn(3, 2, 3, 3)
+    with Seeing():
+        F.scaled_dot_product_attention(q, q, q).sum().backward()
+        torchvision.ops.deform_conv2d(x, torch.zeros(1, 18, 3, 3), weight).sum().backward()
+    assert {CPU_ATTENTION, DEFORM_CONV_BACKWARD, torch.ops.torchvision.deform_conv2d} <= set(seen)
+
+
+def test_storages_can_be_followed_by_weak_references():
+    """A storage is one Python object for all its tensors, and lives as long as any of them."""
+    import weakref
+
+    tensor = torch.zeros(4)
+    freed = []
+    weakref.finalize(tensor.untyped_storage(), freed.append, True)
+    view = tensor[1:]
+    assert view.untyped_storage() is tensor.untyped_storage()
+    del tensor
+    assert not freed
+    del view
+    assert freed
+
+
+def test_trees():
+    tree = {"a": [torch.ones(1), 2], "b": (torch.ones(2), None)}
+    assert len(tree_leaves(tree)) == 4
+    assert tree_map_only(torch.Tensor, len, tree) == {"a": [1, 2], "b": (2, None)}

@@ -187,6 +187,13 @@ def nodes(node: Any, prefix: str = "") -> Iterator[tuple[str, DictConfig]]:
                 yield from nodes(node[name], f"{prefix}.{name}" if prefix else str(name))
 
 
+def lesa_backbones(cfg: DictConfig) -> dict[str, DictConfig]:
+    """Return the sections of a config that :func:`lesa_d2.modeling.build_lesa_resnet` builds, by key."""
+    from ..modeling import build_lesa_resnet
+
+    return {key: node for key, node in nodes(cfg) if target(node) is build_lesa_resnet}
+
+
 def _suggest(cfg: DictConfig, key: str, parent: str, node: Any) -> str:
     siblings = [f"{parent}.{name}" if parent else name for name in _known_names(node)]
     keys = {f"{prefix}.{name}" for prefix, found in nodes(cfg) if prefix for name in _known_names(found)}

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What LESA costs on this machine: every variant beside the plain definition, as ratios.
 
-`benchmark.py cost --config-file FILE` computes parameters, FLOP and memory of a config, without running it.
+`benchmark.py cost --config-file FILE` says what a config costs: parameters, FLOPs, and memory at any size.
 """
 
 import argparse
@@ -11,14 +11,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lesa_d2.tools.benchmark import cases
-from lesa_d2.tools.benchmark.cases import Place
 from lesa_d2.tools.benchmark.measure import Measurement, Variant, measure
 from lesa_d2.tools.benchmark.report import (
-    Estimates,
     Growth,
     Report,
     Throughput,
@@ -34,22 +33,24 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 GROWTH_SIDES = (32, 48, 64, 96, 128)  # res4 maps of images of 512 … 2048 px
 
 
-def attention(args: argparse.Namespace, place: Place) -> Iterator[Report]:
+def attention(args: argparse.Namespace) -> Iterator[Report]:
     """One head group of a 1024 px image, then growth with the side of the image."""
     run = measurer(args)
     yield Report(
         "Attention alone, 8 heads of 16 key and 32 value channels, 64×64 map",
-        run(cases.variants_of_attention(64, place)),
+        run(cases.variants_of_attention(64, **device_and_dtype(args))),
         plain="reference",
         yardstick=YARDSTICK,
     )
-    yield growth(args, place)
+    yield growth(args)
 
 
-def growth(args: argparse.Namespace, place: Place) -> Report:
+def growth(args: argparse.Namespace) -> Report:
     """The fastest backend on maps of growing side."""
     variants = [
-        Variant(f"{16 * side} px", partial(cases.relative, backend="auto", side=side, place=place))
+        Variant(
+            f"{16 * side} px", partial(cases.relative, backend="auto", side=side, **device_and_dtype(args))
+        )
         for side in GROWTH_SIDES
     ]
     return Growth(
@@ -60,48 +61,50 @@ def growth(args: argparse.Namespace, place: Place) -> Report:
     )
 
 
-def operator(args: argparse.Namespace, place: Place) -> Iterator[Report]:
+def operator(args: argparse.Namespace) -> Iterator[Report]:
     """The binary term and whole operators of res4 at 1024 px, and of ImageNet's 14×14 maps."""
     run = measurer(args)
 
     def variant(name: str, **options: object) -> Variant:
-        return Variant(name, partial(cases.operator, side=64, place=place, **options))
+        return Variant(name, partial(cases.operator, side=64, **device_and_dtype(args), **options))
 
-    binary = dict(operator="lesa", part="binary")
-    yardstick = Variant(YARDSTICK, partial(cases.unbiased, side=64, place=place))
+    binary = dict(operator="lesa", section="binary")
+    yardstick = Variant(YARDSTICK, partial(cases.unbiased, side=64, **device_and_dtype(args)))
     for statistics in ("stored", "batch"):
         variants = [
-            variant(PLAIN, backend="reference", statistics=statistics, **binary),
+            variant(PLAIN, backend=cases.DEFINITION, statistics=statistics, **binary),
             variant("binary term", statistics=statistics, **binary),
             yardstick,
         ]
         title = f"Binary term, C=256, 64×64 map, norms with {statistics} statistics"
         yield Report(title, run(variants), PLAIN, YARDSTICK)
     variants = [
-        variant(PLAIN, operator="lesa", backend="reference"),
+        variant(PLAIN, operator="lesa", backend=cases.DEFINITION),
         *(variant(name, operator=name) for name in ("lesa", "static_lesa", "self_attention", "conv")),
     ]
     yield Report("Operators, C=256, 64×64 map", run(variants), PLAIN, "conv")
-    small = dict(side=14, images=16, positions="flattened", statistics="batch", place=place, **binary)
+    small = dict(
+        side=14, images=16, positions="flattened", statistics="batch", **device_and_dtype(args), **binary
+    )
     variants = [
-        Variant(PLAIN, partial(cases.operator, backend="reference", **small)),
+        Variant(PLAIN, partial(cases.operator, backend=cases.DEFINITION, **small)),
         Variant("binary term", partial(cases.operator, **small)),
     ]
     title = "Flattened positions, C=256, 16 images of 14×14, batch statistics"
     yield Report(title, run(variants), PLAIN)
 
 
-def backbone(args: argparse.Namespace, place: Place) -> Iterator[Report]:
+def backbone(args: argparse.Namespace) -> Iterator[Report]:
     """R50 with its convolutions, self-attention, LESA, and LESA by the plain formula."""
 
     def variant(name: str, size: int, **options: object) -> Variant:
-        return Variant(name, partial(cases.backbone, image_size=size, place=place, **options))
+        return Variant(name, partial(cases.backbone, image_size=size, **device_and_dtype(args), **options))
 
     last = torch.channels_last
 
     for size in args.image_sizes or (512, 1024):
         variants = [
-            variant(PLAIN, size, operator="lesa", backend="reference"),
+            variant(PLAIN, size, operator="lesa", backend=cases.DEFINITION),
             *(variant(name, size, operator=name) for name in ("lesa", "self_attention", "conv")),
             *(
                 variant(f"{name}, channels_last", size, operator=name, memory_format=last)
@@ -112,7 +115,7 @@ def backbone(args: argparse.Namespace, place: Place) -> Iterator[Report]:
         yield Report(title, measurer(args)(variants), PLAIN, "conv")
 
 
-def detector(args: argparse.Namespace, place: Place) -> Iterator[Report]:
+def detector(args: argparse.Namespace) -> Iterator[Report]:
     """Mask R-CNN, R50; untrained ones find different numbers of proposals, so forward times differ by chance.
 
     The plain formula is left out: its backbone alone takes most of the time and memory, see there.
@@ -125,7 +128,7 @@ def detector(args: argparse.Namespace, place: Place) -> Iterator[Report]:
                     cases.detector,
                     config_file=str(ROOT / f"configs/mask_rcnn_{name}_r50.py"),
                     image_size=size,
-                    place=place,
+                    **device_and_dtype(args),
                 ),
             )
             for name in ("conv", "sa", "lesa")
@@ -134,12 +137,14 @@ def detector(args: argparse.Namespace, place: Place) -> Iterator[Report]:
         yield Report(title, measurer(args)(variants), "conv")
 
 
-def htc(args: argparse.Namespace, place: Place) -> Iterator[Report]:
+def htc(args: argparse.Namespace) -> Iterator[Report]:
     """A training step of the paper's largest detector, with and without checkpointed stages."""
 
     def variant(name: str, size: int, *stages: str) -> Variant:
         file = str(ROOT / "configs/htc_lesa_dconv_wr50_20e_1280.py")
-        options = dict(config_file=file, image_size=size, place=place, checkpoint_stages=list(stages))
+        options = dict(
+            config_file=file, image_size=size, **device_and_dtype(args), checkpoint_stages=list(stages)
+        )
         return Variant(name, partial(cases.detector, **options))
 
     for size in args.image_sizes or (1280,):
@@ -155,9 +160,9 @@ def htc(args: argparse.Namespace, place: Place) -> Iterator[Report]:
         yield Report(title, measurer(args)(variants, modes=("training",)), plain)
 
 
-def pretraining(args: argparse.Namespace, place: Place) -> Iterator[Report]:
+def pretraining(args: argparse.Namespace) -> Iterator[Report]:
     """Pictures a second: training R50 classifiers at 224 px against reading and augmenting JPEGs alone."""
-    from lesa_d2.tools.benchmark import image_training as cases
+    from lesa_d2.tools.benchmark.image_training import image_loader, photographs
 
     images = 16
 
@@ -165,14 +170,20 @@ def pretraining(args: argparse.Namespace, place: Place) -> Iterator[Report]:
         file = str(ROOT / f"configs/imagenet_{name}_r50.py")
         return Variant(
             f"training step, {name}",
-            partial(cases.classifier, config_file=file, images=images, place=place),
+            partial(
+                cases.config_step,
+                config_file=file,
+                images=images,
+                image_size=224,
+                **device_and_dtype(args),
+            ),
         )
 
     with tempfile.TemporaryDirectory() as folder:
         read = partial(
-            cases.image_loader,
+            image_loader,
             config_file=str(ROOT / "configs/imagenet_lesa_r50.py"),
-            folder=str(cases.photographs(Path(folder))),
+            folder=str(photographs(Path(folder))),
             images=images,
         )
         loaders = [Variant(f"reading, {n} worker(s)", partial(read, workers=n)) for n in (0, 1, 2)]
@@ -181,18 +192,15 @@ def pretraining(args: argparse.Namespace, place: Place) -> Iterator[Report]:
     yield Throughput(title, found, plain="training step, lesa", images=images)
 
 
-def memory(args: argparse.Namespace, place: Place) -> Iterator[Report]:
-    """What the command `cost` estimates beside what a step takes, in processes that return freed memory."""
-    from lesa_d2.tools.benchmark import estimated
+def memory(args: argparse.Namespace) -> Iterator[Report]:
+    """Compare what the command `cost` estimates with what a step takes, in processes that return freed memory."""
+    from lesa_d2.tools.benchmark.estimates import compare, usual_cases
 
-    sizes = args.image_sizes or (512, 1024)
-    yield Estimates(
-        "Estimated and measured memory of a step, one image, float32",
-        *estimated.compared(estimated.usual_cases(ROOT / "configs", sizes, place)),
-    )
+    title = "Estimated and measured memory of a step, float32"
+    yield compare(usual_cases(args.image_sizes or (512, 1024)), title)
 
 
-TABLES: dict[str, Callable[[argparse.Namespace, Place], Iterator[Report]]] = {
+TABLES: dict[str, Callable[[argparse.Namespace], Iterator[Report]]] = {
     "attention": attention,
     "operator": operator,
     "backbone": backbone,
@@ -201,6 +209,11 @@ TABLES: dict[str, Callable[[argparse.Namespace, Place], Iterator[Report]]] = {
     "pretraining": pretraining,
     "memory": memory,
 }
+
+
+def device_and_dtype(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what every case takes."""
+    return {"device": args.device, "dtype": DTYPES[args.dtype]}
 
 
 def measurer(args: argparse.Namespace) -> Callable[[list[Variant]], list[Measurement]]:
@@ -247,14 +260,13 @@ def main() -> None:
 
         sys.exit(run_cost_command(sys.argv[2:]))
     args = parse_args()
-    place = Place(args.device, DTYPES[args.dtype])
     where = environment(args.device, args.dtype)
     command = "python projects/LESA/" + shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     heading = ", ".join(f"{key} {value}" for key, value in where.items())
     collected: list[Report] = []
     for name in args.tables:
         texts = []
-        for report in TABLES[name](args, place):
+        for report in TABLES[name](args):
             collected.append(report)
             texts.append(report.text())
             print(f"\n{texts[-1]}\n", flush=True)

@@ -106,7 +106,9 @@ def attention_of(q: Tensor, k: Tensor, col_bias: Tensor, row_bias: Tensor, posit
     """
     _check_inputs(q, k, k, col_bias, row_bias)
     if position not in range(q.shape[2]):
-        raise ValueError(f"position must be one of the {q.shape[2]} positions, counted from 0, got {position}")
+        raise ValueError(
+            f"position must be one of the {q.shape[2]} positions, counted from 0, got {position}"
+        )
     dtype = common_dtype(q, k, col_bias, row_bias)
     with no_autocast(q):
         q, col_bias, row_bias = (t[:, :, position, None].to(dtype) for t in (q, col_bias, row_bias))

@@ -1,6 +1,6 @@
 """What the operators cost: time and peak memory of every variant beside the plain definition.
 
-``attention`` and ``operator`` need torch and torchvision only; ``backbone`` and ``detector`` also detectron2.
+``cost_script`` is the command that says what any config costs, and whether a step of it fits into memory.
 """
 
 from .measure import Measurement, Variant, measure

@@ -1,102 +1,62 @@
-"""Parameters and FLOP of a model, part by part.
+"""Tables of what a model costs: parameters and FLOPs section by section, and memory.
 
-A multiplication and an addition count as two FLOP; norms, activations and other element-wise work nothing.
-Attention counts as its plain formula, whatever computes it: the other backends do the same
-multiplications, some of them again in the backward pass, and a counter does not see into them.
+A multiplication and an addition count as two FLOPs; norms, activations and other element-wise work count
+nothing.  Attention counts as its plain formula: the backends do the same multiplications, some of them again in
+the backward pass.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
-import torch
 from tabulate import tabulate
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from ...layers import AttentionAugmentation
-from ...layers.binary import BinaryTerm
-from .memory import without_numbers
-from .passes import Pass, Regions, explained_failures, padded_size, parts
+from .memory import Setting
 
-
-@dataclass(frozen=True)
-class PartCost:
-    """Of a part of a model; ``flops`` of one forward pass of all images."""
-
-    name: str
-    parameters: int
-    flops: int
+Section = tuple[str, int, int]
+"""Name, parameters, and FLOPs of one forward pass of all images."""
 
 
-def part_costs(
-    build: Callable[[], nn.Module], size: tuple[int, int], images: int, regions: Regions | None
-) -> list[PartCost]:
-    """Parameters and FLOP of each part.
-
-    Args:
-        build: makes the model, in the mode (training or not) it is to be run in, its poolers spread evenly.
-        size: (H, W) of the images, before padding.
-        images: of one pass.
-        regions: see :class:`Regions`.
+def section_costs(setting: Setting) -> list[Section]:
+    """Return the cost of the model's children, with the backbone split into the bottom-up network and the rest.
 
     Raises:
-        ConfigError: see :func:`.passes.parts`; or the model cannot be run on so little.
+        ConfigError: see :meth:`.memory.Setting.flops`.
     """
-    with explained_failures(size, images), without_numbers(), torch.no_grad():
-        model = build()
-        by_formula(model)
-        run = Pass(model, torch.empty(images, 3, *padded_size(model, size)), regions)
-        return list(_costs(run))
+    flops = setting.flops()
+    found: list[Section] = []
+    for name, module in _children(setting.measured.model):
+        parameters = sum(parameter.numel() for parameter in module.parameters())
+        section = (name, parameters, flops.get(name, 0))
+        if name == "backbone" and found and found[-1][0].startswith("backbone."):
+            section = (f"rest of {name}", section[1] - found[-1][1], section[2] - found[-1][2])
+        found.append(section)
+    return [section for section in found if any(section[1:])]
 
 
-def _costs(run: Pass) -> Iterator[PartCost]:
-    counted: set[int] = set()
-    steps = parts(run)
-    while True:
-        with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
-            part = next(steps, None)
-        if part is None:
-            return
-        name, path = part
-        parameters = 0
-        for parameter in run.model.get_submodule(path).parameters():
-            if id(parameter) not in counted:
-                counted.add(id(parameter))
-                parameters += parameter.numel()
-        yield PartCost(name, parameters, counter.get_total_flops())
+def _children(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the children by name; before a backbone, the network inside it that makes its maps, if any."""
+    for name, module in model.named_children():
+        for inner in ("bottom_up", "net"):
+            if name == "backbone" and hasattr(module, inner):
+                yield f"{name}.{inner}", getattr(module, inner)
+        yield name, module
 
 
-def by_formula(model: nn.Module) -> None:
-    """Have every attention computed by its plain formula, in place."""
-    for module in model.modules():
-        if isinstance(module, (BinaryTerm, AttentionAugmentation)):
-            module.backend = "reference"
+def cost_table(sections: Sequence[Section]) -> str:
+    """Return a Markdown table with the sum."""
+    total = ("**all**", sum(section[1] for section in sections), sum(section[2] for section in sections))
+    rows = [
+        [name, f"{parameters:,}", f"{flops / 1e9:,.1f}"] for name, parameters, flops in (*sections, total)
+    ]
+    return _table(rows, ["section", "parameters", "GFLOP, forward"])
 
 
-def deform_conv_flops(
-    input_shape: Sequence[int],
-    weight_shape: Sequence[int],
-    *args: Any,
-    out_shape: Sequence[int],
-    **kwargs: Any,
-) -> int:
-    """Those of the convolution; finding the samples between pixels is not counted."""
-    images, channels, height, width = out_shape
-    per_output = 1
-    for size in weight_shape[1:]:
-        per_output *= size
-    return 2 * images * channels * height * width * per_output
+def memory_table(memory: Mapping[str, int]) -> str:
+    """Return a Markdown table of bytes by what they are for, in GiB, with the sum."""
+    rows = [[name, f"{size / 2**30:.2f}"] for name, size in memory.items()]
+    return _table([*rows, ["**peak**", f"{sum(memory.values()) / 2**30:.2f}"]], ["memory", "GiB"])
 
 
-FORMULAS = {torch.ops.torchvision.deform_conv2d: deform_conv_flops}
-"""Operators that torch's counter does not know."""
-
-
-def cost_table(costs: Sequence[PartCost]) -> str:
-    """Markdown, with the sum."""
-    total = PartCost("**all**", sum(c.parameters for c in costs), sum(c.flops for c in costs))
-    rows = [[c.name, f"{c.parameters:,}", f"{c.flops / 1e9:,.1f}"] for c in (*costs, total)]
-    headers = ["part", "parameters", "GFLOP, forward"]
-    align = ("left", "right", "right")
+def _table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
+    align = ("left", *["right"] * (len(headers) - 1))
     return tabulate(rows, headers, "github", colalign=align, disable_numparse=True)

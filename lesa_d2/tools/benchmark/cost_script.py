@@ -1,17 +1,16 @@
-"""The command ``benchmark.py cost``: what a config's model costs at a size and batch, without running it."""
+"""The command ``benchmark.py cost``: what a config's model costs at a size and batch."""
 
 import argparse
 import math
-import sys
 from collections.abc import Sequence
-
-from omegaconf import OmegaConf
+from dataclasses import replace
 
 from ...config import load_config
 from ...config.settings import check_settings
-from ...errors import ConfigError, LesaError
-from .budget import GIB, Setting, estimate, fit, largest_size
-from .cost import cost_table, part_costs
+from ...errors import ConfigError, exit_status
+from .cost import cost_table, memory_table, section_costs
+from .fit import GIB, fit, fit_text, largest_size
+from .memory import MeasuredModel, Setting
 
 EXAMPLES = """
 examples:
@@ -22,20 +21,15 @@ examples:
 
 
 def run_cost_command(arguments: Sequence[str]) -> int:
-    """Print the tables that ``arguments`` ask for; returns the exit status, 2 for a user's error."""
+    """Print the tables that ``arguments`` ask for; return the exit status, 2 for a user's error."""
     args = _parser().parse_args(arguments)
-    try:
-        print(cost_report(args))
-    except LesaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: print(cost_report(args)))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="benchmark.py cost",
-        description="Parameters and FLOP by part, and an estimate of memory.",
+        description="Parameters and FLOPs by section, and an estimate of memory.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -59,31 +53,28 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def cost_report(args: argparse.Namespace) -> str:
-    """Markdown.
+    """Return the tables as Markdown.
 
     Raises:
-        LesaError: arguments out of range, or a config whose cost is not known.
+        LesaError: arguments out of range, a config with wrong values, or a model that cannot be run.
     """
     _check(args)
     cfg = load_config(args.config_file, args.opts)
+    check_settings(cfg)
     training = args.mode == "training"
     height, width = size = tuple(args.image_size or largest_size(cfg, training))
-    setting = Setting(cfg, training, size, args.batch, OmegaConf.select(cfg, "train.accumulate"))
-    padded = setting.padded()  # a model of unknown kind is refused for that, whatever its other values
-    check_settings(cfg)
-    regions = setting.regions()
-    costs = part_costs(setting.build, size, args.batch, regions)
-    seen = f"{args.batch} image(s) of {height}×{width}, {args.mode}"
+    setting = Setting(MeasuredModel(cfg, training), size, args.batch, cfg.train.accumulate if training else 1)
+    padded = setting.measured.padded(size)
+    title = f"{args.config_file}, {args.batch} image(s) of {height}×{width}, {args.mode}"
     if padded != size:
-        seen += f", padded to {padded[0]}×{padded[1]} as the model does"
-    if regions is not None:
-        seen += f", {regions.boxes} regions and {regions.masks} masks an image"
-    sections = [f"{args.config_file}, {seen}", cost_table(costs)]
+        title += f", padded to {padded[0]}×{padded[1]} as the model does"
+    sections = [title, cost_table(section_costs(replace(setting, accumulate=1)))]
     if training:
         sections.append("A training step computes about three times the forward pass.")
-    sections.append(estimate(setting).table())
+    sections.append(memory_table(setting.memory()))
     if args.memory is not None:
-        sections.append(fit(setting, round(args.memory * GIB)).text())
+        budget = round(args.memory * GIB)
+        sections.append(fit_text(fit(setting, budget), budget))
     return "\n\n".join(sections)
 
 

@@ -46,7 +46,7 @@ class Measurement:
 
     @property
     def seconds(self) -> float:
-        """The median run."""
+        """Return the median run."""
         return statistics.median(self.runs)
 
 
@@ -59,7 +59,7 @@ def measure(
     modes: Sequence[str] = MODES,
     progress: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
 ) -> list[Measurement]:
-    """Every variant in every mode.
+    """Measure every variant in every mode.
 
     Args:
         device: "cpu" or "cuda".
@@ -102,7 +102,7 @@ def _synchronise(device: str) -> None:
 
 
 def extra_memory(build: Callable[[str], Step], mode: str, device: str) -> int | None:
-    """Bytes by which the peak rises during one step, above inputs and weights."""
+    """Return the bytes by which the peak rises during one step; None where the step was killed."""
     if device == "cuda":
         step = build(mode)
         torch.cuda.synchronize()
@@ -136,14 +136,14 @@ def _send_extra_memory(build, mode, sender) -> None:  # type: ignore[no-untyped-
 
 
 def _forget_high_water_mark() -> None:
-    """Start anew from what is in use, lest building hide what a step takes; Linux only."""
+    """Start anew from what is in use, so that building does not hide what a step takes; Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)  # else freed memory, which a step would take again, still counts
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def _high_water_mark() -> int:
-    """Most memory this process has had, in bytes."""
+    """Return the most memory that this process has had, in bytes."""
     status = Path("/proc/self/status")
     if status.exists():  # unlike getrusage, not inherited from the parent process
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
@@ -152,5 +152,5 @@ def _high_water_mark() -> int:
 
 
 def megabytes(number: int | None) -> str:
-    """For a table; "not measured" for None."""
+    """Return a number of bytes for a table; "not measured" for None."""
     return "not measured" if number is None else f"{number / 2**20:.0f}"

@@ -1,172 +1,225 @@
-"""How much memory a step takes, without taking it: the step is run on tensors that have sizes but no numbers.
+"""The memory of a step of any model at any size, from measured steps at small sizes."""
 
-Every storage that the step makes is followed by a weak reference, so that what autograd keeps, what
-activation checkpointing drops and makes again, and what is freed on the way are all seen as they are.  What
-operators use inside, a formula each gives (:data:`WORKSPACES`).
-"""
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
-import contextlib
-import weakref
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
-
+import numpy as np
 import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from detectron2.config import instantiate
+from omegaconf import DictConfig
+from torch import nn
 
-from ...layers.attention.blockwise import BLOCK_LOGITS
-from .passes import Pass, Regions, explained_failures, padded_size, parts
+from ...config.lazy import nodes
+from ...errors import ConfigError, LesaError
+from ...modeling.build import instantiate_model
+from .step import Size, StepCost, generate_inputs, measure_step, prepare_config
 
-
-class LiveMemory(TorchDispatchMode):
-    """While active, counts the bytes of the storages that operations make, and of their workspaces.
-
-    Attributes:
-        live: bytes of those that are still there.
-        peak: the most there were at one time.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self._known: dict[int, weakref.ref] = {}
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        before = self.live
-        for tensor in tree_leaves((args, kwargs)):
-            if isinstance(tensor, Tensor):
-                self.ignore(tensor)
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                self._follow(tensor)
-        workspace = WORKSPACES.get(getattr(func, "_overloadpacket", None))
-        inside = workspace(args, out) if workspace else 0
-        self.peak = max(self.peak, self.live, before + inside + (self.live - before))
-        return out
-
-    def ignore(self, tensor: Tensor) -> None:
-        """Not to be counted: it was there before, as inputs and weights."""
-        self._remember(tensor, 0)
-
-    def _follow(self, tensor: Tensor) -> None:
-        self._remember(tensor, tensor.untyped_storage().nbytes())
-
-    def _remember(self, tensor: Tensor, size: int) -> None:
-        storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key in self._known:
-            return
-
-        def forget(_: object) -> None:
-            if self._known.pop(key, None) is not None:
-                self.live -= size
-
-        self._known[key] = weakref.ref(storage, forget)
-        self.live += size
+Point = tuple[int, Size]
+"""A number of images, and their size (H, W)."""
+Term = Callable[[int, float], float]
+"""(images N, pixels P of one) -> what a quantity grows with."""
+MEASURED_PIXELS = 640**2  # of a step that is measured; larger ones are extrapolated
+SIDES = (1, 2 / 3, 1 / 3)  # of the largest image that is measured; the third tells what grows with P²
 
 
-def _bytes(*tensors: Any) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor))
-
-
-def _attention_forward(args: tuple, out: Any) -> int:
-    """Contiguous inputs and a block of logits a thread."""
-    return _bytes(*args[:3]) + _block(args[0])
-
-
-def _attention_backward(args: tuple, out: Any) -> int:
-    """Contiguous inputs, two thin products, and two blocks of logits a thread."""
-    grad, q, k, v, col_bias = args[:5]
-    return _bytes(q, k, grad, grad, v, col_bias) + 2 * _block(q)
-
-
-def _block(q: Tensor) -> int:
-    return min(BLOCK_LOGITS * torch.get_num_threads(), q.shape[0] * q.shape[1] ** 2) * 4
-
-
-def _columns(args: tuple, output: Tensor) -> int:
-    """torchvision's columns: a deformed patch of the input for every position of the output."""
-    weight = args[1]
-    return output.shape[0] * output.shape[2] * output.shape[3] * weight[0].numel() * output.element_size()
-
-
-def _deform_forward(args: tuple, out: Any) -> int:
-    groups = args[0].shape[1] // args[1].shape[1]
-    return groups * _columns(args, out) + _bytes(out)
-
-
-def _deform_backward(args: tuple, out: Any) -> int:
-    grad, input, weight = args[:3]
-    groups = input.shape[1] // weight.shape[1]
-    return groups * _columns((input, weight), grad) + _bytes(grad)
-
-
-def _convolution(args: tuple, out: Any) -> int:
-    """oneDNN's copies of maps in its own layout, which is that of neither NCHW nor, all the way, NHWC."""
-    return _bytes(args[0], out)
-
-
-def _convolution_backward(args: tuple, out: Any) -> int:
-    return _bytes(*args[:2])
-
-
-WORKSPACES: dict[Any, Callable[[tuple, Any], int]] = {
-    torch.ops.lesa_d2.blockwise_attention: _attention_forward,
-    torch.ops.lesa_d2.blockwise_attention_backward: _attention_backward,
-    torch.ops.aten.convolution: _convolution,
-    torch.ops.aten.convolution_backward: _convolution_backward,
-    torch.ops.torchvision.deform_conv2d: _deform_forward,
-    torch.ops.torchvision._deform_conv2d_backward: _deform_backward,
-}
-"""Operator -> (arguments, output) -> bytes that it takes inside, on the CPU."""
-
-
-@contextlib.contextmanager
-def without_numbers() -> Iterator[None]:
-    """While open, tensors that are made have shapes, types and devices, but no memory."""
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        yield
-
-
-def step_memory(
-    build: Callable[[], nn.Module],
-    size: tuple[int, int],
-    images: int,
-    regions: Regions | None,
-    *,
-    precision: torch.dtype = torch.float32,
-    bit_masks: bool = True,
-) -> int:
-    """Bytes that a step adds to inputs and weights at its peak.
+class MeasuredModel:
+    """A config's model, built once, and the steps of it that have been measured.
 
     Args:
-        build: makes the model, in the mode (training or not) it is to be run in, its poolers spread evenly.
-        size: (H, W) of the images, before padding.
-        images: of one pass.
-        regions: see :class:`Regions`.
-        precision: other than float32, modules run under autocast.
-        bit_masks: see :class:`Pass`.
-
-    Raises:
-        ConfigError: see :func:`.cost.part_costs`.
+        cfg: with ``model``, ``optimizer``, ``dataloader`` and ``train``.
+        training: measure steps of training, else of inference.
     """
-    with explained_failures(size, images), without_numbers():
-        model = build()
-        pixels = torch.empty(images, 3, *padded_size(model, size))
-        with torch.set_grad_enabled(model.training), LiveMemory() as memory:
-            memory.ignore(pixels)
-            for tensor in (*model.parameters(), *model.buffers()):
-                memory.ignore(tensor)
-            run = Pass(model, pixels.clone(), regions, bit_masks)
-            with torch.autocast("cpu", precision, enabled=precision != torch.float32):
-                for _ in parts(run):
-                    pass
-            if model.training:
-                run.features = {}
-                torch.autograd.backward(run.losses)
-        return memory.peak
+
+    def __init__(self, cfg: DictConfig, training: bool) -> None:
+        self.cfg, self.training = cfg, training
+        self._steps: dict[Point, StepCost] = {}
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """Build the model on the device to be measured.
+
+        Raises:
+            ConfigError: the arguments do not make a model.
+        """
+        cfg = copy.deepcopy(self.cfg)
+        prepare_config(cfg)
+        device = cfg.train.device if torch.cuda.is_available() else "cpu"
+        return instantiate_model(cfg.model).train(self.training).to(device)
+
+    def kept(self, accumulate: int) -> dict[str, int]:
+        """Return the bytes of what is there before a step, by what it is."""
+        parameters = list(self.model.parameters())
+        kept = {"weights and buffers": _bytes([*parameters, *self.model.buffers()])}
+        if self.training:
+            kept["their average (train.ema)"] = _bytes(parameters) * self.cfg.train.ema.enabled
+            kept["optimizer"] = self._optimizer
+            kept["gradients kept over micro-batches"] = self._gradients * (accumulate > 1)
+        return {name: size for name, size in kept.items() if size}
+
+    @property
+    def _gradients(self) -> int:
+        return _bytes([parameter for parameter in self.model.parameters() if parameter.requires_grad])
+
+    @cached_property
+    def _optimizer(self) -> int:
+        """Return the bytes of the state that the config's optimizer keeps after a step."""
+        cfg = copy.deepcopy(self.cfg.optimizer)
+        cfg.params.model = self.model
+        optimizer = instantiate(cfg)
+        for parameter in self.model.parameters():
+            parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+        optimizer.step()
+        values = [value for state in optimizer.state.values() for value in state.values()]
+        return _bytes([value for value in values if torch.is_tensor(value)])
+
+    def padded(self, size: Size) -> Size:
+        """Return the size (H, W) that the model pads images of ``size`` to."""
+        if self.cfg.train.task == "classification":
+            return size
+        square = max(node.get("square_pad") or 0 for _, node in nodes(self.cfg.model))
+        step = max(getattr(self.model.backbone, "size_divisibility", 1), 1)
+        height, width = (-(-max(side, square) // step) * step for side in size)
+        return height, width
+
+    def step(self, images: int, size: Size, extrapolated: bool) -> StepCost:
+        """Return what a step of ``images`` images of ``size`` takes; it is measured once.
+
+        Args:
+            extrapolated: the step stands for larger ones, where attention is computed block by block.
+
+        Raises:
+            ConfigError: the model cannot be built, or not be run on so little.
+        """
+        if (images, size) not in self._steps:
+            for module in self.model.modules():
+                if (
+                    extrapolated
+                    and getattr(module, "backend", "") == "auto"
+                    and not torch.cuda.is_available()
+                ):
+                    vars(module)["backend"] = "blockwise"
+            self._steps[images, size] = self._measure(images, size)
+        return self._steps[images, size]
+
+    def _measure(self, images: int, size: Size) -> StepCost:
+        amp = self.cfg.train.amp
+        default = "float16" if torch.cuda.is_available() else "float32"
+        precision = amp.dtype or default if amp.enabled and self.training else "float32"
+        try:
+            inputs = generate_inputs(self.cfg, images, size)
+            return measure_step(self.model, inputs, getattr(torch, precision))
+        except (ValueError, RuntimeError, ArithmeticError, LookupError) as error:
+            if isinstance(error, LesaError):
+                raise
+            raise ConfigError(
+                f"the model cannot be run on {images} image(s) of {size[0]}×{size[1]} at a time: {error}; "
+                "take a larger --image-size or --batch"
+            ) from error
+
+
+def _bytes(tensors: Sequence[torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model and what it is run on.
+
+    Attributes:
+        measured: the model.
+        size: (H, W) of the images, before the model pads them.
+        images: of an optimizer step on one device.
+        accumulate: micro-batches that these are split into.
+    """
+
+    measured: MeasuredModel
+    size: Size
+    images: int = 1
+    accumulate: int = 1
+
+    def memory(self) -> dict[str, int]:
+        """Return the bytes at the peak of a step by what they are for; errors as of :meth:`flops`."""
+        kept = self.measured.kept(self.accumulate)
+        return {**kept, "step: activations, gradients, what is freed on the way": self.step_memory()}
+
+    def step_memory(self) -> int:
+        """Return the most bytes that a step adds to what was there before; errors as of :meth:`flops`."""
+        has_pairs = self._is_extrapolated() and self._makes_pairs()
+        return max(self._measured_or_extrapolated("peaks", has_pairs).values())
+
+    def flops(self) -> dict[str, int]:
+        """Return the FLOPs of a forward pass by module.
+
+        Raises:
+            ConfigError: the model cannot be built, or not be run on so little.
+        """
+        return self._measured_or_extrapolated("flops", has_pairs=True)
+
+    @property
+    def micro_batch(self) -> int:
+        """Return the images of one forward pass."""
+        return -(-self.images // self.accumulate)
+
+    def _target(self) -> Point:
+        return self.micro_batch, self.measured.padded(self.size)
+
+    def _is_extrapolated(self) -> bool:
+        return self.micro_batch * math.prod(self._target()[1]) > MEASURED_PIXELS
+
+    def _sizes(self) -> list[Size]:
+        """Return the sizes of single images that are measured for larger ones."""
+        _, size = self._target()
+        scale = min(1.0, math.sqrt(MEASURED_PIXELS / math.prod(size)))
+        transformers = [node for _, node in nodes(self.measured.cfg.model) if node.get("window_size")]
+        grid = max([node.window_size * node.patch_size for node in transformers], default=64)
+        height, width = size
+        sides = [
+            [max(grid, round(side * scale * s / grid) * grid) for side in (height, width)] for s in SIDES
+        ]
+        return [(height, width) for height, width in sides]
+
+    def _makes_pairs(self) -> bool:
+        """Tell whether an operator makes maps that grow nearly with the square of the number of pixels."""
+        large, small, _ = self._sizes()
+        most, least = (self.measured.step(1, size, True) for size in (large, small))
+        growth = (math.prod(large) / math.prod(small)) ** 1.5
+        notable = [name for name, made in most.made.items() if made > max(most.peaks.values()) / 20]
+        return any(most.made[name] > growth * least.made.get(name, 0) for name in notable)
+
+    def _measured_or_extrapolated(self, quantity: str, has_pairs: bool) -> dict[str, int]:
+        """Return a quantity of a step that is small enough, else what smaller steps say.
+
+        With N images of P pixels it is c₀ + c₁·NP and, for regions, c₂·N; for maps of all pairs of positions also
+        c₃·NP².  There are as many measured points as terms.
+        """
+        images, size = target = self._target()
+        if not self._is_extrapolated():
+            return getattr(self.measured.step(images, size, False), quantity)
+        points: list[Point] = [(4, size), (2, size)]
+        terms: list[Term] = [lambda n, p: 1, lambda n, p: n * p]
+        if 4 * math.prod(size) > MEASURED_PIXELS:
+            large, middle, small = self._sizes()
+            points = [(1, large), (1, middle)]
+            if images > 1:
+                points, terms = [*points, (2, middle)], [*terms, lambda n, p: n]
+            if has_pairs:
+                points, terms = [*points, (1, small)], [*terms, lambda n, p: n * p**2]
+        steps = [getattr(self.measured.step(*point, True), quantity) for point in points]
+        return extrapolate(points, steps, target, terms)
+
+
+def extrapolate(
+    points: Sequence[Point], values: Sequence[Mapping[str, int]], target: Point, terms: Sequence[Term]
+) -> dict[str, int]:
+    """Return each of ``values``, measured at as many ``points`` as there are ``terms``, at the ``target``."""
+
+    def row(images: int, size: Size) -> list[float]:
+        return [term(images, math.prod(size) / MEASURED_PIXELS) for term in terms]
+
+    names = [name for name in values[0] if all(name in others for others in values)]
+    table = np.array([[found[name] for name in names] for found in values])
+    coefficients = np.linalg.solve(np.array([row(*point) for point in points]), table)
+    return dict(zip(names, np.rint(row(*target) @ coefficients).astype(int).tolist(), strict=True))

@@ -4,12 +4,14 @@ import json
 import math
 import os
 import platform
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from tabulate import tabulate
 
 from .measure import Measurement, megabytes
 
@@ -40,12 +42,11 @@ class Report:
     yardstick: str | None = None
 
     def table(self) -> str:
-        """Markdown: for each mode and variant how many times faster and smaller than ``plain``."""
+        """Return Markdown: for each mode and variant how many times faster and smaller than ``plain``."""
         headers = ["", "variant", f"faster than {self.plain}"]
         headers += [f"time / {self.yardstick}"] if self.yardstick else []
         headers += ["ms", f"memory / {self.plain}", "memory, MB"]
-        rows = [self._row(m) for m in self.measurements]
-        return "\n".join("| " + " | ".join(row) + " |" for row in [headers, ["---"] * len(headers), *rows])
+        return markdown(headers, [self._row(m) for m in self.measurements])
 
     def _row(self, m: Measurement) -> list[str]:
         plain = self._find(self.plain, m.mode)
@@ -60,7 +61,7 @@ class Report:
         return next(m for m in self.measurements if m.variant == variant and m.mode == mode)
 
     def text(self) -> str:
-        """Title and table."""
+        """Return title and table."""
         return f"### {self.title}\n\n{self.table()}"
 
 
@@ -71,13 +72,12 @@ class Growth(Report):
     sides: Sequence[int] = ()
 
     def table(self) -> str:
-        """Markdown: time and memory by side, and the exponents that fit them."""
-        rows = [["", "variant", "ms", "memory, MB"], ["---"] * 4]
-        rows += [
+        """Return Markdown: time and memory by side, and the exponents that fit them."""
+        rows = [
             [m.mode, m.variant, f"{m.seconds * 1e3:.1f}", megabytes(m.extra_bytes)] for m in self.measurements
         ]
-        lines = ["| " + " | ".join(row) + " |" for row in rows]
-        return "\n".join([*lines, "", *(self._fit(mode) for mode in ("forward", "training"))])
+        fits = [self._fit(mode) for mode in ("forward", "training")]
+        return "\n".join([markdown(["", "variant", "ms", "memory, MB"], rows), "", *fits])
 
     def _fit(self, mode: str) -> str:
         found = [m for m in self.measurements if m.mode == mode]
@@ -93,14 +93,13 @@ class Throughput(Report):
     images: int = 1
 
     def table(self) -> str:
-        """Markdown: pictures a second, and how many times those of ``plain``."""
-        rows = [["", "images a second", f"against {self.plain}"], ["---"] * 3]
+        """Return Markdown: pictures a second, and how many times those of ``plain``."""
         plain = self._find(self.plain, self.measurements[0].mode)
-        rows += [
+        rows = [
             [m.variant, f"{self.images / m.seconds:.1f}", f"{plain.seconds / m.seconds:.1f}×"]
             for m in self.measurements
         ]
-        return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+        return markdown(["", "images a second", f"against {self.plain}"], rows)
 
 
 @dataclass
@@ -110,30 +109,28 @@ class Estimates(Report):
     estimates: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     def table(self) -> str:
-        """Markdown: both, and their ratio."""
-        rows = [["", "variant", "estimated, MB", "measured, MB", "estimated / measured"], ["---"] * 5]
-        rows += [
-            [m.mode, m.variant, megabytes(guess), megabytes(m.extra_bytes), self._ratio(guess, m.extra_bytes)]
-            for m in self.measurements
-            for guess in [self.estimates[m.variant, m.mode]]
-        ]
-        return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+        """Return Markdown: both, and their ratio."""
+        headers = ["", "step", "estimated, MB", "measured, MB", "estimated / measured"]
+        return markdown(headers, [self._row(m) for m in self.measurements])
 
-    @staticmethod
-    def _ratio(guess: int, measured: int | None) -> str:
-        return f"{guess / measured:.2f}" if measured else "not measured"
+    def _row(self, m: Measurement) -> list[str]:
+        estimate, measured = self.estimates[m.variant, m.mode], m.extra_bytes
+        ratio = f"{estimate / measured:.2f}" if measured else "not measured"
+        return [m.mode, m.variant, megabytes(estimate), megabytes(measured), ratio]
+
+
+def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table of text."""
+    return tabulate(rows, headers, "github", disable_numparse=True)
 
 
 def fitted_exponent(sides: Sequence[int], values: Sequence[float]) -> float:
-    """e of the least-squares fit value ~ sideᵉ."""
-    x, y = [math.log(s) for s in sides], [math.log(v) for v in values]
-    x_mean, y_mean = sum(x) / len(x), sum(y) / len(y)
-    above = sum((a - x_mean) * (b - y_mean) for a, b in zip(x, y, strict=True))
-    return above / sum((a - x_mean) ** 2 for a in x)
+    """Return e of the least-squares fit value ~ sideᵉ."""
+    return statistics.linear_regression([*map(math.log, sides)], [*map(math.log, values)]).slope
 
 
 def environment(device: str, dtype: str) -> dict[str, str]:
-    """Machine and versions."""
+    """Return the machine and the versions."""
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
         "threads": str(torch.get_num_threads()),
@@ -155,7 +152,7 @@ def _processor() -> str:
 
 
 def save_json(file: str | Path, command: str, where: dict[str, str], reports: Sequence[Report]) -> None:
-    """All runs of all reports, with command and environment."""
+    """Write all runs of all reports, with command and environment."""
     data: dict[str, Any] = {"command": command, "environment": where, "reports": []}
     for report in reports:
         measurements = [{**asdict(m), "seconds": m.seconds if m.runs else None} for m in report.measurements]

@@ -7,31 +7,26 @@ import pytest
 import torch
 
 from lesa_d2.tools.benchmark import cases
-from lesa_d2.tools.benchmark.cases import Place
 
 ROOT = Path(__file__).resolve().parents[3]
-CPU = Place()
 BUILDS = {
-    "attention": partial(cases.relative, backend="blockwise", side=5, place=CPU),
-    "no bias": partial(cases.unbiased, side=5, place=CPU),
-    "binary": partial(cases.operator, operator="lesa", part="binary", channels=32, side=6, place=CPU),
-    "batch": partial(cases.operator, operator="lesa", statistics="batch", channels=32, side=6, place=CPU),
+    "attention": partial(cases.relative, backend="blockwise", side=5),
+    "no bias": partial(cases.unbiased, side=5),
+    "binary": partial(cases.operator, operator="lesa", section="binary", channels=32, side=6),
+    "batch": partial(cases.operator, operator="lesa", statistics="batch", channels=32, side=6),
     "flattened": partial(
-        cases.operator, operator="lesa", positions="flattened", channels=32, side=6, images=2, place=CPU
+        cases.operator, operator="lesa", positions="flattened", channels=32, side=6, images=2
     ),
-    "conv": partial(cases.operator, operator="conv", channels=32, side=6, place=CPU),
-    "bfloat16": partial(
-        cases.operator, operator="lesa", channels=32, side=6, place=Place(dtype=torch.bfloat16)
-    ),
-    "backbone": partial(cases.backbone, operator="lesa", image_size=64, place=CPU),
+    "conv": partial(cases.operator, operator="conv", channels=32, side=6),
+    "bfloat16": partial(cases.operator, operator="lesa", channels=32, side=6, dtype=torch.bfloat16),
+    "backbone": partial(cases.backbone, operator="lesa", image_size=64),
     "detector": partial(
-        cases.detector, config_file=str(ROOT / "configs/mask_rcnn_lesa_r50.py"), image_size=64, place=CPU
+        cases.detector, config_file=str(ROOT / "configs/mask_rcnn_lesa_r50.py"), image_size=64
     ),
     "htc": partial(
         cases.detector,
         config_file=str(ROOT / "configs/htc_lesa_dconv_wr50_20e_1280.py"),
         image_size=64,
-        place=CPU,
         checkpoint_stages=["res4"],
     ),
 }
@@ -47,25 +42,25 @@ def test_steps_run(name, mode):
 def test_training_leaves_gradients_and_forward_none():
     layer = torch.nn.Linear(2, 2)
     x = torch.randn(1, 2)
-    cases.make_step("forward", lambda: layer(x), CPU, list(layer.parameters()))()
+    cases.make_step("forward", lambda: layer(x), list(layer.parameters()))()
     assert layer.weight.grad is None
-    step = cases.make_step("training", lambda: {"out": layer(x)}, CPU, list(layer.parameters()))
+    step = cases.make_step("training", lambda: {"out": layer(x)}, list(layer.parameters()))
     step()
     once = layer.weight.grad.clone()
     step()
     torch.testing.assert_close(layer.weight.grad, once)  # not accumulated
 
 
-def test_settled_statistics_are_those_of_the_batch():
+def test_stored_statistics_are_those_of_the_batch():
     def build(norm):
         return torch.nn.Sequential(norm(3))
 
     x = 5 + 2 * torch.randn(4, 3, 8, 8)
-    out = cases.settled(build, x).train()(x)
+    out = cases.with_stored_statistics(build, x).train()(x)
     torch.testing.assert_close(out.mean((0, 2, 3)), torch.zeros(3), atol=1e-3, rtol=0)
     torch.testing.assert_close(out.std((0, 2, 3)), torch.ones(3), atol=1e-2, rtol=0)
 
 
 def test_variants_of_attention_hold_every_backend_that_can_run_here():
-    names = [variant.name for variant in cases.variants_of_attention(4, CPU)]
+    names = [variant.name for variant in cases.variants_of_attention(4)]
     assert names == ["reference", "blockwise", "sdpa", "no bias, d=32"]

@@ -1,20 +1,13 @@
-"""Steps of pre-training, and the table of pictures a second."""
+"""Reading for pre-training, and the table of pictures a second."""
 
 from pathlib import Path
 
 import pytest
 
 from lesa_d2.tools.benchmark import Measurement, image_training
-from lesa_d2.tools.benchmark.cases import Place
 from lesa_d2.tools.benchmark.report import Throughput
 
 CONFIG = str(Path(__file__).resolve().parents[3] / "configs/imagenet_lesa_r50.py")
-
-
-def test_a_step_leaves_gradients():
-    config = CONFIG.replace("imagenet_lesa_r50", "quickstart_classifier")
-    step = image_training.classifier("training", config_file=config, images=2, place=Place())
-    assert step() is None
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -41,5 +34,5 @@ def test_a_step_of_the_loader_reads_as_many_pictures_as_it_says(tmp_path, worker
 def test_pictures_a_second_by_hand():
     found = [Measurement("step", "training", [2.0]), Measurement("reading", "training", [0.5])]
     rows = Throughput("title", found, plain="step", images=16).table().splitlines()
-    assert rows[2] == "| step | 8.0 | 1.0× |"
-    assert rows[3] == "| reading | 32.0 | 4.0× |"
+    assert rows[2].split() == ["|", "step", "|", "8.0", "|", "1.0×", "|"]
+    assert rows[3].split() == ["|", "reading", "|", "32.0", "|", "4.0×", "|"]

@@ -13,9 +13,59 @@ def measurement(variant, seconds, megabytes, mode="forward"):
 def test_ratios_by_hand():
     found = [measurement("plain", 2.0, 100), measurement("fast", 0.25, 5), measurement("limit", 0.2, None)]
     rows = Report("title", found, "plain", "limit").table().splitlines()
-    assert rows[2] == "| forward | plain | 1.00× | 10.00 | 2000.0 | 1.000 | 100 |"
-    assert rows[3] == "| forward | fast | 8.00× | 1.25 | 250.0 | 0.050 | 5 |"
-    assert rows[4] == "| forward | limit | 10.00× | 1.00 | 200.0 | not measured | not measured |"
+    assert rows[2].split() == [
+        "|",
+        "forward",
+        "|",
+        "plain",
+        "|",
+        "1.00×",
+        "|",
+        "10.00",
+        "|",
+        "2000.0",
+        "|",
+        "1.000",
+        "|",
+        "100",
+        "|",
+    ]
+    assert rows[3].split() == [
+        "|",
+        "forward",
+        "|",
+        "fast",
+        "|",
+        "8.00×",
+        "|",
+        "1.25",
+        "|",
+        "250.0",
+        "|",
+        "0.050",
+        "|",
+        "5",
+        "|",
+    ]
+    assert rows[4].split() == [
+        "|",
+        "forward",
+        "|",
+        "limit",
+        "|",
+        "10.00×",
+        "|",
+        "1.00",
+        "|",
+        "200.0",
+        "|",
+        "not",
+        "measured",
+        "|",
+        "not",
+        "measured",
+        "|",
+    ]
 
 
 @pytest.mark.parametrize("exponent", [1.0, 3.7])
