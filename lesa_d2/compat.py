@@ -5,20 +5,27 @@ Nothing else in the package uses such names, or changes other libraries.  Tested
 """
 
 import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torchvision  # noqa: F401, registers its operators
-from detectron2.utils.logger import setup_logger
 
 # PyTorch documents TorchDispatchMode under "Extending PyTorch" by this private module, and its trees nowhere.
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+
+if TYPE_CHECKING:
+    from detectron2.evaluation import COCOEvaluator
+    from pycocotools.cocoeval import COCOeval
 
 __all__ = [
     "CPU_ATTENTION",
     "DEFORM_CONV_BACKWARD",
     "TorchDispatchMode",
     "fresh_logger",
+    "is_inside_backward",
+    "keep_evaluations",
     "release_logger",
     "tree_leaves",
     "tree_map_only",
@@ -38,6 +45,8 @@ def fresh_logger(name: str, folder: str, rank: int) -> logging.Logger:
     ``setup_logger`` is cached by its arguments and adds handlers at every call: its cache has to be cleared, and its
     handlers removed, or a second run in the process would log into the folder of the first.
     """
+    from detectron2.utils.logger import setup_logger  # the layers import this module, and need torch alone
+
     release_logger(name)
     logger = logging.getLogger(name)
     before = list(logger.handlers)
@@ -51,3 +60,29 @@ def release_logger(name: str) -> None:
     """Remove the handlers that :func:`fresh_logger` added; those of the host program stay."""
     for handler in _ours.pop(name, []):
         logging.getLogger(name).removeHandler(handler)
+
+
+def is_inside_backward() -> bool:
+    """Return whether the calling thread is inside a backward pass of autograd.
+
+    A forward pass there is a repetition by activation checkpointing, which must not move running statistics again.
+    PyTorch has no public question for it: ``torch.utils.checkpoint`` and the hooks of autograd use this one.
+    """
+    return torch._C._current_graph_task_id() != -1
+
+
+def keep_evaluations(evaluator: "COCOEvaluator", keep: Callable[[str, "COCOeval | None"], object]) -> None:
+    """Have ``keep`` called with the kind ("bbox", "segm") and accumulated COCOeval of every evaluation.
+
+    The COCOeval is None where there is not a single detection.
+
+    detectron2's evaluator returns its numbers alone, and reports of classes need the precision at every threshold;
+    to compute it again would take as long as the evaluation.
+    """
+    derive = evaluator._derive_coco_results
+
+    def derive_and_keep(coco_eval: "COCOeval | None", iou_type: str, **options: Any) -> dict[str, float]:
+        keep(iou_type, coco_eval)
+        return derive(coco_eval, iou_type, **options)
+
+    evaluator._derive_coco_results = derive_and_keep

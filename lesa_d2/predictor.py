@@ -147,7 +147,9 @@ class Predictor:
         """Make of an image (H, W, 3) uint8, BGR, what detectron2's models take, by the config's test mapper."""
         _check_image(image)
         seen = T.AugInput(np.ascontiguousarray(image[:, :, ::-1]) if self.image_format == "RGB" else image)
+        numbers = np.random.get_state()  # detectron2's resizing draws one even from a single size
         self._augmentations(seen)
+        np.random.set_state(numbers)
         pixels = torch.as_tensor(np.ascontiguousarray(seen.image.transpose(2, 0, 1)))
         return {"image": pixels, "height": image.shape[0], "width": image.shape[1]}
 

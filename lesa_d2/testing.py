@@ -158,21 +158,37 @@ def check_half_precision_weights(variant: Variant) -> None:
 
 
 def check_fast_paths(variant: Variant) -> None:
-    """Check outputs, all gradients and buffers of the fast attention against the plain formula."""
+    """Check outputs, all gradients and buffers of the fast attention against that with every logit in memory."""
+    compare_steps(variant, lambda layer, x: layer(x), backend="reference")
+
+
+def compare_steps(
+    variant: Variant, definition: Callable[[Any, Tensor], Tensor], backend: str = "blockwise"
+) -> None:
+    """Compare steps of the operator with those of a definition: outputs, all gradients, and buffers.
+
+    Args:
+        variant: of the operator, which computes with ``backend="blockwise"``.
+        definition: called with an operator of equal weights, made for ``backend``, and its input; returns the output.
+        backend: see there.
+    """
     for mode, size in itertools.product(("train", "eval", "stored"), ((5, 7), (6, 6), (1, 3))):
         options: dict[str, Any] = dict(stride=2, norm=EvalBatchNorm2d if mode == "stored" else nn.BatchNorm2d)
         fast = variant.make(backend="blockwise", **options).double().train(mode != "eval")
-        plain = variant.make(backend="reference", **options).double().train(mode != "eval")
+        plain = variant.make(backend=backend, **options).double().train(mode != "eval")
         x = torch.randn(3, IN_CHANNELS, *size, dtype=torch.double)
-        weight = torch.randn_like(plain(x))
+        weight = torch.randn(3, OUT_CHANNELS, *(-(-side // 2) for side in size), dtype=torch.double)
         plain.load_state_dict(fast.state_dict())
-        torch.testing.assert_close(_step(fast, x, weight), _step(plain, x, weight), rtol=1e-8, atol=1e-8)
+        found = _step(fast, lambda layer, x: layer(x), x, weight)
+        torch.testing.assert_close(found, _step(plain, definition, x, weight), rtol=1e-8, atol=1e-8)
 
 
-def _step(layer: nn.Module, x: Tensor, weight: Tensor) -> tuple[Tensor, dict, dict]:
+def _step(
+    layer: nn.Module, run: Callable[[Any, Tensor], Tensor], x: Tensor, weight: Tensor
+) -> tuple[Tensor, dict, dict]:
     """Return output, all gradients by name, and buffers after one step."""
     x = x.clone().requires_grad_()
-    out = layer(x)
+    out = run(layer, x)
     (out * weight).sum().backward()
     gradients = {"input": x.grad, **{name: p.grad for name, p in layer.named_parameters()}}
     return out.detach(), gradients, dict(layer.named_buffers())

@@ -1,5 +1,8 @@
 """Predictor equals the model run by hand, for both kinds of config."""
 
+import logging
+import os
+import random
 import shutil
 from pathlib import Path
 
@@ -291,6 +294,23 @@ def test_wrong_arguments(lazy):
 
 def test_images_of_one_pixel(cfg):
     assert Predictor(cfg)(image(1, 1))["instances"].image_size == (1, 1)
+
+
+def host_state():
+    """What a program shares with every library in it."""
+    names = ("", "detectron2", "fvcore", "lesa_d2")
+    loggers = [(log.level, log.propagate, list(log.handlers)) for log in map(logging.getLogger, names)]
+    numbers = torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())
+    return numbers, loggers, dict(os.environ)
+
+
+def test_the_program_around_it_stays_as_it_was(cfg):
+    for generator in (torch.manual_seed, random.seed, np.random.seed):
+        generator(7)
+    before = host_state()
+    Predictor(cfg)(image())
+    for after, expected in zip(host_state(), before, strict=True):
+        assert after == expected
 
 
 def test_test_time_augmentation_of_the_config(lazy):

@@ -14,6 +14,7 @@ class BestCheckpointer(hooks.BestCheckpointer):
 
     def __init__(self, eval_period: int, evaluated: nn.Module, output_dir: str, metric: str) -> None:
         super().__init__(eval_period, WeightsWriter(evaluated, output_dir), metric)
+        self._metric_name = metric
         # It has its own file, as the checkpoints of a run are written before the evaluation of their iteration.
         self._record = Path(output_dir) / "model_best.json"
 
@@ -23,9 +24,19 @@ class BestCheckpointer(hooks.BestCheckpointer):
             record = json.loads(self._record.read_text(encoding="utf-8"))
             self.best_metric, self.best_iter = record["metric"], record["iteration"]
 
-    def _update_best(self, val: float, iteration: int) -> bool:
-        is_finite = super()._update_best(val, iteration)
-        if is_finite:
-            record = {"metric": val, "iteration": iteration, "name": self._val_metric}
+    def after_step(self) -> None:
+        """Save the weights after an evaluation that is the best so far."""
+        before = self.best_iter
+        super().after_step()
+        self._write_record(before)
+
+    def after_train(self) -> None:
+        """Save the weights after the last evaluation if it is the best."""
+        before = self.best_iter
+        super().after_train()
+        self._write_record(before)
+
+    def _write_record(self, iteration_before: int | None) -> None:
+        if self.best_iter != iteration_before:
+            record = {"metric": self.best_metric, "iteration": self.best_iter, "name": self._metric_name}
             self._record.write_text(json.dumps(record) + "\n", encoding="utf-8")
-        return is_finite

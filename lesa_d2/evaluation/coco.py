@@ -2,19 +2,19 @@
 
 import json
 import logging
-import os
 import re
+from pathlib import Path
 from typing import Any
 
-from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 from pycocotools.cocoeval import COCOeval
 
-logger = logging.getLogger(__name__)
+from ..compat import keep_evaluations
 
 BOX, MASK = "bbox", "segmentation"
+
+logger = logging.getLogger(__name__)
 
 
 class CocoEvaluator(COCOEvaluator):
@@ -38,51 +38,34 @@ class CocoEvaluator(COCOEvaluator):
 
     evaluations: dict[str, COCOeval | None]
 
-    def __init__(
-        self,
-        dataset_name: str,
-        tasks: Any = None,
-        distributed: bool = True,
-        output_dir: str | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(dataset_name, tasks, distributed, output_dir, **options)
-        self.dataset_name, self.output_dir = dataset_name, output_dir
+    def __init__(self, dataset_name: str, *args: Any, output_dir: str | None = None, **kwargs: Any) -> None:
+        super().__init__(dataset_name, *args, output_dir=output_dir, **kwargs)
+        self.dataset_name = dataset_name
+        self.output_dir = output_dir
         self.evaluations = {}
+        keep_evaluations(self, lambda kind, evaluation: self.evaluations.update({kind: evaluation}))
 
     def reset(self) -> None:
-        """Forget the results of an earlier evaluation."""
+        """Forget the predictions and evaluations of an earlier data set."""
         super().reset()
         self.evaluations = {}
 
-    def evaluate(self, img_ids: list[int] | None = None) -> dict[str, Any]:
-        """Return the metrics on the main process; without annotations, write the files for upload."""
-        metrics = super().evaluate(img_ids)
-        if not metrics and comm.is_main_process() and self.output_dir and not self._has_annotations():
-            results_file = os.path.join(self.output_dir, "coco_instances_results.json")
-            if PathManager.isfile(results_file):
-                with PathManager.open(results_file) as file:
-                    self._split(json.load(file), self.output_dir)
-        return metrics
+    def evaluate(self, img_ids: list[int] | None = None) -> dict[str, dict[str, float]]:
+        """Return detectron2's metrics by kind; without annotations, write the files for upload instead."""
+        results = super().evaluate(img_ids)
+        if self.output_dir and comm.is_main_process() and not self.evaluations:
+            file = Path(self.output_dir, "coco_instances_results.json")
+            if file.is_file():
+                self._split(json.loads(file.read_text(encoding="utf-8")), file.parent)
+        return results
 
-    def _has_annotations(self) -> bool:
-        with PathManager.open(MetadataCatalog.get(self.dataset_name).json_file) as file:
-            return "annotations" in json.load(file)
-
-    def _derive_coco_results(
-        self, coco_eval: COCOeval | None, iou_type: str, **kwargs: Any
-    ) -> dict[str, float]:
-        self.evaluations[iou_type] = coco_eval  # no public method gets it
-        return super()._derive_coco_results(coco_eval, iou_type, **kwargs)
-
-    def _split(self, results: list[dict], folder: str) -> None:
-        """Write a file for each kind of result."""
-        split = re.sub(r"^coco_(\d+)_(.+)$", r"\2\1", self.dataset_name)  # test-dev2017 to the server
+    def _split(self, results: list[dict], folder: Path) -> None:
+        # coco_2017_test-dev is test-dev2017 to the server
+        split = re.sub(r"^coco_(\d+)_(.+)$", r"\2\1", self.dataset_name)
         for kind, key, other in (("bbox", BOX, MASK), ("segm", MASK, BOX)):
             # without any result nobody can tell whether the detector has masks: both files, then
             if kind == "bbox" or not results or any(MASK in result for result in results):
-                path = os.path.join(folder, f"detections_{split}_{kind}_results.json")
-                kept = [{k: v for k, v in r.items() if k != other} for r in results if key in r]
-                with PathManager.open(path, "w") as file:
-                    json.dump(kept, file)
-                logger.info("No annotations to score against; to upload: %s", path)
+                file = folder / f"detections_{split}_{kind}_results.json"
+                of_kind = [{k: v for k, v in r.items() if k != other} for r in results if key in r]
+                file.write_text(json.dumps(of_kind), encoding="utf-8")
+                logger.info("No annotations to score against; to upload: %s", file)

@@ -1,4 +1,4 @@
-"""The operators of the slot and their parts; torch and torchvision only."""
+"""The operators of the slot and their modules; torch and torchvision only."""
 
 from .baselines import AttentionAugmentation, SelfAttention, StaticLESA
 from .deform import DeformableConv2d

@@ -19,9 +19,11 @@ class SelfAttention(SlotOperator):
     has_convolution = False
 
     def build(self, norm: Callable[[int], nn.Module]) -> None:
+        """Make the binary term."""
         self.binary = self.make_binary(norm)
 
     def combine(self, x: Tensor) -> Tensor:
+        """Return the binary term of ``x``: (N, C, H, W) -> (N, C', H, W)."""
         return self.binary(x)
 
 
@@ -29,10 +31,12 @@ class StaticLESA(SlotOperator):
     """Unary and binary term added without a gate, then a trailing norm."""
 
     def build(self, norm: Callable[[int], nn.Module]) -> None:
+        """Make the two terms."""
         self.unary = self.make_unary(norm)
         self.binary = self.make_binary(norm)
 
     def combine(self, x: Tensor) -> Tensor:
+        """Add the terms of ``x``: (N, C, H, W) -> (N, C', H, W)."""
         return self.unary(x) + self.binary(x)
 
 
@@ -48,6 +52,7 @@ class AttentionAugmentation(SlotOperator, ThinAttention):
     key_share, value_share = 0.2, 0.1
 
     def build(self, norm: Callable[[int], nn.Module]) -> None:
+        """Make the convolution and the attention beside it."""
         check_backend(self.backend)
         self.key_channels = self._share(self.key_share)
         self.value_channels = self._share(self.value_share)
@@ -63,14 +68,16 @@ class AttentionAugmentation(SlotOperator, ThinAttention):
         return max(heads, 1) * self.num_heads
 
     def combine(self, x: Tensor) -> Tensor:
+        """Concatenate convolution and attention: (N, C, H, W) -> (N, C', H, W)."""
         return torch.cat([self.conv(x), self.project(self._attend(x))], dim=1)
 
     def _attend(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, dv, H, W)."""
+        """Compute the attention: (N, C, H, W) -> (N, dv, H, W)."""
         out = self.attend_thinly(*self.attention_inputs(x))
         return out.to(x.dtype).transpose(2, 3).flatten(1, 2).unflatten(2, x.shape[2:])
 
     def attention_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return q, divided by the root of its length, k, v and the biases of an input (N, C, H, W)."""
         dims = [self.key_channels, self.key_channels, self.value_channels]
         q, k, v = (
             t.flatten(2).unflatten(1, (self.num_heads, -1)).transpose(2, 3)

@@ -1,16 +1,14 @@
-"""The binary term of LESA, eq. 6: what all other positions say to a position.
+"""The binary term of LESA, the sum over all positions in eq. 5: what the positions of the map say to one of them.
 
     binary = BN_out( softmax_j( logits_ij ) v_j )        q, k, v = BN( W_qkv x )
 
 Shapes: N images, C channels, G heads, n = H·W positions, dq = C/(2G) query/key and dv = C/G value channels a
 head.  The channels of the projection are head-major: head g holds [q (dq), k (dq), v (dv)].
 
-Where the released code does more than the paper says, it is followed: there is no 1/sqrt(d); instead every
-head's logit terms pass a batch norm of their own and are then added.  Such a norm is a·s + b with b the same
-for all keys, so that it drops out of the softmax and only the factor a remains.  It folds into the queries: a
-comes from the stored statistics, or in training from moments in closed form, and no logit is normalised.
-
-``backend="reference"`` computes the formula as it stands instead, each map of logits through its norm.
+:mod:`.definition` has the formula as it stands, each map of logits through its norm; here the same is computed
+without such maps.  A norm of logits is a·s + b with b the same for all keys, so that b drops out of the softmax
+and only the factor a remains.  It folds into the queries: a comes from the stored statistics, or in training from
+moments in closed form, and no logit is normalised.
 """
 
 from __future__ import annotations  # nested ones are evaluated while torch.compile traces
@@ -22,10 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import check_backend
-from .attention.reference import relative_logits
-from .inspection import InspectableAttention, MappedAttention, ThinAttention
-from .moments import Moments, content_moments, pair_moments, relative_moments
-from .norm import (
+from .folding import (
     batch_affine,
     check_is_batch_norm,
     conv_affine,
@@ -33,12 +28,14 @@ from .norm import (
     stored_affine,
     uses_batch_statistics,
 )
+from .inspection import InspectableAttention, MappedAttention, ThinAttention
+from .moments import Moments, content_moments, pair_moments, relative_moments
 from .positions import DecomposedPositions, FlattenedPositions, Size
 from .precision import at_least_float32, no_autocast
 
 
 class BinaryTerm(nn.Module, InspectableAttention):
-    """(N, C, H, W) -> (N, C', H, W); subclasses fix the position type."""
+    """The binary term, (N, C, H, W) -> (N, C', H, W); subclasses define the position type."""
 
     num_logit_terms: int
     outputs_per_channel: int
@@ -69,36 +66,37 @@ class BinaryTerm(nn.Module, InspectableAttention):
 
     @abstractmethod
     def make_positions(self, feat_size: int | tuple[int, int]) -> nn.Module:
-        """The position tables for maps of ``feat_size``."""
+        """Make the position tables for maps of ``feat_size``."""
 
     @abstractmethod
     def attend(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
-        """q, k (N, G, n, dq), v (N, G, n, dv) -> (N, outputs_per_channel · C', n)."""
+        """Attend: q, k (N, G, n, dq), v (N, G, n, dv) -> (N, outputs_per_channel · C', n)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the binary term: (N, C, H, W) -> (N, C', H, W)."""
         size = (x.shape[2], x.shape[3])
         q, k, v = self.split_heads(self.project(x))
         return self.normalise_output(self.attend(q, k, v, size).to(v.dtype).unflatten(2, size))
 
     def project(self, x: Tensor) -> Tensor:
-        """BN( W_qkv x ): (N, C, H, W) -> (N, 2C', H, W)."""
+        """Compute BN( W_qkv x ): (N, C, H, W) -> (N, 2C', H, W)."""
         return conv_norm(self.qkv, self.qkv_norm, x)
 
     def split_heads(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, 2C', H, W) -> q, k (N, G, n, dq) and v (N, G, n, dv)."""
+        """Split (N, 2C', H, W) into q, k (N, G, n, dq) and v (N, G, n, dv)."""
         heads = projected.flatten(2).unflatten(1, (self.num_heads, -1)).transpose(2, 3)
         q, k, v = heads.split([self.key_dim, self.key_dim, self.value_dim], dim=-1)
         return q, k, v
 
     def normalise_output(self, out: Tensor) -> Tensor:
-        """(N, outputs_per_channel · C', H, W) -> (N, C', H, W)."""
+        """Apply the output's norm: (N, outputs_per_channel · C', H, W) -> (N, C', H, W)."""
         return self.out_norm(out).unflatten(1, (-1, self.outputs_per_channel)).sum(2)
 
     def logit_affine(self, moments: Callable[[], list[Moments]]) -> tuple[Tensor, Tensor]:
-        """Scale and shift of the logit norm, (terms, G, 1, 1) each.
+        """Return scale and shift of the logit norm, (terms, G, 1, 1) each.
 
         Args:
-            moments: computes those of every term over images and pairs; called where batch statistics count.
+            moments: computes those of every term over images and pairs; called where the norm uses the batch's.
         """
         if uses_batch_statistics(self.logit_norm):
             scale, shift = batch_affine(self.logit_norm, Moments.of_terms(moments()))
@@ -106,13 +104,6 @@ class BinaryTerm(nn.Module, InspectableAttention):
             scale, shift = stored_affine(self.logit_norm)
         shape = (self.num_logit_terms, self.num_heads, 1, 1)
         return scale.view(shape), shift.view(shape)
-
-    def normalise_logits(self, terms: list[Tensor]) -> Tensor:
-        """Each term (N, G, n, n) through its own channels of the logit norm, then added: (N, G, n, n)."""
-        maps = torch.cat(terms, dim=1)
-        dtype = stored_affine(self.logit_norm)[0].dtype
-        normalised = self.logit_norm(maps.to(dtype)).to(maps.dtype)
-        return normalised.unflatten(1, (len(terms), -1)).sum(1)
 
 
 class DecomposedBinaryTerm(BinaryTerm, ThinAttention):
@@ -123,10 +114,11 @@ class DecomposedBinaryTerm(BinaryTerm, ThinAttention):
     positions: DecomposedPositions
 
     def make_positions(self, feat_size: int | tuple[int, int]) -> nn.Module:
+        """Make a table for each axis."""
         return DecomposedPositions(self.key_dim, feat_size)
 
     def project(self, x: Tensor) -> Tensor:
-        """BN( W_qkv x ), in whose values the output's norm is folded where it can be."""
+        """Compute BN( W_qkv x ); the output's norm is folded into its values where that is possible."""
         if not self._values_carry_output_norm():
             return super().project(x)
         scale, shift = (t.view(self.num_heads, -1) for t in stored_affine(self.qkv_norm))
@@ -138,45 +130,39 @@ class DecomposedBinaryTerm(BinaryTerm, ThinAttention):
         return conv_affine(self.qkv, scale.flatten(), shift.flatten(), x)
 
     def normalise_output(self, out: Tensor) -> Tensor:
+        """Apply the output's norm unless the values carry it: (N, C', H, W) -> (N, C', H, W)."""
         return out if self._values_carry_output_norm() else self.out_norm(out)
 
     def _values_carry_output_norm(self) -> bool:
-        """The weights of a query sum to one, so that an affine map of the output is one of the values.
+        """Return whether the output's norm is folded into the values.
 
-        Without its own position they sum to one too, but for a map of one position, where none remains.
+        The weights of a query sum to one, so that an affine map of the output is one of the values.  Without its
+        own position they sum to one too, except on a map of one position, where none remains.
         """
         batch_statistics = uses_batch_statistics(self.qkv_norm) or uses_batch_statistics(self.out_norm)
-        return not batch_statistics and self.backend != "reference" and not self.without_self
+        return not batch_statistics and not self.without_self
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
-        attend = self._attend_by_definition if self.backend == "reference" else self._attend_folded
-        out = attend(q, k, v, size)
+        """Attend by the operator's backend: q, k (N, G, n, dq), v (N, G, n, dv) -> (N, C', n)."""
+        out = self.attend_thinly(*self._fold_logit_norm(q, k, v, size))
         if v.stride(3) == 1:  # the map is channels_last, and stays so
             return out.transpose(1, 2).flatten(2).transpose(1, 2)
         return out.transpose(2, 3).flatten(1, 2)
 
-    def _attend_by_definition(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
-        with no_autocast(q):
-            q, k, v = map(at_least_float32, (q, k, v))
-            terms = [q @ k.transpose(-2, -1), relative_logits(*self.positions(q, size))]
-            return self.softmax(self.normalise_logits(terms)) @ v
-
-    def _attend_folded(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
-        return self.attend_thinly(*self._fold_logit_norm(q, k, v, size))
-
     def attention_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return q, k, v and the biases of an input (N, C, H, W), with the logit norm folded in."""
         return self._fold_logit_norm(*self.split_heads(self.project(x)), (x.shape[2], x.shape[3]))
 
     def _fold_logit_norm(
         self, q: Tensor, k: Tensor, v: Tensor, size: Size
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """q, k, v, col_bias, row_bias of an attention, with the logit norm folded into the queries."""
+        """Return q, k, v, col_bias and row_bias of an attention, with the logit norm folded into the queries."""
         with no_autocast(q):
             q = at_least_float32(q)
             scale, shift = self.logit_affine(lambda: self._moments(q, at_least_float32(k), size))
             col_bias, row_bias = self.positions(q * scale[1], size)
-            # The shift cancels in the softmax; it is carried along because data parallel training wants
-            # every parameter to take part in the loss.
+            # The shift cancels in the softmax; it stays because data parallel training wants every parameter to
+            # take part in the loss.
             col_bias += shift.sum(0)
         return q * scale[0], k, v, col_bias, row_bias
 
@@ -197,9 +183,11 @@ class FlattenedBinaryTerm(BinaryTerm, MappedAttention):
     outputs_per_channel = 2
 
     def make_positions(self, feat_size: int | tuple[int, int]) -> nn.Module:
+        """Make one table for the differences of flattened positions."""
         return FlattenedPositions(self.key_dim, self.value_dim, feat_size)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
+        """Attend with one map of all pairs: q, k (N, G, n, dq), v (N, G, n, dv) -> (N, 2C', n)."""
         with no_autocast(q):
             q, k, v = map(at_least_float32, (q, k, v))
             rq, rk, rv = (r.to(q.dtype) for r in self.positions(size))
@@ -208,6 +196,7 @@ class FlattenedBinaryTerm(BinaryTerm, MappedAttention):
         return values.permute(0, 1, 3, 4, 2).flatten(1, 3)  # channels ordered (head, channel, kind)
 
     def attention_logits(self, x: Tensor) -> Tensor:
+        """Compute the normalised logits of an input: (N, C, H, W) -> (N, G, n, n)."""
         q, k, _ = self.split_heads(self.project(x))
         with no_autocast(q):
             q, k = at_least_float32(q), at_least_float32(k)
@@ -215,16 +204,7 @@ class FlattenedBinaryTerm(BinaryTerm, MappedAttention):
             return self._logits(q, k, rq, rk)
 
     def _logits(self, q: Tensor, k: Tensor, rq: Tensor, rk: Tensor) -> Tensor:
-        logits = self._logits_by_definition if self.backend == "reference" else self._logits_folded
-        return logits(q, k, rq, rk)
-
-    def _logits_by_definition(self, q: Tensor, k: Tensor, rq: Tensor, rk: Tensor) -> Tensor:
-        from_query = torch.einsum("bgic,cij->bgij", q, rq)
-        from_key = torch.einsum("bgjc,cij->bgij", k, rk)
-        return self.normalise_logits([q @ k.transpose(-2, -1), from_query, from_key])
-
-    def _logits_folded(self, q: Tensor, k: Tensor, rq: Tensor, rk: Tensor) -> Tensor:
-        """One map of all pairs rather than three: maps are small here, and so are their blocks."""
+        """Compute one map of all pairs rather than three: maps are small here, and so are their blocks."""
 
         def moments() -> list[Moments]:
             by_query, by_key = rq.permute(1, 2, 0), rk.permute(2, 1, 0)

@@ -38,6 +38,7 @@ class DeformableConv2d(nn.Conv2d):
         self.norm = norm
 
     def forward(self, input: Tensor) -> Tensor:
+        """Convolve ``input`` (N, C, H, W) at the moved taps."""
         offset = self.offset(input)
         # The operator wants one dtype for all its arguments, and knows no half precision on the CPU.
         with no_autocast(input):

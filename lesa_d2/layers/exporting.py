@@ -4,6 +4,6 @@ import torch
 
 
 def sizes_are_open() -> bool:
-    """Whether a size may stand for any other, so that no branch may depend on it."""
+    """Return whether a size may stand for any other, so that no branch may depend on it."""
     is_exporting = getattr(torch.compiler, "is_exporting", None)  # torch 2.6 cannot tell
     return is_exporting is not None and is_exporting()

@@ -10,12 +10,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .norm import conv_norm
+from .folding import conv_norm
 from .unary import conv1x1
 
 
 class Gate(nn.Module):
-    """unary, binary (N, C, H, W) -> gate in (0, 1) of the same shape."""
+    """The gate: two terms (N, C, H, W) -> (N, C, H, W) in (0, 1)."""
 
     def __init__(self, channels: int, *, norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
         super().__init__()
@@ -25,6 +25,7 @@ class Gate(nn.Module):
         self.norm2 = norm(channels)
 
     def forward(self, unary: Tensor, binary: Tensor) -> Tensor:
+        """Compute the gate of the two terms, (N, C, H, W) each."""
         # In place wherever autograd does not need what is overwritten: maps are large, passes over them slow.
         branches = torch.cat([unary, binary], dim=1).relu_()
         hidden = conv_norm(self.fc1, self.norm1, branches).relu_()

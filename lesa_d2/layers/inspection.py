@@ -15,7 +15,7 @@ from .attention.reference import softmax_without_self
 
 
 class InspectableAttention(ABC):
-    """A part of a module of the slot that attends.
+    """An operator of the slot, or the module inside it, that attends.
 
     Attributes:
         without_self: whether positions attend to all others but not to themselves; for evaluation, see
@@ -26,13 +26,13 @@ class InspectableAttention(ABC):
     without_self: bool = False
 
     def self_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The softmax weight that a position gives itself, and that of all others together.
+        """Compute the softmax weight that a position gives itself, and that of all others together.
 
         Args:
             x: the module's input (N, C, H, W).
 
         Returns:
-            own and rest, (N, G, n) each, in float64, computed apart from each other; not differentiable.
+            own and rest, (N, G, n) each, in float64, computed independently; not differentiable.
 
         Raises:
             RuntimeError: in training mode.
@@ -42,7 +42,7 @@ class InspectableAttention(ABC):
             return self._self_weights(x)
 
     def attention_of(self, x: Tensor, position: tuple[int, int]) -> Tensor:
-        """The softmax weights of the query at ``position`` (y, x) of the map: (N, G, H, W).
+        """Compute the softmax weights of the query at ``position`` (y, x) of the map: (N, G, H, W).
 
         Raises:
             RuntimeError: in training mode.
@@ -56,12 +56,12 @@ class InspectableAttention(ABC):
         with torch.no_grad():
             return self._attention_of(x, row * width + column).unflatten(2, (height, width))
 
-    def softmax(self, logits: Tensor) -> Tensor:
-        """Over the keys of (N, G, n, n), without the own position where that is set."""
-        return softmax_without_self(logits) if self.leaves_out_self() else logits.softmax(-1)
-
     def leaves_out_self(self) -> bool:
-        """``without_self``; RuntimeError where it is set in training mode."""
+        """Return ``without_self``.
+
+        Raises:
+            RuntimeError: it is set in training mode.
+        """
         if self.without_self:
             self._check_mode("attention without the own position")
         return self.without_self
@@ -74,20 +74,20 @@ class InspectableAttention(ABC):
     def _self_weights(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
 
     @abstractmethod
-    def _attention_of(self, x: Tensor, place: int) -> Tensor: ...
+    def _attention_of(self, x: Tensor, position: int) -> Tensor: ...
 
 
 class ThinAttention(InspectableAttention):
-    """Decomposed positions: two thin tables of biases, and no map of all pairs."""
+    """Attention with decomposed positions: two tables of biases, one an axis, and no map of all pairs."""
 
     backend: str
 
     @abstractmethod
     def attention_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """q, k, v, col_bias, row_bias of :func:`relative_attention` for an input (N, C, H, W)."""
+        """Return q, k, v, col_bias and row_bias of :func:`relative_attention` for an input (N, C, H, W)."""
 
     def attend_thinly(self, q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
-        """(N, G, n, dv)."""
+        """Attend by the operator's backend, without the own position where that is set; return (N, G, n, dv)."""
         if self.leaves_out_self():
             return attention_without_self(q, k, v, col_bias, row_bias)
         return relative_attention(q, k, v, col_bias, row_bias, self.backend)
@@ -96,17 +96,21 @@ class ThinAttention(InspectableAttention):
         q, k, _, col_bias, row_bias = self.attention_inputs(x)
         return self_weights(q, k, col_bias, row_bias)
 
-    def _attention_of(self, x: Tensor, place: int) -> Tensor:
+    def _attention_of(self, x: Tensor, position: int) -> Tensor:
         q, k, _, col_bias, row_bias = self.attention_inputs(x)
-        return attention_of(q, k, col_bias, row_bias, place)
+        return attention_of(q, k, col_bias, row_bias, position)
 
 
 class MappedAttention(InspectableAttention):
-    """One map of all pairs' logits a head; for small maps."""
+    """Attention by one map of all pairs' logits a head; for small maps."""
+
+    def softmax(self, logits: Tensor) -> Tensor:
+        """Compute the softmax over the keys of (N, G, n, n), without the own position where that is set."""
+        return softmax_without_self(logits) if self.leaves_out_self() else logits.softmax(-1)
 
     @abstractmethod
     def attention_logits(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, G, n, n)."""
+        """Compute the logits of an input: (N, C, H, W) -> (N, G, n, n)."""
 
     def _self_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
         weights = self.attention_logits(x).double().softmax(-1)
@@ -114,5 +118,5 @@ class MappedAttention(InspectableAttention):
         weights.diagonal(dim1=-2, dim2=-1).zero_()
         return own, weights.sum(-1)
 
-    def _attention_of(self, x: Tensor, place: int) -> Tensor:
-        return self.attention_logits(x)[:, :, place].softmax(-1)
+    def _attention_of(self, x: Tensor, position: int) -> Tensor:
+        return self.attention_logits(x)[:, :, position].softmax(-1)

@@ -1,147 +1,21 @@
-"""Batch norms: stored statistics with a trainable affine part, folding a norm into a scale, recomputation."""
+"""The batch norm of the released detectors, and which modules count as batch norms."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from .moments import Moments
-
-BATCH_NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+"""Norms with running statistics, for ``isinstance``."""
 
 
 class EvalBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm that uses its stored statistics in training too, while weight and bias train.
+    """Use the stored statistics of a BatchNorm in training too, while weight and bias train.
 
-    The detectors behind the paper's numbers treat every backbone norm outside the frozen part so.
+    The detectors behind the paper's numbers treat every backbone norm outside the frozen stages so.
     detectron2's ``FrozenBatchNorm2d`` freezes weight and bias as well.
     """
 
     def forward(self, input: Tensor) -> Tensor:
+        """Normalise ``input`` (N, C, H, W) by the stored statistics."""
         return F.batch_norm(
             input, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
-        )
-
-
-def uses_batch_statistics(norm: nn.Module) -> bool:
-    """Whether the next call of ``norm`` normalises by the statistics of its input."""
-    return norm.training and isinstance(norm, _BatchNorm) and not isinstance(norm, EvalBatchNorm2d)
-
-
-def stored_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Scale and shift (C,) that a norm with stored statistics amounts to: x·scale + shift."""
-    weight, bias, mean, variance, eps = (getattr(norm, name) for name in (*BATCH_NORM_TENSORS, "eps"))
-    scale = weight * torch.rsqrt(variance + eps)
-    return scale, bias - mean * scale
-
-
-def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
-    """norm(conv(x)), conv without bias; a norm with stored statistics costs no pass over the map."""
-    if uses_batch_statistics(norm) or not has_stored_affine(norm):
-        return norm(conv(x))
-    return conv_affine(conv, *stored_affine(norm), x)
-
-
-def conv_affine(conv: nn.Conv2d, scale: Tensor, shift: Tensor, x: Tensor) -> Tensor:
-    """conv(x)·scale + shift with scale and shift (C',) folded into the weights."""
-    dtype = conv.weight.dtype  # norms may be wider than convolutions
-    weight, shift = (conv.weight * scale[:, None, None, None]).to(dtype), shift.to(dtype)
-    return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
-
-
-def batch_affine(norm: nn.Module, moments: Moments) -> tuple[Tensor, Tensor]:
-    """Scale and shift (C,) that a batch norm amounts to for a batch of these moments: x·scale + shift.
-
-    Moves the running statistics as a call of ``norm`` with that batch would, over all processes where it is
-    a ``SyncBatchNorm``.
-
-    Raises:
-        ValueError: a single value a channel, whose variance means nothing.
-    """
-    assert isinstance(norm, _BatchNorm)
-    if isinstance(norm, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized():
-        mean, variance, count = _over_processes(moments, norm.process_group)
-    else:
-        mean, variance, count = moments
-    if count == 1:
-        raise ValueError(
-            "batch statistics need more than one value a channel; got one image with a map of 1×1: use a "
-            "larger batch or image, or norms with stored statistics (EvalBN, eval())"
-        )
-    if norm.track_running_stats and count:
-        _move_running_statistics(norm, mean.detach(), variance.detach() * count / (count - 1))
-    scale = norm.weight * torch.rsqrt(variance + norm.eps)
-    return scale, norm.bias - mean * scale
-
-
-def _over_processes(moments: Moments, group: "dist.ProcessGroup | None") -> Moments:
-    """Moments of all processes' values together; differentiable."""
-    from torch.distributed.nn.functional import all_reduce  # not in every build of PyTorch
-
-    group = dist.group.WORLD if group is None else group
-    count = moments.mean.new_tensor([moments.count], dtype=torch.double)
-    dist.all_reduce(count, group=group)
-    share = moments.count / max(count.item(), 1.0)
-    mean = all_reduce(moments.mean * share, group=group)
-    variance = all_reduce((moments.variance + (moments.mean - mean).square()) * share, group=group)
-    return Moments(mean, variance, int(count.item()))
-
-
-@torch.no_grad()
-def _move_running_statistics(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
-    if norm.num_batches_tracked is None:  # within statistics_once
-        return
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    norm.num_batches_tracked.add_(1)
-    momentum = 1.0 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum
-    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
-    norm.running_var.lerp_(variance.to(norm.running_var.dtype), momentum)
-
-
-@contextmanager
-def statistics_once(module: nn.Module) -> Iterator[None]:
-    """Keeps running statistics still while activation checkpointing repeats a forward pass.
-
-    Whatever calls it, a forward pass of a training module inside a backward pass is such a repetition; the
-    first pass has moved the statistics already.
-    """
-    norms: list[_BatchNorm] = []
-    if module.training and torch._C._current_graph_task_id() != -1:
-        norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count
-
-
-def may_be_repeated(module: nn.Module) -> bool:
-    """Whether a forward pass of ``module`` may be activation checkpointing's second one, by way of Python.
-
-    A compiled graph plans its recomputation itself, and moves the statistics once.
-    """
-    return module.training and not torch.compiler.is_compiling()
-
-
-def has_stored_affine(norm: nn.Module) -> bool:
-    """Whether ``norm`` has what :func:`stored_affine` takes."""
-    return all(isinstance(getattr(norm, name, None), Tensor) for name in BATCH_NORM_TENSORS)
-
-
-def check_is_batch_norm(norm: nn.Module) -> None:
-    """TypeError unless :func:`batch_affine` and :func:`stored_affine` know the arithmetic of ``norm``."""
-    forwards = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward, EvalBatchNorm2d.forward)
-    does_more = isinstance(norm, _BatchNorm) and type(norm).forward not in forwards
-    if not has_stored_affine(norm) or does_more:
-        raise TypeError(
-            f"the logits need a batch norm with affine parameters and running statistics, got "
-            f"{type(norm).__name__}; choose BN, SyncBN, EvalBN or FrozenBN"
         )

@@ -19,7 +19,11 @@ Size = tuple[int, int]
 
 
 def parse_size(feat_size: int | tuple[int, int]) -> Size:
-    """(H, W) from a side or a pair; ValueError unless both are positive integers."""
+    """Return (H, W) for a side or a pair.
+
+    Raises:
+        ValueError: they are no positive integers.
+    """
     size = (feat_size, feat_size) if isinstance(feat_size, int) else feat_size
     is_pair = isinstance(size, Sequence) and len(size) == 2
     if not is_pair or not all(type(side) is int and side > 0 for side in size):
@@ -41,15 +45,15 @@ def resize_offsets(table: Tensor, side: int, dim: int) -> Tensor:
 
 
 def offset_index(side: int, device: torch.device) -> Tensor:
-    """(side, side) table rows of the offsets: entry (i, j) is the row that holds offset j − i."""
-    places = torch.arange(side, device=device)
-    return places[None, :] - places[:, None] + side - 1
+    """Return the table's rows for all pairs, (side, side): entry (i, j) is the row that holds offset j − i."""
+    index = torch.arange(side, device=device)
+    return index[None, :] - index[:, None] + side - 1
 
 
 class DecomposedPositions(nn.Module):
     """Two tables, one an axis, shared by the heads (released name ``detection_qr``).
 
-    The logit of query i and key j is q_i · (Rw[x_j − x_i] + Rh[y_j − y_i]), returned as its two thin parts.
+    The logit of query i and key j is q_i · (Rw[x_j − x_i] + Rh[y_j − y_i]), returned as its two summands.
     """
 
     def __init__(self, dim: int, feat_size: int | tuple[int, int]) -> None:
@@ -59,7 +63,8 @@ class DecomposedPositions(nn.Module):
         self.rel_width = nn.Parameter(torch.randn(2 * width - 1, dim) * dim**-0.5)
 
     def forward(self, q: Tensor, size: Size) -> tuple[Tensor, Tensor]:
-        """
+        """Compute the logits that the tables add.
+
         Args:
             q: queries (N, G, n, d), n = H·W.
             size: (H, W).
@@ -75,7 +80,7 @@ class DecomposedPositions(nn.Module):
         return col_bias.flatten(2, 3), row_bias.flatten(2, 3)
 
     def embeddings(self, size: Size) -> tuple[Tensor, Tensor]:
-        """(W, W, d) and (H, H, d): entry (i, j) is the embedding of key column (row) j for query column i."""
+        """Return (W, W, d) and (H, H, d), whose entry (i, j) is the embedding of key column (row) j for query i."""
         height, width = size
         columns = resize_offsets(self.rel_width, width, 0)[offset_index(width, self.rel_width.device)]
         rows = resize_offsets(self.rel_height, height, 0)[offset_index(height, self.rel_height.device)]
@@ -92,11 +97,11 @@ class FlattenedPositions(nn.Module):
         super().__init__()
         self.size = parse_size(feat_size)
         self.splits = [key_dim, key_dim, value_dim]
-        places = self.size[0] * self.size[1]
-        self.table = nn.Parameter(torch.randn(sum(self.splits), 2 * places - 1) * value_dim**-0.5)
+        positions = self.size[0] * self.size[1]
+        self.table = nn.Parameter(torch.randn(sum(self.splits), 2 * positions - 1) * value_dim**-0.5)
 
     def forward(self, size: Size) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings of all pairs on an H×W map, n = H·W.
+        """Return the embeddings of all pairs on an H×W map, n = H·W.
 
         Returns:
             ``rq`` (dq, n, n) and ``rv`` (dv, n, n), whose entry (i, j) belongs to the difference i − j, and
@@ -107,10 +112,9 @@ class FlattenedPositions(nn.Module):
         return rq, rk.transpose(1, 2), rv
 
     def _pairs(self, size: Size) -> Tensor:
-        """(2·dq + dv, n, n): entry (i, j) is the table's column for i − j."""
+        """Return (2·dq + dv, n, n), whose entry (i, j) is the table's column for i − j."""
         if size == self.size:
-            places = size[0] * size[1]
-            return self.table[:, offset_index(places, self.table.device).T]
+            return self.table[:, offset_index(size[0] * size[1], self.table.device).T]
         height, width = size
         grid = resize_offsets(resize_offsets(self.grid(), height, 1), width, 2)
         dy = offset_index(height, grid.device).T[:, None, :, None]
@@ -118,7 +122,7 @@ class FlattenedPositions(nn.Module):
         return grid[:, dy, dx].flatten(3, 4).flatten(1, 2)
 
     def grid(self) -> Tensor:
-        """The table by (dy, dx): (2·dq + dv, 2H−1, 2W−1).  Pairs of equal dy·W + dx share a column."""
+        """Arrange the table by (dy, dx): (2·dq + dv, 2H−1, 2W−1).  Pairs of equal dy·W + dx share a column."""
         height, width = self.size
         dy = torch.arange(1 - height, height, device=self.table.device)[:, None]
         dx = torch.arange(1 - width, width, device=self.table.device)[None, :]

@@ -57,10 +57,10 @@ def find_operator(operator: str | type[SlotOperator]) -> type[SlotOperator]:
         )
     module, _, name = operator.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
+        loaded = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"the operator {operator!r} cannot be imported: {error}") from error
-    return check_operator_class(found)
+    return check_operator_class(loaded)
 
 
 def check_operator_class(operator: object) -> type[SlotOperator]:

@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from .binary import BINARY_TERMS, BinaryTerm
-from .norm import may_be_repeated, statistics_once
+from .checkpointing import may_be_repeated, statistics_once
 from .positions import parse_size
 from .unary import UnaryTerm
 
@@ -20,15 +20,15 @@ class SlotOperator(nn.Module, ABC):
     """Base of the operators: checks the arguments, pools, and applies the trailing norm.
 
     Args:
-        in_channels, out_channels: C and C'; C' a multiple of 2·num_heads, C of num_heads.
+        in_channels: C, a multiple of num_heads.
+        out_channels: C', a multiple of 2·num_heads.
         stride: 1 or 2.
         num_heads: G, also the number of weight groups of the unary term's 3×3.
         feat_size: side, or (H, W), of the maps the position tables are made for; other maps are served by
             interpolated tables.
         positions: "decomposed" (detection) or "flattened" (ImageNet).
         deformable: whether the operator's 3×3 is deformable.
-        backend: of :func:`lesa_d2.layers.attention.relative_attention`, which serves decomposed positions;
-            "reference" computes the whole term as its formula stands.
+        backend: of :func:`lesa_d2.layers.attention.relative_attention`, which serves decomposed positions.
         norm: makes a batch norm for a number of channels.
 
     Raises:
@@ -87,20 +87,21 @@ class SlotOperator(nn.Module, ABC):
 
     @abstractmethod
     def build(self, norm: Callable[[int], nn.Module]) -> None:
-        """Make the operator's own parts."""
+        """Make the operator's own modules."""
 
     @abstractmethod
     def combine(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H, W): the operator before pooling and trailing norm."""
+        """Compute the operator before pooling and trailing norm: (N, C, H, W) -> (N, C', H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the operator: (N, C, H, W) -> (N, C', ⌈H/s⌉, ⌈W/s⌉)."""
         if not may_be_repeated(self):
             return self.norm(self.pool(self.combine(x)))
         with statistics_once(self):
             return self.norm(self.pool(self.combine(x)))
 
     def make_unary(self, norm: Callable[[int], nn.Module]) -> UnaryTerm:
-        """The unary term for this operator's arguments."""
+        """Make the unary term for this operator's arguments."""
         return UnaryTerm(
             self.in_channels,
             self.out_channels,
@@ -110,7 +111,7 @@ class SlotOperator(nn.Module, ABC):
         )
 
     def make_binary(self, norm: Callable[[int], nn.Module]) -> BinaryTerm:
-        """The binary term for this operator's arguments."""
+        """Make the binary term for this operator's arguments."""
         return BINARY_TERMS[self.position_type](
             self.in_channels,
             self.out_channels,
@@ -121,6 +122,7 @@ class SlotOperator(nn.Module, ABC):
         )
 
     def extra_repr(self) -> str:
+        """Return the arguments, for printing."""
         return (
             f"{self.in_channels}, {self.out_channels}, stride={self.stride}, num_heads={self.num_heads}, "
             f"feat_size={self.feat_size}, positions={self.position_type!r}, deformable={self.deformable}"

@@ -1,4 +1,4 @@
-"""The unary term of LESA, eq. 5: what a position says about itself and its 3×3 neighbourhood.
+"""The unary term of LESA, eq. 6: what a position says about itself and its 3×3 neighbourhood.
 
     unary = BN( W1x1( conv3x3(x, groups=G) ) )
 
@@ -10,13 +10,13 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from .deform import DeformableConv2d
-from .norm import conv_norm
+from .folding import conv_norm
 
 
 def conv3x3(
     in_channels: int, out_channels: int, *, stride: int = 1, groups: int = 1, deformable: bool = False
 ) -> nn.Conv2d:
-    """A 3×3 convolution without bias, Kaiming normal (fan-out), ordinary or deformable."""
+    """Make a 3×3 convolution without bias, Kaiming normal (fan-out), ordinary or deformable."""
     conv_class = DeformableConv2d if deformable else nn.Conv2d
     conv = conv_class(in_channels, out_channels, 3, stride=stride, padding=1, groups=groups, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
@@ -24,14 +24,14 @@ def conv3x3(
 
 
 def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
-    """A 1×1 convolution without bias, Kaiming normal (fan-out)."""
+    """Make a 1×1 convolution without bias, Kaiming normal (fan-out)."""
     conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv
 
 
 class UnaryTerm(nn.Module):
-    """(N, C, H, W) -> (N, C', H, W)."""
+    """The unary term, (N, C, H, W) -> (N, C', H, W)."""
 
     def __init__(
         self,
@@ -48,4 +48,5 @@ class UnaryTerm(nn.Module):
         self.norm = norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the unary term: (N, C, H, W) -> (N, C', H, W)."""
         return conv_norm(self.project, self.norm, self.conv(x))

@@ -1,4 +1,4 @@
-"""detectron2 parts; importing this registers the backbones with detectron2."""
+"""Modules for detectron2; importing this registers the backbones with detectron2."""
 
 from ..layers.registry import operator_names
 from .classifier import ImageClassifier

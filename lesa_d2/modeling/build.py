@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode, instantiate
 from detectron2.modeling import build_model
 from omegaconf import DictConfig
@@ -26,10 +27,13 @@ def instantiate_model(cfg: DictConfig) -> nn.Module:
 def build_yacs_model(cfg: CfgNode) -> nn.Module:
     """Build the model of a yacs config on ``MODEL.DEVICE``, in training mode.
 
+    The random numbers of the program that calls it stay as they are.
+
     Raises:
         ConfigError: the config's values do not make a model.
     """
-    return _built(build_model, cfg)
+    with torch.random.fork_rng(devices=[]):
+        return _built(build_model, cfg)
 
 
 def _built(build: Callable[[Any], nn.Module], cfg: Any) -> nn.Module:

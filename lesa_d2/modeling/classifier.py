@@ -11,15 +11,17 @@ from torchvision.transforms import v2
 
 
 class ImageClassifier(nn.Module):
-    """Normalisation, backbone with its ``linear``, and the loss.
+    """A classifier: normalisation, backbone with its ``linear``, and the loss.
 
     Args:
         backbone: :func:`build_lesa_resnet` with ``num_classes``.
-        pixel_mean, pixel_std: a value a channel, for pixels of 0..255.
+        pixel_mean: a value a channel, for pixels of 0..255.
+        pixel_std: a value a channel, for pixels of 0..255.
         input_format: "RGB" or "BGR"; of the pictures it is given, for whoever reads them.
         label_smoothing: share of the target that is spread over all classes.
-        mixup, cutmix: α of the Beta distribution that mixing weights are drawn from, 0 for none; with both,
-            each batch gets one of them.
+        mixup: α of the Beta distribution that mixing weights are drawn from, 0 for none; with ``cutmix`` too,
+            each batch gets one of the two.
+        cutmix: as ``mixup``.
 
     Raises:
         ValueError: a backbone without classifier, or numbers out of range.
@@ -60,7 +62,7 @@ class ImageClassifier(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     def forward(self, batch: dict[str, Tensor]) -> Any:
-        """{"image": (N, 3, H, W) uint8, "label": (N,)} -> losses by name in training, else logits (N, K)."""
+        """Compute {"image": (N, 3, H, W) uint8, "label": (N,)} -> losses by name in training, else logits (N, K)."""
         images = self.preprocess(batch)
         if not self.training:
             return self.backbone(images)["linear"]
@@ -73,7 +75,7 @@ class ImageClassifier(nn.Module):
         return {"loss_cls": F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)}
 
     def preprocess(self, batch: dict[str, Tensor]) -> Tensor:
-        """The batch's images (N, 3, H, W), normalised, on the model's device."""
+        """Return the batch's images (N, 3, H, W), normalised, on the model's device."""
         images = batch["image"].to(self.pixel_mean.device, non_blocking=True)
         return (images - self.pixel_mean) / self.pixel_std
 

@@ -12,7 +12,7 @@ NORMS = ("BN", "SyncBN", "FrozenBN", "EvalBN")
 
 
 def make_norm(name: str) -> Callable[[int], nn.Module]:
-    """What makes a norm of this name for a number of channels.
+    """Return what makes a norm of this name for a number of channels.
 
     "EvalBN" uses stored statistics in training while its weight and bias train; the others are detectron2's.
 

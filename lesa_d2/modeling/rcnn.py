@@ -18,10 +18,10 @@ class LabelledImages(ImageList):
 
 
 class SemanticRCNN(GeneralizedRCNN):
-    """GeneralizedRCNN whose RoI heads find the inputs' ``sem_seg`` at the images in training."""
+    """GeneralizedRCNN whose RoI heads get the inputs' ``sem_seg`` with the images in training."""
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
-        """Normalised, padded images; in training with their label maps.
+        """Normalise and pad images; in training, return them with their label maps.
 
         Raises:
             DatasetError: an input without label map, of another size than its image, or with unknown labels.
@@ -43,7 +43,11 @@ class SemanticRCNN(GeneralizedRCNN):
 
 
 def _label_map(item: dict, head: FusedSemanticHead) -> Tensor:
-    """The stuff map of a model input, (H, W); DatasetError unless it fits the image and the classes."""
+    """Return the stuff map of a model input, (H, W).
+
+    Raises:
+        DatasetError: it does not fit the image or the classes.
+    """
     name = item.get("sem_seg_file_name") or f"stuff map of {item.get('file_name', 'an image')}"
     labels, size = item.get("sem_seg"), tuple(item["image"].shape[-2:])
     if labels is None:

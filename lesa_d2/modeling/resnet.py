@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..layers import EvalBatchNorm2d, SlotOperator, find_operator
-from ..layers.norm import may_be_repeated, statistics_once
+from ..layers.checkpointing import may_be_repeated, statistics_once
 from ..layers.positions import Size, parse_size
 from ..layers.registry import CONVOLUTION
 from ..layers.unary import conv3x3
@@ -149,12 +149,8 @@ def make_lesa_stages(
 ) -> list[list[SlotBottleneck]]:
     """Make res2 … res5 for detectron2's ResNet, with an operator in the slots of res4 and res5.
 
-    Args:
-        operator, image_size, blocks, base_channels, width_multiplier, num_groups, deformable, norm, num_heads,
-            positions, backend, checkpoint_stages: as in :func:`build_lesa_resnet`.
-        in_channels: of the stem's output.
-        strides: of the first block of each stage.
-        stem_stride: of the stem.
+    ``in_channels`` are those of the stem's output, ``strides`` those of the first block of each stage, and
+    ``stem_stride`` is that of the stem; the other arguments are those of :func:`build_lesa_resnet`.
 
     Returns:
         The blocks of each stage.
@@ -236,9 +232,10 @@ def build_lesa_resnet(
         num_classes: a number gives the ImageNet layout (res5 at stride 1, flattened positions where the
             operator knows them) with a classifier whose output is ``linear``; None gives the detection
             layout (res5 at stride 2, decomposed positions).
-        stem_channels, base_channels: channels of the stem, and of res2's middle layer at width 1.
+        stem_channels: of the stem's output.
+        base_channels: of res2's middle layer at width 1.
         freeze_at: 1 freezes the stem, 2 also res2, …; detectron2's meaning.
-        norm: "BN", "SyncBN", "FrozenBN" or "EvalBN" (stored statistics, trainable affine part).
+        norm: "BN", "SyncBN", "FrozenBN" or "EvalBN" (stored statistics, trainable weight and bias).
         num_heads: attention heads, and weight groups of the unary term.
         blocks: number of bottlenecks in res2..res5; (3, 4, 23, 3) is ResNet-101, (3, 8, 36, 3) ResNet-152.
         positions: "decomposed" or "flattened"; None chooses by layout.
@@ -300,8 +297,8 @@ def freeze(resnet: ResNet, freeze_at: int) -> ResNet:
     """
     if not any(isinstance(module, EvalBatchNorm2d) for module in resnet.modules()):
         return resnet.freeze(freeze_at)
-    for part in (resnet.stem, *resnet.stages)[:freeze_at]:
-        part.requires_grad_(False)
+    for stage in (resnet.stem, *resnet.stages)[:freeze_at]:
+        stage.requires_grad_(False)
     return resnet
 
 

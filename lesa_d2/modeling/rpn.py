@@ -15,17 +15,17 @@ class InsideRPN(RPN):
     def label_and_sample_anchors(
         self, anchors: list[Boxes], gt_instances: list[Instances]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Labels (A,) -1 ignored, 0 background, 1 object, and matched boxes (A, 4), for each image."""
+        """Return labels (A,), -1 ignored, 0 background, 1 object, and matched boxes (A, 4), for each image."""
         if self.anchor_boundary_thresh < 0:
             return super().label_and_sample_anchors(anchors, gt_instances)
         everything = Boxes.cat(anchors)
         all_labels, all_boxes = [], []
         for truth in gt_instances:
             inside = everything.inside_box(truth.image_size, self.anchor_boundary_thresh)
-            (found,), (matched,) = super().label_and_sample_anchors([everything[inside]], [truth])
-            labels = found.new_full((len(everything),), -1)
+            (sampled,), (matched,) = super().label_and_sample_anchors([everything[inside]], [truth])
+            labels = sampled.new_full((len(everything),), -1)
             boxes = matched.new_zeros(len(everything), 4)
-            labels[inside], boxes[inside] = found, matched
+            labels[inside], boxes[inside] = sampled, matched
             all_labels.append(labels)
             all_boxes.append(boxes)
         return all_labels, all_boxes

@@ -72,14 +72,14 @@ def operator(args: argparse.Namespace) -> Iterator[Report]:
     yardstick = Variant(YARDSTICK, partial(cases.unbiased, side=64, **device_and_dtype(args)))
     for statistics in ("stored", "batch"):
         variants = [
-            variant(PLAIN, backend="reference", statistics=statistics, **binary),
+            variant(PLAIN, backend=cases.DEFINITION, statistics=statistics, **binary),
             variant("binary term", statistics=statistics, **binary),
             yardstick,
         ]
         title = f"Binary term, C=256, 64×64 map, norms with {statistics} statistics"
         yield Report(title, run(variants), PLAIN, YARDSTICK)
     variants = [
-        variant(PLAIN, operator="lesa", backend="reference"),
+        variant(PLAIN, operator="lesa", backend=cases.DEFINITION),
         *(variant(name, operator=name) for name in ("lesa", "static_lesa", "self_attention", "conv")),
     ]
     yield Report("Operators, C=256, 64×64 map", run(variants), PLAIN, "conv")
@@ -87,7 +87,7 @@ def operator(args: argparse.Namespace) -> Iterator[Report]:
         side=14, images=16, positions="flattened", statistics="batch", **device_and_dtype(args), **binary
     )
     variants = [
-        Variant(PLAIN, partial(cases.operator, backend="reference", **small)),
+        Variant(PLAIN, partial(cases.operator, backend=cases.DEFINITION, **small)),
         Variant("binary term", partial(cases.operator, **small)),
     ]
     title = "Flattened positions, C=256, 16 images of 14×14, batch statistics"
@@ -104,7 +104,7 @@ def backbone(args: argparse.Namespace) -> Iterator[Report]:
 
     for size in args.image_sizes or (512, 1024):
         variants = [
-            variant(PLAIN, size, operator="lesa", backend="reference"),
+            variant(PLAIN, size, operator="lesa", backend=cases.DEFINITION),
             *(variant(name, size, operator=name) for name in ("lesa", "self_attention", "conv")),
             *(
                 variant(f"{name}, channels_last", size, operator=name, memory_format=last)

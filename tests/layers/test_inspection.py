@@ -41,7 +41,8 @@ def logits_of(term, x):
         y, x_ = (t.flatten() for t in torch.meshgrid(*map(torch.arange, size), indexing="ij"))
         embedding = columns[x_[:, None], x_[None]] + rows[y[:, None], y[None]]
         relative = [torch.einsum("bgic,ijc->bgij", q, embedding)]
-    return term.normalise_logits([q @ k.mT, *relative]), v, rv
+    normalised = term.logit_norm(torch.cat([q @ k.mT, *relative], 1))
+    return normalised.unflatten(1, (term.num_logit_terms, -1)).sum(1), v, rv
 
 
 @pytest.mark.parametrize(("kind", "backend"), BINARY)

@@ -1,4 +1,4 @@
-"""LESA against numbers computed by the authors' released code."""
+"""LESA and its definition against numbers computed by the authors' released code."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,7 @@ import torch
 from lesa_d2.checkpoint import convert_layer
 from lesa_d2.checkpoint.names import LAYER_NAMES
 from lesa_d2.layers import LESA
+from lesa_d2.layers.definition import lesa
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 POSITIONS = {"classification": "flattened", "detection_qr": "decomposed"}
@@ -47,12 +48,13 @@ def test_all_reference_files_are_here():
     assert len(FILES) == 12
 
 
+@pytest.mark.parametrize("compute", [LESA.forward, lesa], ids=["operator", "definition"])
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_outputs_gradients_and_running_statistics(file):
+def test_outputs_gradients_and_running_statistics(file, compute):
     data = np.load(file)
     layer = official_layer(data)
     x = torch.tensor(data["input"]).requires_grad_()
-    output = layer(x)
+    output = compute(layer, x)
     (output * torch.tensor(data["output_weight"])).sum().backward()
 
     assert relative_error(output, torch.tensor(data["output"])) < 1e-4

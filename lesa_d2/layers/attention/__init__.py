@@ -24,11 +24,12 @@ SMALL_LOGITS = 2**20  # in all maps; up to here they fit in the cache, and the d
 def relative_attention(
     q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor, backend: str = "auto"
 ) -> Tensor:
-    """softmax_j( q_i·k_j + col_bias_i[x_j] + row_bias_i[y_j] ) v_j, with no scaling of the logits.
+    """Compute softmax_j( q_i·k_j + col_bias_i[x_j] + row_bias_i[y_j] ) v_j, with no scaling of the logits.
 
     Args:
-        q, k: (N, G, n, dq).
-        v: (N, G, n, dv).
+        q: queries (N, G, n, dq).
+        k: keys (N, G, n, dq).
+        v: values (N, G, n, dv).
         col_bias: (N, G, n, W), what query i adds for keys in column x.
         row_bias: (N, G, n, H), what query i adds for keys in row y; n = H·W.
         backend: one of ``BACKENDS``, or "auto", which chooses by device, dtype and size.  "reference" is the
@@ -56,9 +57,9 @@ def relative_attention(
 
 
 def attention_without_self(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
-    """:func:`relative_attention` over j ≠ i; zero on a map of one position, where nothing remains.
+    """Compute :func:`relative_attention` over j ≠ i; zero on a map of one position, where nothing remains.
 
-    For evaluation: block by block on every device, not differentiable.
+    It is for evaluation: block by block on every device, not differentiable.
     """
     inputs = (q, k, v, col_bias, row_bias)
     _check_inputs(*inputs)
@@ -68,17 +69,15 @@ def attention_without_self(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, ro
 
 
 def self_weights(q: Tensor, k: Tensor, col_bias: Tensor, row_bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The softmax weight that a position gives itself, and that of all others together.
+    """Compute the softmax weight that a position gives itself, and that of all others together.
 
-    Without a map of all pairs: exp(logit_ii − L_i) and exp(M_i − L_i), with the log-sum-exp L over all keys
-    and M over j ≠ i.  The two are computed apart from each other, so that a sum of 1 speaks for both.
-
-    Args:
-        q, k, col_bias, row_bias: as in :func:`relative_attention`.
+    No map of all pairs is made: the weights are exp(logit_ii − L_i) and exp(M_i − L_i), with the log-sum-exp L
+    over all keys and M over j ≠ i.  The two are computed independently, so that a sum of 1 verifies both.
+    Arguments are those of :func:`relative_attention`.
 
     Returns:
-        own and rest, (N, G, n) each, in float64: large logits rounded to float32 would move the weights.
-        Not differentiable.
+        own and rest, (N, G, n) each, in float64: large logits rounded to float32 would change the weights.
+        They are not differentiable.
     """
     _check_inputs(q, k, k, col_bias, row_bias)
     with torch.no_grad(), no_autocast(q):
@@ -90,27 +89,34 @@ def self_weights(q: Tensor, k: Tensor, col_bias: Tensor, row_bias: Tensor) -> tu
 
 
 def _own_logits(q: Tensor, k: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
-    """The logit of every position and itself, (N, G, n)."""
+    """Compute the logit of every position and itself, (N, G, n)."""
     size = (row_bias.shape[-1], col_bias.shape[-1])
     of_column = col_bias.unflatten(2, size).diagonal(dim1=3, dim2=4)
     of_row = row_bias.unflatten(2, size).diagonal(dim1=2, dim2=4).transpose(2, 3)
     return (q * k).sum(-1) + (of_column + of_row).flatten(2)
 
 
-def attention_of(q: Tensor, k: Tensor, col_bias: Tensor, row_bias: Tensor, place: int) -> Tensor:
-    """The softmax weights of one query, (N, G, n), in float32 or wider; arguments as in
-    :func:`relative_attention`, ``place`` the query's index among the n positions."""
+def attention_of(q: Tensor, k: Tensor, col_bias: Tensor, row_bias: Tensor, position: int) -> Tensor:
+    """Compute the softmax weights of one query, (N, G, n), in float32 or wider.
+
+    The tensors are those of :func:`relative_attention`, ``position`` is the query's index among the n positions.
+
+    Raises:
+        ValueError: the map has no such position, or the tensors do not fit together.
+    """
     _check_inputs(q, k, k, col_bias, row_bias)
-    if place not in range(q.shape[2]):
-        raise ValueError(f"place must be one of the {q.shape[2]} positions, counted from 0, got {place}")
+    if position not in range(q.shape[2]):
+        raise ValueError(
+            f"position must be one of the {q.shape[2]} positions, counted from 0, got {position}"
+        )
     dtype = common_dtype(q, k, col_bias, row_bias)
     with no_autocast(q):
-        q, col_bias, row_bias = (t[:, :, place, None].to(dtype) for t in (q, col_bias, row_bias))
+        q, col_bias, row_bias = (t[:, :, position, None].to(dtype) for t in (q, col_bias, row_bias))
         return reference_logits(q, k.to(dtype), col_bias, row_bias).softmax(-1).squeeze(2)
 
 
 def common_dtype(*tensors: Tensor) -> torch.dtype:
-    """float32, or the widest of the tensors' types if that is wider."""
+    """Return float32, or the widest of the tensors' dtypes if that is wider."""
     return reduce(torch.promote_types, (t.dtype for t in tensors), torch.float32)
 
 
@@ -142,18 +148,22 @@ BACKENDS = {
 
 
 def fastest_backend(*inputs: Tensor) -> Backend:
-    """What "auto" stands for, by device, dtype and size."""
+    """Choose what "auto" stands for, by device, dtype and size."""
     if inputs[0].is_cuda and fused_obstacle(*inputs) is None:
         return BACKENDS["fused"]
     if sizes_are_open():  # blocks are a loop whose length depends on them
         return BACKENDS["reference"]
-    images, heads, places, _ = inputs[0].shape
-    is_small = images * heads * places**2 <= SMALL_LOGITS
+    images, heads, positions, _ = inputs[0].shape
+    is_small = images * heads * positions**2 <= SMALL_LOGITS
     return BACKENDS["reference" if is_small else "blockwise"]
 
 
 def check_backend(name: str) -> None:
-    """ValueError unless ``name`` is "auto" or a backend that this machine can run."""
+    """Check that ``name`` is "auto" or a backend that this machine can run.
+
+    Raises:
+        ValueError: it is not; the message says why.
+    """
     if name != "auto" and name not in BACKENDS:
         raise ValueError(f"unknown attention backend {name!r}; choose 'auto' or one of {sorted(BACKENDS)}")
     obstacle = machine_obstacle() if name == "fused" else None

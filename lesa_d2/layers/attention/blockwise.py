@@ -4,7 +4,7 @@ A block holds all keys of a few queries, so that its softmax is complete; its ro
 cache.  Three things make it fast on a CPU:
 
 - Every pass works in place on one buffer, and products are batched products of contiguous blocks.
-- The shift that keeps the softmax from overflowing comes from the thin biases: a query's largest logit
+- The shift that keeps the softmax from overflowing comes from the biases of columns and rows: a query's largest logit
   lies within |q_i|·max|k_j| of max(col_bias_i) + max(row_bias_i).  Only where the logits may span more
   than an exponential can hold is their own maximum taken.
 - The backward pass recomputes a block of probabilities in one exponential, from the log-sum-exp kept a query.
@@ -29,34 +29,34 @@ class Blocks:
     """How B maps are cut: whole maps if they are small, else a map a thread and a few of its rows."""
 
     def __init__(self, like: Tensor) -> None:
-        count, self.places = like.shape[:2]
+        count, self.positions = like.shape[:2]
         on_cpu = like.device.type == "cpu"
         threads = torch.get_num_threads() if on_cpu else count
         logits = BLOCK_LOGITS * threads if on_cpu else CUDA_BLOCK_LOGITS
-        self.maps = max(1, min(count, max(threads, logits // self.places**2)))
-        self.rows = min(self.places, max(MIN_BLOCK_ROWS, logits // (self.maps * self.places)))
+        self.maps = max(1, min(count, max(threads, logits // self.positions**2)))
+        self.rows = min(self.positions, max(MIN_BLOCK_ROWS, logits // (self.maps * self.positions)))
 
     def cut_maps(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """(B, …) tensors, a few maps at a time."""
+        """Cut (B, …) tensors into blocks of a few maps."""
         return zip(*(t.split(self.maps) for t in tensors), strict=True)
 
     def cut_rows(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """(b, n, …) tensors of such maps, a few queries at a time."""
+        """Cut (b, n, …) tensors of such maps into blocks of a few queries."""
         return zip(*(t.split(self.rows, 1) for t in tensors), strict=True)
 
     def buffer(self, like: Tensor) -> Tensor:
-        """Memory for the largest block of logits; :func:`part` cuts it to a block."""
-        return like.new_empty(self.maps * self.rows * self.places)
+        """Allocate memory for the largest block of logits; :func:`view_for` cuts it to a block."""
+        return like.new_empty(self.maps * self.rows * self.positions)
 
 
-def part(buffer: Tensor, queries: Tensor, places: int) -> Tensor:
-    """(b, r, places) at the start of ``buffer``, for a block's queries (b, r, dq)."""
+def view_for(buffer: Tensor, queries: Tensor, positions: int) -> Tensor:
+    """Return (b, r, positions) at the start of ``buffer``, for a block's queries (b, r, dq)."""
     maps, rows = queries.shape[:2]
-    return buffer[: maps * rows * places].view(maps, rows, places)
+    return buffer[: maps * rows * positions].view(maps, rows, positions)
 
 
 def fill_logits(out: Tensor, q: Tensor, keys: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
-    """Logits of a block: q (b, r, dq), keys (b, dq, n), biases (b, r, W) and (b, r, H) -> (b, r, n)."""
+    """Compute the logits of a block: q (b, r, dq), keys (b, dq, n), biases (b, r, W) and (b, r, H) -> (b, r, n)."""
     grid = out.unflatten(-1, (row_bias.shape[-1], col_bias.shape[-1]))
     torch.add(row_bias.unsqueeze(-1), col_bias.unsqueeze(-2), out=grid)
     return out.baddbmm_(q, keys)
@@ -78,7 +78,7 @@ class Range:
 
 
 def raise_to(logits: Tensor, floor: float, has_excluded: bool) -> None:
-    """Lift logits to the floor, in place, except those of −inf: a bias may exclude keys altogether."""
+    """Raise logits to the floor, in place, except those of −inf: a bias may exclude keys altogether."""
     excluded = logits.isneginf() if has_excluded else None
     logits.clamp_min_(floor)
     if excluded is not None:
@@ -86,17 +86,16 @@ def raise_to(logits: Tensor, floor: float, has_excluded: bool) -> None:
 
 
 def content_bound(q: Tensor, k: Tensor) -> Tensor:
-    """(B, n, 1): no |q_i·k_j| is larger."""
+    """Return (B, n, 1), a bound that no |q_i·k_j| exceeds."""
     return q.norm(dim=-1, keepdim=True) * k.norm(dim=-1).amax(-1)[:, None, None]
 
 
 def _forward(
     q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor, *, without_self: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """(B, n, ·) inputs -> attention (B, n, dv) and log-sum-exp of the logits (B, n, 1).
+    """Compute attention (B, n, dv) and the log-sum-exp of the logits (B, n, 1) of (B, n, ·) inputs.
 
-    Args:
-        without_self: no query sees its own position.
+    With ``without_self`` no query sees its own position.
     """
     out = empty_like_heads(v)
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
@@ -107,20 +106,20 @@ def _forward(
     (col_min, col_max), (row_min, row_max) = (b.aminmax(dim=-1, keepdim=True) for b in (col_bias, row_bias))
     shift = col_max + row_max
     lowest = col_min + row_min - shift - bound
-    own = torch.arange(blocks.places, device=q.device)[:, None].expand(len(q), -1, 1)
+    own = torch.arange(blocks.positions, device=q.device)[:, None].expand(len(q), -1, 1)
     # Sums of n exponentials times values must not overflow before they are divided by the sums.
-    room = exponents.overflow - math.log(blocks.places) - v.abs().amax((1, 2)).log()[:, None, None]
-    is_tame = (bound <= exponents.large) & (bound <= room) & (lowest >= exponents.tiny)
+    room = exponents.overflow - math.log(blocks.positions) - v.abs().amax((1, 2)).log()[:, None, None]
+    is_safe = (bound <= exponents.large) & (bound <= room) & (lowest >= exponents.tiny)
     has_excluded = without_self or bool(lowest.isneginf().any())
     shifted = col_bias - shift
     total = torch.empty_like(shift)
-    by_map = (k.mT, v, q, shifted, row_bias, own, shift, is_tame, total, out)
+    by_map = (k.mT, v, q, shifted, row_bias, own, shift, is_safe, total, out)
     for k_, v_, *by_query in blocks.cut_maps(*by_map):
-        for q_, col_, row_, own_, shift_, is_tame_, total_, out_ in blocks.cut_rows(*by_query):
-            logits = fill_logits(part(buffer, q_, blocks.places), q_, k_, col_, row_)
+        for q_, col_, row_, own_, shift_, is_safe_, total_, out_ in blocks.cut_rows(*by_query):
+            logits = fill_logits(view_for(buffer, q_, blocks.positions), q_, k_, col_, row_)
             if without_self:
                 logits.scatter_(-1, own_, -math.inf)
-            if not is_tame_.all():
+            if not is_safe_.all():
                 highest = logits.amax(-1, keepdim=True)
                 raise_to(logits.sub_(highest), exponents.negligible, has_excluded)
                 shift_ += highest
@@ -131,7 +130,9 @@ def _forward(
 
 
 def _backward(grad: Tensor, inputs: Tensors, out: Tensor, logsumexp: Tensor) -> Tensors:
-    """Gradients of q, k, v, col_bias, row_bias; with p the probabilities and s the logits,
+    """Compute the gradients of q, k, v, col_bias, row_bias.
+
+    With p the probabilities and s the logits,
 
     ds = p · (grad·v − grad·out)        dq = ds k      dk = dsᵀ q      dv = pᵀ grad
     """
@@ -141,28 +142,28 @@ def _backward(grad: Tensor, inputs: Tensors, out: Tensor, logsumexp: Tensor) -> 
     buffers = blocks.buffer(q), blocks.buffer(q)
     normalised = col_bias - logsumexp
     lowest = normalised.amin(-1, keepdim=True) + row_bias.amin(-1, keepdim=True) - content_bound(q, k)
-    is_tame = lowest >= exponents.tiny
+    is_safe = lowest >= exponents.tiny
     has_excluded = bool(lowest.isneginf().any())
     # One product gives grad·v − grad·out: a column of ones next to v meets −grad·out next to grad.
     ones = torch.cat([v, torch.ones_like(v[..., :1])], -1).mT
     grad_and_mean = torch.cat([grad, -(grad * out).sum(-1, keepdim=True)], -1)
     dq, dcol, drow = (t.new_empty(t.shape) for t in (q, col_bias, row_bias))
     dk, dv = k.new_zeros(k.shape), v.new_zeros(v.shape)
-    by_query = (q, grad, grad_and_mean, normalised, row_bias, is_tame, dq, dcol, drow)
+    by_query = (q, grad, grad_and_mean, normalised, row_bias, is_safe, dq, dcol, drow)
     for k_, ones_, dk_, dv_, *block in blocks.cut_maps(k, ones, dk, dv, *by_query):
-        for q_, grad_, grad_mean_, col_, row_, is_tame_, dq_, dcol_, drow_ in blocks.cut_rows(*block):
-            p, ds = (part(buffer, q_, blocks.places) for buffer in buffers)
+        for q_, grad_, grad_mean_, col_, row_, is_safe_, dq_, dcol_, drow_ in blocks.cut_rows(*block):
+            p, ds = (view_for(buffer, q_, blocks.positions) for buffer in buffers)
             fill_logits(p, q_, k_.mT, col_, row_)
-            if not is_tame_.all():
+            if not is_safe_.all():
                 raise_to(p, exponents.negligible, has_excluded)
             p.exp_()
             dv_.baddbmm_(p.mT, grad_)
             torch.bmm(grad_mean_, ones_, out=ds).mul_(p)
             dq_.copy_(torch.bmm(ds, k_))
             dk_.baddbmm_(ds.mT, q_)
-            per_place = ds.unflatten(-1, (row_.shape[-1], col_.shape[-1]))
-            dcol_.copy_(per_place.sum(-2))
-            drow_.copy_(per_place.sum(-1))
+            per_key = ds.unflatten(-1, (row_.shape[-1], col_.shape[-1]))
+            dcol_.copy_(per_key.sum(-2))
+            drow_.copy_(per_key.sum(-1))
     return dq, dk, dv, dcol, drow
 
 
@@ -173,14 +174,10 @@ blockwise_attention = recomputing_attention("blockwise", _forward, _backward)
 def attention_and_logsumexp(
     q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor, *, without_self: bool
 ) -> tuple[Tensor, Tensor]:
-    """Both results of the forward pass, not differentiable.
+    """Compute both results of the forward pass, not differentiable: (N, G, n, dv) and (N, G, n).
 
-    Args:
-        without_self: no query sees its own position; the only position of a 1×1 map then gets an output of
-            zero and a log-sum-exp of −inf.
-
-    Returns:
-        (N, G, n, ·) inputs -> (N, G, n, dv) and (N, G, n).
+    With ``without_self`` no query sees its own position; the only position of a 1×1 map then gets an output of
+    zero and a log-sum-exp of −inf.
     """
     if without_self and q.shape[2] == 1:
         return torch.zeros_like(v), torch.full_like(q[..., 0], -math.inf)

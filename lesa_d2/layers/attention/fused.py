@@ -20,7 +20,7 @@ MIN_CAPABILITY = (8, 0)  # bfloat16 tensor cores
 
 
 def machine_obstacle() -> str | None:
-    """Why the kernels cannot run on any tensor here, or None."""
+    """Return why the kernels cannot run on any tensor here, or None."""
     if not has_triton():
         return "Triton is not installed (it comes with PyTorch for CUDA on Linux)"
     if not interpreted() and not (torch.cuda.is_available() and torch.version.cuda):
@@ -29,7 +29,7 @@ def machine_obstacle() -> str | None:
 
 
 def fused_obstacle(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> str | None:
-    """Why the kernels cannot run on these tensors, or None."""
+    """Return why the kernels cannot run on these tensors, or None."""
     obstacle = machine_obstacle()
     if obstacle is not None:
         return obstacle
@@ -52,23 +52,23 @@ def fused_obstacle(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: 
 
 @cache
 def has_triton() -> bool:
-    """Whether Triton can be imported."""
+    """Return whether Triton can be imported."""
     return importlib.util.find_spec("triton") is not None
 
 
 def interpreted() -> bool:
-    """Whether Triton runs kernels in its interpreter, on the CPU: slow, for tests."""
+    """Return whether Triton runs kernels in its interpreter, on the CPU: slow, for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def segment_for(width: int) -> int:
-    """The longest segment that cuts a row of ``width`` keys without much padding."""
+    """Return the longest segment that cuts a row of ``width`` keys without much padding."""
     fits = (s for s in SEGMENTS if -(-width // s) * s <= MAX_PADDING * width)
     return next(fits, SEGMENTS[-1])
 
 
 def _options(q: Tensor, v: Tensor, width: int, queries: int) -> dict[str, Any]:
-    """The kernels' compile-time arguments."""
+    """Return the kernels' compile-time arguments."""
     d, dv = q.shape[-1], v.shape[-1]
     exact = torch.get_float32_matmul_precision() == "highest"
     return {
@@ -88,14 +88,14 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor
 
     result = empty_like_heads(v)
     q, k, v, col_bias, row_bias = (t.contiguous() for t in (q, k, v, col_bias, row_bias))
-    maps, places, width, height = *q.shape[:2], col_bias.shape[-1], row_bias.shape[-1]
+    maps, positions, width, height = *q.shape[:2], col_bias.shape[-1], row_bias.shape[-1]
     out = torch.empty_like(v)
-    lse = q.new_empty((maps, places, 1), dtype=torch.float32)
+    lse = q.new_empty((maps, positions, 1), dtype=torch.float32)
     options = _options(q, v, width, FORWARD_QUERIES[q.dtype])
     if maps:
-        grid = (-(-places // options["QUERIES"]), maps)
+        grid = (-(-positions // options["QUERIES"]), maps)
         kernels.attention_forward[grid](
-            q, k, v, col_bias, row_bias, out, lse, places, height, width, **options
+            q, k, v, col_bias, row_bias, out, lse, positions, height, width, **options
         )
     return out if result.is_contiguous() else result.copy_(out), lse
 
@@ -106,15 +106,15 @@ def _backward(grad: Tensor, inputs: Tensors, out: Tensor, logsumexp: Tensor) -> 
     *_, v, col_bias, row_bias = inputs
     mean = (grad.float() * out.float()).sum(-1)
     q, k, v, col, row, grad = (t.contiguous() for t in (*inputs, grad.to(v.dtype)))
-    maps, places, width, height = *q.shape[:2], col.shape[-1], row.shape[-1]
+    maps, positions, width, height = *q.shape[:2], col.shape[-1], row.shape[-1]
     dq, dk, dv = (torch.empty_like(t) for t in (q, k, v))
     dcol = torch.empty_like(col, dtype=torch.float32)
     drow = torch.zeros_like(row, dtype=torch.float32)
     options = _options(q, v, width, BACKWARD_QUERIES[q.dtype])
     if maps:
         tensors = (q, k, v, col, row, grad, logsumexp, mean)
-        sizes = (places, height, width)
-        kernels.attention_backward_queries[(-(-places // options["QUERIES"]), maps)](
+        sizes = (positions, height, width)
+        kernels.attention_backward_queries[(-(-positions // options["QUERIES"]), maps)](
             *tensors, dq, dcol, drow, *sizes, **options
         )
         kernels.attention_backward_keys[(height * -(-width // options["SEGMENT"]), maps)](
@@ -127,5 +127,5 @@ _fused = recomputing_attention("fused", _forward, _backward)
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
-    """(N, G, n, ·) inputs -> (N, G, n, dv); products of vectors in the dtype of k and v."""
+    """Compute the attention: (N, G, n, ·) inputs -> (N, G, n, dv); products of vectors in the dtype of k and v."""
     return _fused(q.to(k.dtype), k, v, col_bias, row_bias)

@@ -18,32 +18,38 @@ Backward = Callable[[Tensor, Tensors, Tensor, Tensor], Tensors]
 
 
 def empty_like_heads(v: Tensor) -> Tensor:
-    """Uninitialised (B, n, dv), in memory position by position or, where ``v`` is so, channel by channel."""
+    """Allocate (B, n, dv), in memory position by position or, where ``v`` is so, channel by channel."""
     by_channel = min(v.shape[1:]) > 1 and v.stride(1) < v.stride(2)
     return v.new_empty((v.shape[0], v.shape[2], v.shape[1])).mT if by_channel else v.new_empty(v.shape)
 
 
 class NotTwice(torch.autograd.Function):
-    """Passes five gradients on, last of the arguments; an error if they are differentiated."""
+    """Pass five gradients on, the last arguments; it is an error to differentiate them."""
 
     @staticmethod
     def forward(*tensors: Tensor) -> Tensors:
+        """Return the last five tensors."""
         q, k, v, col_bias, row_bias = (t.clone() for t in tensors[-5:])
         return q, k, v, col_bias, row_bias
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensors) -> None:
-        pass
+        """Save nothing."""
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> None:
+        """Refuse second derivatives.
+
+        Raises:
+            NotImplementedError: always.
+        """
         raise NotImplementedError(
             "this attention can be differentiated once; for second derivatives use backend='reference'"
         )
 
 
 def recomputing_attention(name: str, forward: Forward, backward: Backward) -> Callable[..., Tensor]:
-    """An attention function of (B, n, ·) tensors of any strides, B = N·G, made differentiable.
+    """Make an attention function of (B, n, ·) tensors of any strides, B = N·G, differentiable.
 
     Args:
         name: of the operator, ``lesa_d2::{name}_attention``.
@@ -105,9 +111,9 @@ def recomputing_attention(name: str, forward: Forward, backward: Backward) -> Ca
         def backward(ctx: Any, grad: Tensor, _: Tensor) -> Tensors:
             saved = ctx.saved_tensors
             with torch.no_grad():
-                found = backward_op(grad, *saved)
+                gradients = backward_op(grad, *saved)
             # Ordinary backward passes run without gradients, unless they are to be differentiated themselves.
-            return NotTwice.apply(grad, *saved[:5], *found) if torch.is_grad_enabled() else found
+            return NotTwice.apply(grad, *saved[:5], *gradients) if torch.is_grad_enabled() else gradients
 
     def run(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
         lead = v.shape[:2]

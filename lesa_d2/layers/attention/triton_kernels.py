@@ -21,7 +21,7 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def load_rows(base, rows, rows_inside, DIM: tl.constexpr, DIM_PADDED: tl.constexpr):
-    """(rows, DIM_PADDED) of a contiguous (·, DIM) matrix, zero outside."""
+    """Load (rows, DIM_PADDED) of a contiguous (·, DIM) matrix, zero outside."""
     d = tl.arange(0, DIM_PADDED)
     mask = rows_inside[:, None] & (d < DIM)[None, :]
     return tl.load(base + rows[:, None] * DIM + d[None, :], mask=mask, other=0.0)
@@ -29,7 +29,7 @@ def load_rows(base, rows, rows_inside, DIM: tl.constexpr, DIM_PADDED: tl.constex
 
 @triton.jit
 def store_rows(base, rows, rows_inside, values, DIM: tl.constexpr, DIM_PADDED: tl.constexpr):
-    """The counterpart of :func:`load_rows`, in the matrix's dtype."""
+    """Store rows, as :func:`load_rows` loads them, in the matrix's dtype."""
     d = tl.arange(0, DIM_PADDED)
     mask = rows_inside[:, None] & (d < DIM)[None, :]
     tl.store(base + rows[:, None] * DIM + d[None, :], values.to(base.dtype.element_ty), mask=mask)
@@ -37,7 +37,7 @@ def store_rows(base, rows, rows_inside, values, DIM: tl.constexpr, DIM_PADDED: t
 
 @triton.jit
 def load_col_bias(col, i, i_inside, x, width):
-    """(queries, x) in base 2; −inf beyond the map, so that such keys get no weight."""
+    """Load (queries, x) in base 2; −inf beyond the map, so that such keys get no weight."""
     mask = i_inside[:, None] & (x < width)[None, :]
     tile = tl.load(col + i[:, None] * width + x[None, :], mask=mask, other=0.0).to(tl.float32) * LOG2E
     return tl.where((x < width)[None, :], tile, float("-inf"))
@@ -45,13 +45,13 @@ def load_col_bias(col, i, i_inside, x, width):
 
 @triton.jit
 def load_row_bias(row, i, i_inside, y, height):
-    """(queries,) for the keys of image row y, in base 2."""
+    """Load (queries,) for the keys of image row y, in base 2."""
     return tl.load(row + i * height + y, mask=i_inside, other=0.0).to(tl.float32) * LOG2E
 
 
 @triton.jit
 def tile_logits(q, k, col_bias, row_bias, PRECISION: tl.constexpr):
-    """(queries, keys) in base 2, for queries and keys (·, DP); row_bias may carry a shift."""
+    """Compute (queries, keys) in base 2, for queries and keys (·, DP); row_bias may carry a shift."""
     content = tl.dot(q, tl.trans(k), input_precision=PRECISION)
     return content * LOG2E + (col_bias + row_bias[:, None])
 
@@ -62,7 +62,7 @@ def attention_forward(
     D: tl.constexpr, DP: tl.constexpr, DV: tl.constexpr, DVP: tl.constexpr,
     QUERIES: tl.constexpr, SEGMENT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Output, and log-sum-exp of the logits (natural base), of a block of queries; online softmax."""
+    """Compute the output, and the log-sum-exp of the logits (natural base), of a block of queries; online softmax."""
     first = tl.program_id(1).to(tl.int64) * n
     i = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
     inside = i < n
@@ -99,7 +99,7 @@ def attention_backward_queries(
     D: tl.constexpr, DP: tl.constexpr, DV: tl.constexpr, DVP: tl.constexpr,
     QUERIES: tl.constexpr, SEGMENT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a block of queries and of their biases; drow must start at zero."""
+    """Compute the gradients of a block of queries and of their biases; drow must start at zero."""
     first = tl.program_id(1).to(tl.int64) * n
     i = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
     inside = i < n
@@ -138,7 +138,7 @@ def attention_backward_keys(
     D: tl.constexpr, DP: tl.constexpr, DV: tl.constexpr, DVP: tl.constexpr,
     QUERIES: tl.constexpr, SEGMENT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of the keys and values in a segment of one image row."""
+    """Compute the gradients of the keys and values in a segment of one image row."""
     first = tl.program_id(1).to(tl.int64) * n
     segments = tl.cdiv(width, SEGMENT)
     y = tl.program_id(0) // segments

@@ -88,7 +88,7 @@ class HybridTaskCascadeHeads(CascadeROIHeads):
         proposals: list[Instances],
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], Losses]:
-        """As :class:`ROIHeads`: losses in training, where images carry ``sem_seg``, else detections."""
+        """Return, as :class:`ROIHeads`, losses in training, where images carry ``sem_seg``, else detections."""
         features, semantic_logits = self._with_semantics(features)
         if not self.training:
             return self.forward_with_given_boxes(features, self._forward_box(features, proposals)), {}
@@ -103,7 +103,7 @@ class HybridTaskCascadeHeads(CascadeROIHeads):
         return proposals, losses
 
     def forward_with_given_boxes(self, features: Features, instances: list[Instances]) -> list[Instances]:
-        """Detections with the other outputs for their boxes, as test-time augmentation needs."""
+        """Return detections with the other outputs for their boxes, as test-time augmentation needs."""
         features, _ = self._with_semantics(features)
         return super().forward_with_given_boxes(features, instances)
 
@@ -112,7 +112,7 @@ class HybridTaskCascadeHeads(CascadeROIHeads):
     def _train_stage(
         self, stage: int, features: Features, proposals: list[Instances], targets: list[Instances]
     ) -> tuple[list[Instances], Losses]:
-        """Losses of one stage, and the boxes it refines the proposals to."""
+        """Return the losses of one stage, and the boxes to which it refines the proposals."""
         sampled = self._sample(stage, proposals, targets)
         predictions = self._run_stage(features, sampled, stage)
         losses = self.box_predictor[stage].losses(predictions, sampled)
@@ -125,10 +125,10 @@ class HybridTaskCascadeHeads(CascadeROIHeads):
         return refined, losses
 
     def _sample(self, stage: int, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
-        """Proposals and ground truth, matched by the stage's IoU and sampled; ``is_gt`` tells them apart."""
+        """Match proposals and ground truth by the stage's IoU, and sample them; ``is_gt`` marks the ground truth."""
         candidates = [
-            _with_ground_truth(found, truth if self.proposal_append_gt else truth[:0])
-            for found, truth in zip(proposals, targets, strict=True)
+            _with_ground_truth(proposed, truth if self.proposal_append_gt else truth[:0])
+            for proposed, truth in zip(proposals, targets, strict=True)
         ]
         return self._samplers[stage].label_and_sample_proposals(candidates, targets)
 
@@ -136,18 +136,18 @@ class HybridTaskCascadeHeads(CascadeROIHeads):
     def _refine(
         self, stage: int, predictions: tuple[Tensor, Tensor], sampled: list[Instances]
     ) -> list[Instances]:
-        """The boxes that a stage makes of its samples, without those that were ground truth."""
+        """Return the boxes that a stage makes of its samples, without those that were ground truth."""
         boxes = self.box_predictor[stage].predict_boxes(predictions, sampled)
-        if not all(found.isfinite().all() for found in boxes):
+        if not all(of_image.isfinite().all() for of_image in boxes):
             raise FloatingPointError(
                 f"boxes refined by stage {stage} contain Inf or NaN: training has diverged"
             )
-        kept = [found[~samples.is_gt] for found, samples in zip(boxes, sampled, strict=True)]
+        kept = [of_image[~samples.is_gt] for of_image, samples in zip(boxes, sampled, strict=True)]
         return self._create_proposals_from_boxes(kept, [samples.image_size for samples in sampled])
 
     def _mask_loss(self, stage: int, features: Features, positives: list[Instances]) -> Tensor:
-        """Loss of the stage's mask head, whose gradient reaches all heads before it."""
-        pooled = self._pool_masks(features, [found.proposal_boxes for found in positives])
+        """Compute the loss of the stage's mask head, whose gradient reaches all heads before it."""
+        pooled = self._pool_masks(features, [samples.proposal_boxes for samples in positives])
         refined = None
         for head in self.mask_head[: stage + 1]:
             refined = head.refine(pooled, refined)
@@ -157,45 +157,45 @@ class HybridTaskCascadeHeads(CascadeROIHeads):
     # ----------------------------------------------------------------------------------- inference
 
     def _forward_box(self, features: Features, proposals: list[Instances]) -> list[Instances]:
-        """Detections by the mean of the stages' logits and the last stage's boxes."""
+        """Return detections by the mean of the stages' logits and the last stage's boxes."""
         logits: list[Tensor] = []
         for stage, predictor in enumerate(self.box_predictor):
             scores, deltas = self._run_stage(features, proposals, stage)
             logits.append(scores.float())
             if stage + 1 < self.num_cascade_stages:
                 boxes = predictor.predict_boxes((scores, deltas), proposals)
-                sizes = [found.image_size for found in proposals]
+                sizes = [proposed.image_size for proposed in proposals]
                 proposals = self._create_proposals_from_boxes(boxes, sizes)
         mean = torch.stack(logits).mean(0)
         detections, _ = self.box_predictor[-1].inference((mean, deltas), proposals)
         return detections
 
     def _forward_mask(self, features: Features, instances: list[Instances]) -> list[Instances]:
-        """Adds ``pred_masks`` (R, 1, 2S, 2S): the mean of all heads' probabilities for the detected class."""
+        """Add ``pred_masks`` (R, 1, 2S, 2S): the mean of all heads' probabilities for the detected class."""
         if not self.mask_on:
             return instances
-        pooled = self._pool_masks(features, [found.pred_boxes for found in instances])
+        pooled = self._pool_masks(features, [detections.pred_boxes for detections in instances])
         refined, masks = None, []
         for head in self.mask_head:
             refined = head.refine(pooled, refined)
             mask_rcnn_inference(head.predict(refined), instances)
-            masks.append([found.pred_masks for found in instances])
-        for found, stages in zip(instances, zip(*masks, strict=True), strict=True):
-            found.pred_masks = torch.stack(stages).mean(0)
+            masks.append([detections.pred_masks for detections in instances])
+        for detections, stages in zip(instances, zip(*masks, strict=True), strict=True):
+            detections.pred_masks = torch.stack(stages).mean(0)
         return instances
 
     # ------------------------------------------------------------------------------------- for both
 
     def _with_semantics(self, features: Features) -> tuple[Features, Tensor | None]:
-        """The feature maps with S among them, and the logits of the semantic branch."""
+        """Return the feature maps with S among them, and the logits of the semantic branch."""
         if self.semantic_head is None or SEMANTIC in features:
             return features, None
         logits, semantic = self.semantic_head(features)
         return {**features, SEMANTIC: semantic}, logits
 
     def _run_stage(self, features: Features, proposals: list[Instances], stage: int) -> tuple[Tensor, Tensor]:
-        """Logits (R, K + 1) and deltas (R, 4)."""
-        boxes = [found.proposal_boxes for found in proposals]
+        """Compute logits (R, K + 1) and deltas (R, 4)."""
+        boxes = [proposed.proposal_boxes for proposed in proposals]
         pooled = self._pool(self.box_pooler, self.box_in_features, features, boxes)
         return self.box_predictor[stage](self.box_head[stage](pooled))
 
@@ -203,7 +203,7 @@ class HybridTaskCascadeHeads(CascadeROIHeads):
         return self._pool(self.mask_pooler, self.mask_in_features, features, boxes)
 
     def _pool(self, pooler: ROIPooler, names: list[str], features: Features, boxes: list[Boxes]) -> Tensor:
-        """(R, C, S, S) of the pyramid, plus S pooled to the same size."""
+        """Pool (R, C, S, S) from the pyramid, plus S pooled to the same size."""
         pooled = pooler([features[name] for name in names], boxes)
         if self.semantic_pooler is None:
             return pooled
@@ -213,19 +213,19 @@ class HybridTaskCascadeHeads(CascadeROIHeads):
     def _create_proposals_from_boxes(
         self, boxes: Sequence[Tensor], image_sizes: list[tuple[int, int]]
     ) -> list[Instances]:
-        """Clipped proposals (R_i, 4) of each image; empty boxes stay, unlike in detectron2's cascade."""
+        """Clip boxes to proposals (R_i, 4) of each image; empty boxes stay, unlike in detectron2's cascade."""
         proposals = []
-        for found, size in zip(boxes, image_sizes, strict=True):
-            clipped = Boxes(found.detach())
+        for of_image, size in zip(boxes, image_sizes, strict=True):
+            clipped = Boxes(of_image.detach())
             clipped.clip(size)
             proposals.append(Instances(size, proposal_boxes=clipped))
         return proposals
 
 
-def _check_together(**parts: object) -> None:
-    missing = [name for name, part in parts.items() if part is None]
-    if missing and len(missing) < len(parts):
-        raise ValueError(f"{', '.join(parts)} belong together: give all or none, got none for {missing}")
+def _check_together(**arguments: object) -> None:
+    missing = [name for name, value in arguments.items() if value is None]
+    if missing and len(missing) < len(arguments):
+        raise ValueError(f"{', '.join(arguments)} belong together: give all or none, got none for {missing}")
 
 
 def _with_ground_truth(proposals: Instances, truth: Instances) -> Instances:

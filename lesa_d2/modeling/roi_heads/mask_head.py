@@ -27,16 +27,16 @@ class CascadeMaskHead(MaskRCNNConvUpsampleHead):
             c2_msra_fill(self.conv_res)
 
     def refine(self, pooled: Tensor, previous: Tensor | None = None) -> Tensor:
-        """M (R, C, S, S) and the previous head's features (R, C', S, S) -> f_t (R, C', S, S)."""
+        """Refine M (R, C, S, S) and the previous head's features (R, C', S, S) -> f_t (R, C', S, S)."""
         x = pooled if previous is None else pooled + self.conv_res(previous)
         for conv in self.conv_norm_relus:
             x = conv(x)
         return x
 
     def predict(self, refined: Tensor) -> Tensor:
-        """f_t (R, C', S, S) -> logits (R, K, 2S, 2S)."""
+        """Predict f_t (R, C', S, S) -> logits (R, K, 2S, 2S)."""
         return self.predictor(self.deconv_relu(self.deconv(refined)))
 
     def layers(self, x: Tensor) -> Tensor:
-        """What detectron2's ``forward`` calls: this head alone, without features of an earlier one."""
+        """Compute this head alone, without features of an earlier one; detectron2's ``forward`` calls it."""
         return self.predict(self.refine(x))

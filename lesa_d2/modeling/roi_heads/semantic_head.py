@@ -56,7 +56,7 @@ class FusedSemanticHead(nn.Module):
         self.embedding = _conv(channels, channels, 1)
 
     def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Maps of the pyramid (N, C, H_i, W_i) -> logits (N, K, H, W) and features (N, C', H, W)."""
+        """Compute maps of the pyramid (N, C, H_i, W_i) -> logits (N, K, H, W) and features (N, C', H, W)."""
         size = features[self.fused_level].shape[-2:]
         x: Tensor | int = 0
         for name, lateral in zip(self.in_features, self.lateral_convs, strict=True):
@@ -69,7 +69,7 @@ class FusedSemanticHead(nn.Module):
         return self.predictor(x), self.embedding(x)
 
     def loss(self, logits: Tensor, sem_seg: Tensor) -> Tensor:
-        """Weighted mean cross-entropy over the labelled pixels; zero where there is none.
+        """Compute the weighted mean cross-entropy over the labelled pixels; zero where there is none.
 
         Args:
             logits: (N, K, H, W).

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +25,13 @@ class Layer:
 
     Attributes:
         name: of the module in the model, such as ``bottom_up.res4.1.conv2``.
+        operator: the module.
+        attention: the operator itself, or the module inside it that attends.
     """
 
     name: str
     operator: SlotOperator
+    attention: InspectableAttention
 
     @property
     def stage(self) -> str:
@@ -41,11 +44,6 @@ class Layer:
         """Stage and block, such as ``res4.1``; the name outside a ResNet's stages."""
         found = re.search(r"(?:^|\.)(res\d+\.\d+)(?:\.|$)", self.name)
         return found[1] if found else self.name
-
-    @property
-    def attention(self) -> InspectableAttention:
-        """The part of the operator that attends."""
-        return next(m for m in self.operator.modules() if isinstance(m, InspectableAttention))
 
 
 @dataclass
@@ -65,19 +63,28 @@ class Observation:
 
 
 def find_layers(model: nn.Module) -> list[Layer]:
-    """The operators of the slot in ``model``, in the order of its modules.
+    """Return the operators of the slot in ``model`` whose attention can be looked at, in the order of its modules.
+
+    Operators without an ``InspectableAttention`` are left out.
 
     Raises:
         LesaError: there are none.
     """
-    found = [Layer(name, m) for name, m in model.named_modules() if isinstance(m, SlotOperator)]
+    operators = [(name, m) for name, m in model.named_modules() if isinstance(m, SlotOperator)]
+    attentions = ((name, m, next(filter(_attends, m.modules()), None)) for name, m in operators)
+    found = [Layer(name, m, attention) for name, m, attention in attentions if attention is not None]
     if not found:
+        got = ", ".join(sorted({type(m).__name__ for _, m in operators})) or "ordinary convolutions"
         raise LesaError(
             f"expected a model with operators of the slot (LESA, self-attention, …), got a "
-            f"{type(model).__name__} with ordinary convolutions alone: it has no attention to look at; "
-            "choose the config or weights of another operator"
+            f"{type(model).__name__} with {got} alone: it has no attention to look at; "
+            "choose the config or weights of another operator, or make yours an InspectableAttention"
         )
     return found
+
+
+def _attends(module: nn.Module) -> TypeGuard[InspectableAttention]:
+    return isinstance(module, InspectableAttention)
 
 
 @contextmanager

@@ -19,12 +19,15 @@ from torch import Tensor, nn
 from ...config.lazy import lesa_backbones, load_config
 from ...layers import OPERATORS, EvalBatchNorm2d
 from ...layers.attention import relative_attention
+from ...layers.definition import ByDefinition, by_definition
 from ...layers.unary import conv3x3
 from ...modeling import build_lesa_resnet
 from .measure import Step, Variant
 from .step import generate_inputs, prepare_config
 
 HEADS = 8
+DEFINITION = "definition"
+"""What cases take as ``backend`` for operators computed by :mod:`lesa_d2.layers.definition`."""
 FLOAT = torch.float32
 
 
@@ -103,9 +106,16 @@ def make_operator(
     if operator == "conv":
         return conv3x3(channels, channels)
     whole = OPERATORS[operator](
-        channels, channels, num_heads=HEADS, feat_size=side, backend=backend, positions=positions, norm=norm
+        channels,
+        channels,
+        num_heads=HEADS,
+        feat_size=side,
+        backend="auto" if backend == DEFINITION else backend,
+        positions=positions,
+        norm=norm,
     )
-    return whole if section == "whole" else getattr(whole, section)
+    module = whole if section == "whole" else getattr(whole, section)
+    return ByDefinition(module) if backend == DEFINITION else module
 
 
 def operator(
@@ -140,7 +150,11 @@ def operator(
 
 def make_backbone(norm: type[nn.Module], **options: Any) -> nn.Module:
     """Call :func:`lesa_d2.modeling.build_lesa_resnet` with this norm."""
-    return build_lesa_resnet(norm="EvalBN" if norm is EvalBatchNorm2d else "BN", **options)
+    is_plain = options.get("backend") == DEFINITION
+    if is_plain:
+        options["backend"] = "auto"
+    resnet = build_lesa_resnet(norm="EvalBN" if norm is EvalBatchNorm2d else "BN", **options)
+    return by_definition(resnet) if is_plain else resnet
 
 
 def backbone(

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 from detectron2.data.catalog import Metadata
-from detectron2.structures import Instances
+from detectron2.structures import BoxMode, Instances
 from detectron2.utils.colormap import colormap
-from detectron2.utils.visualizer import ColorMode, VisImage, Visualizer
+from detectron2.utils.visualizer import VisImage, Visualizer
 from PIL import Image, ImageDraw, ImageFont
 
 LEAST_WIDTH = 320  # pixels; smaller images are drawn enlarged, so that their labels can be read
@@ -41,7 +41,7 @@ class ClassVisualizer(Visualizer):
             stuff_colors=class_colours(len(stuff_names))[::-1],
         )
         scale = (width or max(LEAST_WIDTH, image.shape[1])) / image.shape[1]
-        super().__init__(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION)
+        super().__init__(image, metadata, scale=scale)
 
     def draw_detections(self, detections: Instances) -> np.ndarray:
         """Draw boxes, masks, keypoints, classes and scores; return (h, w, 3) RGB.
@@ -60,15 +60,27 @@ class ClassVisualizer(Visualizer):
         return self.output.get_image()
 
     def draw_truth(self, record: dict) -> np.ndarray:
-        """Draw the objects of a dataset dict without its stuff map; return (h, w, 3) RGB."""
-        return self.draw_dataset_dict({"annotations": record.get("annotations", [])}).get_image()
+        """Draw the objects of a dataset dict, and return (h, w, 3) RGB; its stuff map is left out.
+
+        ``draw_dataset_dict`` of detectron2 changes the colours at random.
+        """
+        objects = record.get("annotations", [])
+        names, colours = self.metadata.thing_classes, self.metadata.thing_colors
+        first = objects[0] if objects else {}
+        self.overlay_instances(
+            boxes=[BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in objects],
+            masks=[a["segmentation"] for a in objects] if "segmentation" in first else None,
+            labels=[names[a["category_id"]] + "|crowd" * bool(a.get("iscrowd")) for a in objects],
+            keypoints=np.array([a["keypoints"] for a in objects]).reshape(len(objects), -1, 3)
+            if "keypoints" in first
+            else None,
+            assigned_colors=[tuple(part / 255 for part in colours[a["category_id"]]) for a in objects],
+        )
+        return self.output.get_image()
 
     def draw_text(self, text: str, *args: Any, **options: Any) -> VisImage:
         """Draw text in which ``$`` is a plain character."""
         return super().draw_text(as_plain_text(text), *args, **options)
-
-    def _jitter(self, color: tuple[float, float, float]) -> tuple[float, float, float]:
-        return color
 
 
 def as_plain_text(text: str) -> str:

@@ -1,5 +1,7 @@
+import copy
 import json
 import weakref
+from functools import partial
 
 import cv2
 import pytest
@@ -8,7 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lesa_d2.errors import LesaError
-from lesa_d2.layers import LESA, OPERATORS, InspectableAttention, SelfAttention
+from lesa_d2.layers import LESA, OPERATORS, SelfAttention, SlotOperator, definition
 from lesa_d2.modeling import build_lesa_resnet
 from lesa_d2.tools.analysis import inspect_terms, plot_terms, without_own_position
 from lesa_d2.tools.analysis.probes import find_layers, observing
@@ -33,35 +35,27 @@ def batches():
     return [torch.randn(2, 3, 64, 64), torch.randn(1, 3, 48, 80)]
 
 
-def materialised(model, images, monkeypatch):
-    """Every map that the definition makes of single images: per layer and image, softmax and part outputs."""
+def materialised(model, images):
+    """Every map that the definition makes of single images: per layer and image, softmax and terms."""
     found = {name: [] for name, _ in find_modules(model)}
-    softmax = InspectableAttention.softmax
-    with monkeypatch.context() as patch:
-        current = []
 
-        def keep_map(self, logits):
-            current.append(("weights", softmax(self, logits)))
-            return current[-1][1]
+    def define(name, operator, args, output):
+        x, term = args[0], operator.binary
+        q, k, _ = definition.project(term, x)
+        maps = {"weights": definition.logits(term, q, k, (x.shape[2], x.shape[3])).softmax(-1)}
+        maps["binary"] = definition.binary(term, x)
+        if hasattr(operator, "unary"):
+            maps["unary"] = definition.unary(operator.unary, x)
+        if hasattr(operator, "gate"):
+            maps["gate"] = definition.gate(operator.gate, maps["unary"], maps["binary"])
+        found[name].append({key: value.double() for key, value in maps.items()})
 
-        patch.setattr(InspectableAttention, "softmax", keep_map)
-        handles = []
-        for name, operator in find_modules(model):
-            for part in ("unary", "binary", "gate"):
-                if hasattr(operator, part):
-                    hook = lambda m, i, out, part=part: current.append((part, out))  # noqa: E731
-                    handles.append(getattr(operator, part).register_forward_hook(hook))
-
-            def close(m, i, out, name=name):
-                found[name].append({key: value.double() for key, value in current})
-                current.clear()
-
-            handles.append(operator.register_forward_hook(close))
-        with torch.no_grad():
-            for image in images:
-                model(image)
-        for handle in handles:
-            handle.remove()
+    handles = [m.register_forward_hook(partial(define, name)) for name, m in find_modules(model)]
+    with torch.no_grad():
+        for image in images:
+            model(image)
+    for handle in handles:
+        handle.remove()
     return found
 
 
@@ -93,13 +87,12 @@ def expected_terms(maps):
 
 @pytest.mark.parametrize("operator", ["lesa", "static_lesa", "self_attention"])
 @pytest.mark.parametrize("num_classes", [None, 3], ids=["decomposed", "flattened"])
-def test_agrees_with_materialised_maps(operator, num_classes, monkeypatch):
-    model, plain = make(operator, num_classes), make(operator, num_classes, backend="reference")
-    plain.load_state_dict(model.state_dict())
+def test_agrees_with_materialised_maps(operator, num_classes):
+    model = make(operator, num_classes)
     given = batches()
     report = inspect_terms(model, given)
     images = [image[None] for batch in given for image in batch]
-    maps = materialised(plain, images, monkeypatch)
+    maps = materialised(model, images)
     assert report.images == 3
     assert [layer.label for layer in report.layers] == LABELS
     assert [layer.sizes for layer in report.layers] == [[(3, 5), (4, 4)]] * 2
@@ -219,8 +212,7 @@ def test_a_layer_that_never_runs_is_an_error():
 
 def test_own_position_is_left_out_within_the_context_alone():
     model, image = make("self_attention"), torch.randn(1, 3, 64, 64)
-    plain = make("self_attention", backend="reference")
-    plain.load_state_dict(model.state_dict())
+    plain = definition.by_definition(copy.deepcopy(model))
     with torch.no_grad():
         before = model(image)["res5"]
         with without_own_position(model), without_own_position(plain):
@@ -282,3 +274,21 @@ def test_what_an_operator_lacks_stays_empty_and_is_explained():
 def test_plot_has_the_panels_there_is_something_for(operator, panels, tmp_path):
     file = plot_terms(inspect_terms(make(operator), batches()), tmp_path / "new/terms.png")
     assert cv2.imread(str(file)).shape[0] == round(120 * (2.6 * panels + 0.6))
+
+
+class Local(SlotOperator):
+    """An operator without attention."""
+
+    def build(self, norm):
+        self.unary = self.make_unary(norm)
+
+    def combine(self, x):
+        return self.unary(x)
+
+
+def test_operators_without_attention_are_left_out():
+    model = make()
+    model.local = Local(8, 8, num_heads=2)
+    assert [layer.label for layer in find_layers(model)] == LABELS
+    with pytest.raises(LesaError, match="with Local alone"):
+        find_layers(nn.Sequential(Local(8, 8, num_heads=2)))

@@ -1,4 +1,4 @@
-"""Batch norms folded into scales, and running statistics that move once."""
+"""Batch norms folded into scales, against the norms themselves."""
 
 import copy
 
@@ -7,11 +7,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
-from lesa_d2.layers import LESA, EvalBatchNorm2d
+from lesa_d2.layers import EvalBatchNorm2d
+from lesa_d2.layers.folding import batch_affine, check_is_batch_norm, conv_norm
 from lesa_d2.layers.moments import Moments
-from lesa_d2.layers.norm import batch_affine, check_is_batch_norm, conv_norm, statistics_once
 
 
 def busy_norm(norm):
@@ -81,30 +80,6 @@ def test_a_batch_norm_with_arithmetic_of_its_own_is_refused():
 
     with pytest.raises(TypeError, match="got Clever"):
         check_is_batch_norm(Clever(3))
-
-
-@pytest.mark.parametrize("reentrant", [False, True])
-def test_activation_checkpointing_changes_nothing(reentrant):
-    """PyTorch's own checkpointing around the operator: same gradients, statistics moved once."""
-    torch.manual_seed(0)
-    plain = LESA(8, 8, num_heads=2, feat_size=4).double().train()
-    other = copy.deepcopy(plain)
-    for _ in range(2):  # two steps of accumulation
-        x = torch.randn(2, 8, 4, 5, dtype=torch.double)
-        plain(x).square().sum().backward()
-        checkpoint(other, x.requires_grad_(), use_reentrant=reentrant).square().sum().backward()
-    torch.testing.assert_close(dict(other.named_buffers()), dict(plain.named_buffers()))
-    assert other.binary.logit_norm.num_batches_tracked == 2
-    for (name, a), b in zip(plain.named_parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(b.grad, a.grad, msg=lambda m, name=name: f"{name}: {m}")
-    assert {m.momentum for m in other.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
-
-
-def test_statistics_move_in_an_ordinary_forward_pass():
-    norm = nn.BatchNorm2d(2)
-    with statistics_once(norm):
-        norm(torch.randn(4, 2, 3, 3))
-    assert norm.num_batches_tracked == 1
 
 
 def _synchronised(rank, store, results):

@@ -1,0 +1,107 @@
+"""Batch norms as a scale and a shift, which fold into convolutions and into the queries of attention."""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .moments import Moments
+from .norm import BatchNorm, EvalBatchNorm2d
+
+BATCH_NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
+
+
+def uses_batch_statistics(norm: nn.Module) -> bool:
+    """Return whether the next call of ``norm`` normalises by the statistics of its input."""
+    return norm.training and isinstance(norm, BatchNorm) and not isinstance(norm, EvalBatchNorm2d)
+
+
+def stored_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return the scale and shift (C,) that a norm with stored statistics applies: x·scale + shift."""
+    weight, bias, mean, variance, eps = (getattr(norm, name) for name in (*BATCH_NORM_TENSORS, "eps"))
+    scale = weight * torch.rsqrt(variance + eps)
+    return scale, bias - mean * scale
+
+
+def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
+    """Compute norm(conv(x)), conv without bias; a norm with stored statistics costs no pass over the map."""
+    if uses_batch_statistics(norm) or not has_stored_affine(norm):
+        return norm(conv(x))
+    return conv_affine(conv, *stored_affine(norm), x)
+
+
+def conv_affine(conv: nn.Conv2d, scale: Tensor, shift: Tensor, x: Tensor) -> Tensor:
+    """Compute conv(x)·scale + shift with scale and shift (C',) folded into the weights."""
+    dtype = conv.weight.dtype  # norms may be wider than convolutions
+    weight, shift = (conv.weight * scale[:, None, None, None]).to(dtype), shift.to(dtype)
+    return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def batch_affine(norm: nn.Module, moments: Moments) -> tuple[Tensor, Tensor]:
+    """Return the scale and shift (C,) that a batch norm applies to a batch of these moments: x·scale + shift.
+
+    The running statistics are updated as a call of ``norm`` with that batch would do, over all processes where it is
+    a ``SyncBatchNorm``.
+
+    Raises:
+        ValueError: a single value a channel, whose variance means nothing.
+    """
+    assert isinstance(norm, BatchNorm)
+    if isinstance(norm, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized():
+        mean, variance, count = _over_processes(moments, norm.process_group)
+    else:
+        mean, variance, count = moments
+    if count == 1:
+        raise ValueError(
+            "batch statistics need more than one value a channel; got one image with a map of 1×1: use a "
+            "larger batch or image, or norms with stored statistics (EvalBN, eval())"
+        )
+    if norm.track_running_stats and count:
+        _move_running_statistics(norm, mean.detach(), variance.detach() * count / (count - 1))
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    return scale, norm.bias - mean * scale
+
+
+def _over_processes(moments: Moments, group: "dist.ProcessGroup | None") -> Moments:
+    """Compute the moments of all processes' values together; differentiable."""
+    from torch.distributed.nn.functional import all_reduce  # not in every build of PyTorch
+
+    group = dist.group.WORLD if group is None else group
+    count = moments.mean.new_tensor([moments.count], dtype=torch.double)
+    dist.all_reduce(count, group=group)
+    share = moments.count / max(count.item(), 1.0)
+    mean = all_reduce(moments.mean * share, group=group)
+    variance = all_reduce((moments.variance + (moments.mean - mean).square()) * share, group=group)
+    return Moments(mean, variance, int(count.item()))
+
+
+@torch.no_grad()
+def _move_running_statistics(norm: BatchNorm, mean: Tensor, variance: Tensor) -> None:
+    if norm.num_batches_tracked is None:  # within statistics_once
+        return
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.num_batches_tracked.add_(1)
+    momentum = 1.0 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
+    norm.running_var.lerp_(variance.to(norm.running_var.dtype), momentum)
+
+
+def has_stored_affine(norm: nn.Module) -> bool:
+    """Return whether ``norm`` has what :func:`stored_affine` takes."""
+    return all(isinstance(getattr(norm, name, None), Tensor) for name in BATCH_NORM_TENSORS)
+
+
+def check_is_batch_norm(norm: nn.Module) -> None:
+    """Check that :func:`batch_affine` and :func:`stored_affine` know the arithmetic of ``norm``.
+
+    Raises:
+        TypeError: they do not.
+    """
+    forwards = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward, EvalBatchNorm2d.forward)
+    does_more = isinstance(norm, BatchNorm) and type(norm).forward not in forwards
+    if not has_stored_affine(norm) or does_more:
+        raise TypeError(
+            f"the logits need a batch norm with affine parameters and running statistics, got "
+            f"{type(norm).__name__}; choose BN, SyncBN, EvalBN or FrozenBN"
+        )
