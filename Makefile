@@ -16,7 +16,7 @@ SITE = $(shell $(PYTHON) tools/install_detectron2.py --is-installed && echo --sy
 
 setup: $(READY)
 
-$(READY): setup.py tools/install_detectron2.py tools/detectron2_from_labgym.py
+$(READY): pyproject.toml setup.py tools/install_detectron2.py tools/detectron2_from_labgym.py
 	$(PYTHON) -m venv $(SITE) $(VENV)
 	$(BIN)/python -m pip install --quiet torch torchvision
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
@@ -32,7 +32,7 @@ test: $(READY)
 # One process a table; about three quarters of an hour on 2 cores.
 bench: $(READY)
 	for table in attention operator backbone detector htc pretraining memory; do \
-		$(BIN)/python projects/LESA/benchmark.py $$table --report projects/LESA/BENCHMARKS.md || exit 1; \
+		$(BIN)/lesa benchmark $$table --report projects/LESA/BENCHMARKS.md || exit 1; \
 	done
 
 lint: $(READY)

@@ -26,13 +26,13 @@ def test_an_unknown_command(given, advice):
     assert advice in done.stderr
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "benchmark"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command):
     assert lesa(command, "--help").returncode == 0
 
 
 @pytest.mark.parametrize(
-    "script", ["demo", "export", "convert_checkpoint", "inspect_terms", "compare_operators"]
+    "script", ["benchmark", "demo", "export", "convert_checkpoint", "inspect_terms", "compare_operators"]
 )
 def test_scripts_of_the_repository_call_the_commands(script):
     file = ROOT / f"projects/LESA/{script}.py"

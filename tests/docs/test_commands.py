@@ -12,7 +12,7 @@ ELSEWHERE = {
 NOT_HERE = {
     r"make (setup|test|lint|doctor)": "run by CI itself, which starts with nothing",
     r"make quickstart": "what it starts is run here as a command of its own",
-    r"make bench": "tests/benchmark runs its tables small; three quarters of an hour in full",
+    r"make bench": "tests/tools/benchmark runs its tables small; three quarters of an hour in full",
     r"pip install .*": "what `make setup` does",
     r"python tools/install_detectron2.py": "what `make setup` does",
     r".*compare_operators.py": "tests/engine/test_compare_operators.py",

@@ -59,6 +59,7 @@ class Observation:
 
     @property
     def size(self) -> tuple[int, int]:
+        """Return the size (H, W) of the input."""
         return self.input.shape[2], self.input.shape[3]
 
 

@@ -1,6 +1,7 @@
 """What the operators cost: time and peak memory of every variant beside the plain definition.
 
-``cost_script`` is the command that says what any config costs, and whether a step of it fits into memory.
+``tables`` lists what stands beside what; ``cost``, ``memory`` and ``fit`` say what a step of any config takes,
+and whether it fits into memory.
 """
 
 from .measure import Measurement, Variant, measure

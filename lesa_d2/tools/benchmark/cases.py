@@ -186,8 +186,7 @@ def detector(
 ) -> Step:
     """Make a config's detector on one random image: a training step's losses and gradients, or predictions.
 
-    Args:
-        bottom_up: arguments of the backbone beside those of the config.
+    ``bottom_up`` are arguments of the backbone beside those of the config.
     """
     cfg = load_config(config_file)
     for node in lesa_backbones(cfg).values():

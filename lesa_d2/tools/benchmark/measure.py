@@ -62,10 +62,13 @@ def measure(
     """Measure every variant in every mode.
 
     Args:
+        variants: what is measured, interleaved.
         device: "cpu" or "cuda".
         rounds: timed runs of each; one more comes before them.
         budget: seconds of timed runs after which a variant is not run again; each runs at least once, and
             one that takes longer is timed at its very first run.
+        modes: of :data:`MODES`.
+        progress: receives a line about each variant.
     """
     results = []
     for mode in modes:

@@ -88,6 +88,8 @@ class MeasuredModel:
         """Return what a step of ``images`` images of ``size`` takes; it is measured once.
 
         Args:
+            images: how many.
+            size: their size (H, W) in pixels.
             extrapolated: the step stands for larger ones, where attention is computed block by block.
 
         Raises:

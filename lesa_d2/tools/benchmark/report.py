@@ -17,7 +17,7 @@ from .measure import Measurement, megabytes
 
 INTRODUCTION = """# What LESA costs here
 
-Written by `projects/LESA/benchmark.py`; each section says by which command. Figures of one table come from
+Written by `lesa benchmark`; each section says by which command. Figures of one table come from
 one run: compare within a table, and trust ratios more than milliseconds. Memory is what a step adds to the
 peak, above inputs and weights. Variants too slow to be repeated are timed once. "No bias, d=32" is PyTorch's
 attention without relative logits, a practical limit; the "plain formula" computes maps of all pairs. A device

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from lesa_d2.cli import main
 from lesa_d2.config import load_config
 from lesa_d2.tools.benchmark.cost import cost_table, memory_table, section_costs
-from lesa_d2.tools.benchmark.cost_script import run_cost_command
 from lesa_d2.tools.benchmark.memory import MeasuredModel, Setting
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
@@ -67,7 +67,10 @@ def test_tables():
 
 
 def test_command(capsys):
-    assert run_cost_command(["--config-file", str(CONFIGS / "quickstart_lesa.py"), "--memory", "1"]) == 0
+    assert (
+        main(["benchmark", "cost", "--config-file", str(CONFIGS / "quickstart_lesa.py"), "--memory", "1"])
+        == 0
+    )
     out = capsys.readouterr().out
     assert "3,175,552" in out
     assert "1 image(s) of 160×160, training" in out
@@ -77,7 +80,7 @@ def test_command(capsys):
 def test_command_for_inference_of_another_size(capsys):
     file = str(CONFIGS / "quickstart_htc.py")
     options = ["--mode", "inference", "--image-size", "96", "128", "--batch", "2"]
-    assert run_cost_command(["--config-file", file, *options]) == 0
+    assert main(["benchmark", "cost", "--config-file", file, *options]) == 0
     out = capsys.readouterr().out
     assert "2 image(s) of 96×128, inference" in out
     assert "optimizer" not in out
@@ -86,7 +89,7 @@ def test_command_for_inference_of_another_size(capsys):
 def test_sizes_are_padded_as_the_model_pads_them(capsys):
     file = str(CONFIGS / "quickstart_htc.py")
     options = ["--mode", "inference", "--image-size", "33", "47"]
-    assert run_cost_command(["--config-file", file, *options]) == 0
+    assert main(["benchmark", "cost", "--config-file", file, *options]) == 0
     assert "1 image(s) of 33×47, inference, padded to 64×64 as the model does" in capsys.readouterr().out
 
 
@@ -94,7 +97,7 @@ def test_switches_that_cannot_be_run_are_left_out(capsys):
     """At 32×32 the last maps are of one place, which batch norms cannot learn from in a single image."""
     file = str(CONFIGS / "quickstart_lesa.py")
     options = ["--memory", "0.01", "--image-size", "32", "32", "--batch", "2"]
-    assert run_cost_command(["--config-file", file, *options]) == 0
+    assert main(["benchmark", "cost", "--config-file", file, *options]) == 0
     out = capsys.readouterr().out
     assert "train.accumulate" not in out
     assert "mixed precision" in out
@@ -115,11 +118,13 @@ def test_switches_that_cannot_be_run_are_left_out(capsys):
     ],
 )
 def test_mistakes(options, words, capsys):
-    assert run_cost_command(["--config-file", str(CONFIGS / "quickstart_lesa.py"), *options]) == 2
+    assert main(["benchmark", "cost", "--config-file", str(CONFIGS / "quickstart_lesa.py"), *options]) == 2
     assert words in capsys.readouterr().err
 
 
 def test_classifiers_that_mix_images(capsys):
     options = ["model.mixup=0.2", "model.cutmix=1.0", "--batch", "2"]
-    assert run_cost_command(["--config-file", str(CONFIGS / "quickstart_classifier.py"), *options]) == 0
+    assert (
+        main(["benchmark", "cost", "--config-file", str(CONFIGS / "quickstart_classifier.py"), *options]) == 0
+    )
     assert "| backbone" in capsys.readouterr().out
