@@ -1,3 +1,5 @@
+"""Let older tools install the package; all of its settings are in pyproject.toml."""
+
 from setuptools import setup
 
-setup()  # everything stands in pyproject.toml
+setup()

@@ -1,12 +1,12 @@
-"""Serve the detectron2 that the PyPI package LabGym carries under its own name, ``detectron2``.
+"""Make the copy of detectron2 in the PyPI package LabGym importable as ``detectron2``.
 
 detectron2 has no release on PyPI.  LabGym contains a complete, pure-Python copy as the subpackage
 ``LabGym.detectron2``, whose files import each other under that longer name.  ``install_detectron2.py``
 copies this module into an environment's site-packages beside a ``.pth`` line that calls :func:`arm` when
 the interpreter starts; from then on ``import detectron2`` works there as after a real installation.
 
-Only the standard library is used, and nothing is imported before somebody asks for ``detectron2``: every
-start of Python in that environment runs this file.
+Only the standard library is used, and nothing is imported before a program imports ``detectron2``: every start of
+Python in that environment runs this file.
 """
 
 import importlib
@@ -19,37 +19,40 @@ REAL, CARRIED = "detectron2", "LabGym.detectron2"
 
 
 class RenamingLoader(SourceFileLoader):
-    """Loads a carried file as if it had been written for ``detectron2``.
+    """Load a file of LabGym's copy as if it had been written for ``detectron2``.
 
-    Saved configs and pickles name classes by module, so the modules must really be called
-    ``detectron2.…``.  Cached bytecode is passed over: it belongs to the unrenamed source.
+    Saved configs and pickles name classes by module, so the modules must have the names
+    ``detectron2.…``.  Cached bytecode is not used: it belongs to the source with the longer names.
     """
 
     def get_code(self, fullname):
+        """Compile the source with the longer name replaced."""
         path = self.get_filename(fullname)
         source = self.get_data(path).decode("utf-8")
         return self.source_to_code(source.replace(CARRIED, REAL), path)
 
 
 class AliasLoader:
-    """Makes ``LabGym.detectron2.x`` the very module ``detectron2.x``.
+    """Make ``LabGym.detectron2.x`` the same module as ``detectron2.x``.
 
-    The carried model zoo's config files are executed, not imported, and use the longer name.  A second
-    copy of the modules would mean two registries and two event storages.
+    The config files in the copy's model zoo are executed, not imported, and use the longer name.  A second copy of the
+    modules would have a second registry and a second event storage.
     """
 
     def create_module(self, spec):
-        return None
+        """Return None, which lets Python create the module."""
 
     def exec_module(self, module):
+        """Replace the module by the one with the shorter name."""
         name = module.__spec__.name
         sys.modules[name] = importlib.import_module(REAL + name[len(CARRIED) :])
 
 
 class Detectron2Finder:
-    """Finds ``detectron2`` and its submodules in LabGym, unless a real detectron2 is installed."""
+    """Find ``detectron2`` and its submodules in LabGym, unless another detectron2 is installed."""
 
     def find_spec(self, fullname, path=None, target=None):
+        """Return the spec of a module of ``detectron2`` or ``LabGym.detectron2``; None for all others."""
         if _is_within(fullname, REAL):
             return self._find_carried(fullname)
         if _is_within(fullname, CARRIED) and not real_detectron2_installed():
@@ -78,7 +81,7 @@ def _is_within(name, package):
 
 
 def real_detectron2_installed():
-    """Whether some other finder knows ``detectron2``; asked late, when ``sys.path`` is complete."""
+    """Tell whether another finder finds ``detectron2``; called at the import, when ``sys.path`` is complete."""
     for finder in sys.meta_path:
         if isinstance(finder, Detectron2Finder) or not hasattr(finder, "find_spec"):
             continue
@@ -89,7 +92,7 @@ def real_detectron2_installed():
 
 
 def carried_folder():
-    """The folder of ``LabGym.detectron2``, or None when LabGym is not installed."""
+    """Return the folder of ``LabGym.detectron2``, or None if LabGym is not installed."""
     spec = PathFinder.find_spec(CARRIED.split(".")[0])
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         if (Path(folder) / REAL / "__init__.py").is_file():
@@ -98,6 +101,6 @@ def carried_folder():
 
 
 def arm():
-    """Put the finder first, once: the ordinary path finder would load submodules unrenamed."""
+    """Add the finder once, before all others: Python's own would load submodules under the longer name."""
     if not any(isinstance(finder, Detectron2Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, Detectron2Finder())

@@ -1,7 +1,7 @@
 """Make ``import detectron2`` work in the environment of the Python that runs this script.
 
-An importable detectron2 is left as it is.  Otherwise the copy inside the PyPI package LabGym is installed
-without LabGym's dependencies, with the import hook of ``detectron2_from_labgym.py`` armed by a ``.pth`` line.
+A detectron2 that can be imported is not changed.  Otherwise the copy in the PyPI package LabGym is installed without
+LabGym's dependencies, and a ``.pth`` file activates the import hook of ``detectron2_from_labgym.py``.
 """
 
 import importlib.util
@@ -16,19 +16,20 @@ HOOK = Path(__file__).with_name("detectron2_from_labgym.py")
 
 
 def install_hook(site_packages: Path) -> None:
-    """Copy the hook into ``site_packages`` and arm it at every start of that environment's Python."""
+    """Copy the hook into ``site_packages``, and activate it at every start of Python in that environment."""
     shutil.copy(HOOK, site_packages / HOOK.name)
     line = f"import {HOOK.stem}; {HOOK.stem}.arm()\n"
     (site_packages / HOOK.name).with_suffix(".pth").write_text(line)
 
 
 def is_installed() -> bool:
-    """Whether a detectron2 other than the carried one can be imported."""
+    """Tell whether a detectron2 other than LabGym's copy can be imported."""
     spec = importlib.util.find_spec("detectron2")
     return spec is not None and spec.origin is not None and "LabGym" not in Path(spec.origin).parts
 
 
 def main() -> int:
+    """Install detectron2 if needed, and return the exit status."""
     if "--is-installed" in sys.argv[1:]:
         return 0 if is_installed() else 1
     if is_installed():

@@ -1,8 +1,9 @@
 """``lesa compare``: train several operators or detectors, each with several seeds, and show the spread.
 
-``lesa compare operators`` is the paper's Table 6 and Figure 5 in miniature; ``lesa compare detectors`` gives box and
-mask AP.  Both write table.md and curves.png beside the runs; runs that are finished already are kept.  Losses of
-different detectors are sums of different terms: AP compares detectors, a loss only the seeds of one.
+``lesa compare operators`` repeats the paper's Table 6 and Figure 5 at a small size; ``lesa compare detectors`` reports
+box and mask AP.  Both write table.md and curves.png into the folder of the runs; runs that are finished already are
+kept.  Losses of different detectors are sums of different terms: compare detectors by AP, and losses only between
+the seeds of one detector.
 """
 
 import argparse
@@ -98,8 +99,8 @@ def _compare_detectors(args: argparse.Namespace, parser: argparse.ArgumentParser
 
 
 def _check(args: argparse.Namespace, parser: argparse.ArgumentParser, own_keys: Mapping[str, str]) -> None:
-    """Check what both comparisons have in common; ``own_keys`` are set by the comparison, by these options."""
-    # argparse gives overrides that follow a list to it
+    """Check the arguments of both comparisons; ``own_keys`` maps keys that the comparison sets to their options."""
+    # argparse adds overrides that follow a list to that list
     args.opts = [*(item for item in args.compared if "=" in item), *args.opts]
     args.compared = [item for item in args.compared if "=" not in item]
     taken = [key for key in own_keys if key in override_keys(args.opts)]
@@ -117,7 +118,7 @@ def _check_files(parser: argparse.ArgumentParser, files: Iterable[str | Path]) -
 
 
 def _train_and_show(runs: RepeatedRuns, kind: str, metrics: Sequence[Metric]) -> int:
-    """Train what is missing and write table.md and curves.png; the last metric ranks."""
+    """Train the missing runs, and write table.md and curves.png; the rows are sorted by the last metric."""
     runs.keep_settings()
     runs.train()
     compared = [run for run in read_runs(runs.folder) if (run.name, run.seed) in runs.wanted()]

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def load(args: argparse.Namespace) -> list[DemoModel]:
-    """The models, with a line for each that says where its weights are from."""
+    """Load the models, and print for each where its weights come from."""
     files = [args.config_file, *args.compare]
     models = load_models(files, args.opts, args.weights, args.titles, args.device, args.amp)
     for model in models:
@@ -61,7 +61,11 @@ def load(args: argparse.Namespace) -> list[DemoModel]:
 
 
 def show_images(args: argparse.Namespace, models: list[DemoModel], files: list[Path]) -> None:
-    """Images one after the other; those that cannot be read are named at the end."""
+    """Draw one image after the other, and write or show them.
+
+    Raises:
+        LesaError: some images cannot be read; raised after all others, and names them.
+    """
     names, shown = output_names(files), short_names(files)
     summary, broken = DetectionSummary(models, args.confidence_threshold), []
     report = HtmlReport("Predictions", models, args.confidence_threshold) if args.report else None
@@ -91,7 +95,11 @@ def show_images(args: argparse.Namespace, models: list[DemoModel], files: list[P
 
 
 def show_video(args: argparse.Namespace, models: list[DemoModel], reader: VideoReader) -> None:
-    """A video file, or a camera until q or Esc is pressed in the window, or Ctrl-C."""
+    """Draw a video file, or a camera until q or Esc is pressed in the window, or Ctrl-C in the terminal.
+
+    Raises:
+        LesaError: no frame can be read.
+    """
     stem = f"camera_{args.camera}" if args.webcam else Path(args.video_input).stem
     writer = VideoWriter(args.output / f"{stem}.mp4", reader.rate) if args.output else None
     summary = DetectionSummary(models, args.confidence_threshold)
@@ -117,7 +125,7 @@ def show_video(args: argparse.Namespace, models: list[DemoModel], reader: VideoR
 
 
 def progress(reader: VideoReader, most: int | None) -> Iterator[np.ndarray]:
-    """Frames, at most so many, with a bar that knows the end where there is one."""
+    """Yield the frames, at most ``most`` of them, and show a progress bar."""
     total = min(filter(None, (reader.length, most)), default=None)
     frames: Iterable[np.ndarray] = tqdm(reader, total=total, desc="video", unit="frame")
     for number, frame in enumerate(frames):
@@ -127,7 +135,11 @@ def progress(reader: VideoReader, most: int | None) -> Iterator[np.ndarray]:
 
 
 def check_display() -> None:
-    """LesaError where no window can be opened."""
+    """Check that a window can be opened.
+
+    Raises:
+        LesaError: it cannot.
+    """
     advice = "give --output DIR to write files instead"
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise LesaError(f"no window can be opened: there is no display (DISPLAY is not set); {advice}")
@@ -138,7 +150,7 @@ def check_display() -> None:
 
 
 def show(picture: np.ndarray, title: str, wait: int) -> bool:
-    """Show it until a key is pressed, or for ``wait`` milliseconds; False when that key means to quit."""
+    """Show a picture for ``wait`` milliseconds (0: until a key is pressed); return False if the key means to quit."""
     cv2.setWindowTitle(WINDOW, title)
     cv2.imshow(WINDOW, picture)
     return cv2.waitKey(wait) not in QUIT_KEYS

@@ -53,7 +53,9 @@ def main(arguments: Sequence[str]) -> int:
     cfg, model = load_model(args)
     reader = ImageReader(model, instantiate(cfg.dataloader.test.mapper), model.input_format)
     output = make_folder(args.output or Path(cfg.train.output_dir) / "terms", "--output")
-    draw_maps(args, model.backbone, reader, files[: args.maps], output)  # first: positions may be wrong
+    draw_maps(
+        args, model.backbone, reader, files[: args.maps], output
+    )  # first, so that wrong positions are reported at once
     batches = (reader.read(file).batch for file in files)
     report = inspect_terms(model.backbone, batches, total=len(files))
     if args.accuracy:
@@ -65,7 +67,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def load_model(args: argparse.Namespace) -> tuple[DictConfig, Any]:
-    """The config, and its trained model in eval mode, of which the backbone will be looked at."""
+    """Load the config and its trained model, in eval mode.
+
+    Raises:
+        ConfigError: there are no trained weights, or ``--accuracy`` is given for a detector.
+    """
     written = read_config(config_path(args.config_file))
     cfg = copy.deepcopy(written)
     apply_overrides(cfg, args.opts)
@@ -89,14 +95,14 @@ def load_model(args: argparse.Namespace) -> tuple[DictConfig, Any]:
 
 
 def accuracy(cfg: DictConfig, model: nn.Module) -> Accuracy:
-    """Top-1 on the config's validation pictures, as trained and without attention to own positions."""
+    """Compute top-1 on the config's validation pictures, as trained and without attention to own positions."""
     as_trained = evaluate(cfg, model)["accuracy"]["top1"]
     with without_own_position(model):
         return Accuracy(as_trained, evaluate(cfg, model)["accuracy"]["top1"])
 
 
 def evenly(files: list[Path], limit: int | None) -> list[Path]:
-    """At most ``limit`` files, from all of the list."""
+    """Return at most ``limit`` files, evenly chosen from the list."""
     if limit is None or len(files) <= limit:
         return files
     return [files[index * len(files) // limit] for index in range(limit)]
@@ -105,21 +111,25 @@ def evenly(files: list[Path], limit: int | None) -> list[Path]:
 def draw_maps(
     args: argparse.Namespace, backbone: nn.Module, reader: ImageReader, files: list[Path], output: Path
 ) -> None:
-    """The pictures of every file: the maps, and the heads of each position."""
+    """Draw for every file the maps and, if asked for, the heads of each position."""
     labels = choose_layers(backbone, args.layers)
     for index, file in enumerate(files, start=1):
         seen = reader.read(file)
         positions = [*args.position, *([click(file)] if args.click else [])]
         points = [reader.locate(seen, position) for position in positions]
         layers = [maps for maps in layer_maps(backbone, seen.batch, points) if maps.layer.label in labels]
-        name = f"{index}_{file.stem}"  # stems alone may occur in several folders
+        name = f"{index}_{file.stem}"  # the number tells files of the same stem apart
         print(draw_term_maps(seen, layers, points, output / f"maps_{name}.png"))
         for number in range(len(points) if args.heads else 0):
             print(draw_heads(seen, layers, points, number, output / f"heads_{name}_{number + 1}.png"))
 
 
 def check_display() -> None:
-    """LesaError where no window can be opened."""
+    """Check that matplotlib can open a window.
+
+    Raises:
+        LesaError: it cannot.
+    """
     from matplotlib import pyplot
 
     figure = pyplot.figure()
@@ -133,7 +143,11 @@ def check_display() -> None:
 
 
 def click(file: Path) -> Point:
-    """One click on the picture in a window: (x, y) in its pixels."""
+    """Show the picture in a window, and return the position (x, y) of one click in its pixels.
+
+    Raises:
+        LesaError: the window was closed without a click.
+    """
     from detectron2.data.detection_utils import read_image
     from matplotlib import pyplot
 

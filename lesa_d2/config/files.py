@@ -1,4 +1,4 @@
-"""Configs by name: ours, in a checkout of the repository and in an installed wheel, and detectron2's."""
+"""Config files by name: our own, in a checkout of the repository or an installed wheel, and detectron2's."""
 
 import difflib
 from pathlib import Path
@@ -11,24 +11,24 @@ SUFFIXES = (".py", ".yaml")
 
 
 def configs_folder() -> Path:
-    """Return the folder ``configs`` in the package, where a wheel puts it, else the repository's."""
+    """Return the folder of our configs: in the package if a wheel is installed, else in the repository."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
 
 
 def config_files() -> dict[str, Path]:
-    """Return the file of every config of ours by name: the file's stem, behind ``yacs/`` for those of yacs."""
+    """Return the files of our configs by name: the file's stem, with ``yacs/`` before it for yacs configs."""
     folder = configs_folder()
     files = [*sorted(folder.glob("*.py")), *sorted(folder.glob("yacs/*.yaml"))]
     return {_without_suffix(file.relative_to(folder).as_posix()): file for file in files}
 
 
 def find_config(name: str) -> Path:
-    """Return the file of a config of ours or of detectron2's zoo; ``name`` may end in .py or .yaml.
+    """Return the file of one of our configs or of detectron2's model zoo; ``name`` may end in .py or .yaml.
 
     Raises:
-        ConfigError: there is no such config, with the nearest name; or the name is not text.
+        ConfigError: there is no such config, and the message names the nearest one; or the name is not text.
     """
     if not isinstance(name, str):
         raise ConfigError(
@@ -42,7 +42,7 @@ def find_config(name: str) -> Path:
 
 
 def _of_detectron2(name: str) -> Path | None:
-    """Return the file of a LazyConfig of detectron2, such as ``new_baselines/mask_rcnn_R_50_FPN_50ep_LSJ``."""
+    """Return the file of a detectron2 LazyConfig, such as ``new_baselines/mask_rcnn_R_50_FPN_50ep_LSJ``, or None."""
     try:
         return Path(model_zoo.get_config_file(f"{_without_suffix(name)}.py"))
     except RuntimeError:  # there is none

@@ -1,4 +1,4 @@
-"""LazyConfig files: reading them, and ``key=value`` overrides with unknown keys refused."""
+"""Reading of LazyConfig files, and ``key=value`` overrides that refuse unknown keys."""
 
 import ast
 import builtins
@@ -25,13 +25,14 @@ def load_config(file: str, overrides: Sequence[str] = ()) -> DictConfig:
     """Load a LazyConfig, complete it with the defaults of our own keys, and apply overrides.
 
     Args:
-        file: a .py or the .yaml that a run saved; where there is no such file, the name of a config of ours, such
-            as ``mask_rcnn_lesa_r50``, or of detectron2's, such as ``new_baselines/mask_rcnn_R_50_FPN_50ep_LSJ``.
+        file: a .py file or the .yaml file that a run saved; if there is no such file, the name of one of our configs,
+            such as ``mask_rcnn_lesa_r50``, or of detectron2's, such as
+            ``new_baselines/mask_rcnn_R_50_FPN_50ep_LSJ``.
         overrides: ``key=value``.
 
     Raises:
-        ConfigError: no such config, an error inside it, a missing section, or an override that is malformed or
-            names a key that neither the config nor the signature of the thing it configures knows.
+        ConfigError: there is no such config, it has an error, a section is missing, or an override is malformed
+            or has a key that is neither in the config nor an argument of the object that it configures.
     """
     cfg = read_config(config_path(file))
     apply_overrides(cfg, overrides)
@@ -39,10 +40,10 @@ def load_config(file: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def config_path(file: str) -> str:
-    """Return ``file`` itself, or where there is no such file, the path of the config of this name.
+    """Return ``file`` itself; if there is no such file, return the path of the config with this name.
 
     Raises:
-        ConfigError: there is neither.
+        ConfigError: there is no such file and no such config.
     """
     if not file:
         raise ConfigError("no config file: give --config-file, for example configs/mask_rcnn_lesa_r50.py")
@@ -59,7 +60,7 @@ def read_config(file: str) -> DictConfig:
     """Read a config file and fill in the defaults of our own keys.
 
     Raises:
-        ConfigError: an error inside the file, with its file and line, or a missing section.
+        ConfigError: the file has an error, which is reported with file and line, or a section is missing.
     """
     original_import = builtins.__import__
     try:
@@ -70,10 +71,10 @@ def read_config(file: str) -> DictConfig:
             cfg = load_yaml(file)
     except ConfigError:
         raise
-    except Exception as error:  # a config is a program
+    except Exception as error:  # a config is a program and may raise anything
         raise ConfigError(f"config file {file!r} cannot be loaded: {described(error)}") from error
     finally:
-        builtins.__import__ = original_import  # detectron2 leaves its own there after an error
+        builtins.__import__ = original_import  # after an error detectron2 does not restore it
     missing = [name for name in SECTIONS if name not in cfg]
     if missing:
         hint = " This is a yacs file: see 'yacs' in the README." if "MODEL" in cfg else ""
@@ -88,21 +89,21 @@ def config_sources(file: str) -> dict[str, str]:
     """Return the text of a config file and of all that it imports relatively, by path.
 
     Raises:
-        SyntaxError: one of them is not Python; names file and line.
+        SyntaxError: one of them is not valid Python; the message names file and line.
     """
-    found: dict[str, str] = {}
+    sources: dict[str, str] = {}
     waiting = [file]
     while waiting:
         path = waiting.pop()
-        if path in found or not PathManager.isfile(path):  # detectron2 reports what is missing
+        if path in sources or not PathManager.isfile(path):  # detectron2 reports what is missing
             continue
         with PathManager.open(path) as content:
-            found[path] = content.read()
-        for node in ast.walk(ast.parse(found[path], path)):
+            sources[path] = content.read()
+        for node in ast.walk(ast.parse(sources[path], path)):
             if isinstance(node, ast.ImportFrom) and node.level and node.module:
                 folder = Path(path).parents[node.level - 1]
                 waiting.append(str(folder.joinpath(*node.module.split(".")).with_suffix(".py")))
-    return found
+    return sources
 
 
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
@@ -120,7 +121,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
         check_key(cfg, key.lstrip("+"))
         try:
             LazyConfig.apply_overrides(cfg, [override])
-        except Exception as error:  # the override grammar's own errors span many types
+        except Exception as error:  # the parser of overrides raises errors of many types
             raise ConfigError(f"cannot apply the override {override!r}: {error}") from error
 
 
@@ -130,10 +131,10 @@ def override_keys(overrides: Sequence[str]) -> set[str]:
 
 
 def check_key(cfg: DictConfig, key: str) -> None:
-    """Check that ``key`` exists or that its object's signature takes it.
+    """Check that ``key`` exists, or that it is an argument of the object that the config describes there.
 
     Raises:
-        ConfigError: neither; names the nearest key.
+        ConfigError: it is neither; the message names the nearest key.
     """
     node: Any = cfg
     parts = key.split(".")
@@ -145,12 +146,12 @@ def check_key(cfg: DictConfig, key: str) -> None:
 
 
 def _child(node: Any, name: str) -> Any:
-    """Return what ``name`` leads to below ``node``; None where there is nothing yet."""
+    """Return the value of ``name`` below ``node``; None if there is none yet."""
     try:
         if isinstance(node, ListConfig):
             return node[int(name)]
         return OmegaConf.select(node, name) if isinstance(node, DictConfig) else None
-    except Exception:  # an interpolation that leads nowhere
+    except Exception:  # an interpolation of a missing key
         return None
 
 
@@ -164,7 +165,7 @@ def _known_names(node: Any) -> set[str]:
 
 
 def parameters(node: DictConfig) -> set[str]:
-    """Return the arguments of the callable that ``node`` describes; none when it describes none."""
+    """Return the names of the arguments of the callable that ``node`` describes; an empty set if it describes none."""
     function = target(node)
     if function is None:
         return set()
@@ -172,13 +173,13 @@ def parameters(node: DictConfig) -> set[str]:
 
 
 def target(node: Any) -> Any:
-    """Return the callable that a node of a config describes; None when it describes none."""
-    found = node.get("_target_") if isinstance(node, DictConfig) else None
-    return locate(found) if isinstance(found, str) else found  # text in a saved config
+    """Return the callable that a node of a config describes; None if it describes none."""
+    value = node.get("_target_") if isinstance(node, DictConfig) else None
+    return locate(value) if isinstance(value, str) else value  # a saved config has the path as text
 
 
 def nodes(node: Any, prefix: str = "") -> Iterator[tuple[str, DictConfig]]:
-    """Yield every section of a config with its key, the config itself under the empty key."""
+    """Yield every section of a config with its key; the key of the config itself is empty."""
     if isinstance(node, DictConfig):
         yield prefix, node
     if isinstance(node, DictConfig | ListConfig):
@@ -189,7 +190,7 @@ def nodes(node: Any, prefix: str = "") -> Iterator[tuple[str, DictConfig]]:
 
 def _suggest(cfg: DictConfig, key: str, parent: str, node: Any) -> str:
     siblings = [f"{parent}.{name}" if parent else name for name in _known_names(node)]
-    keys = {f"{prefix}.{name}" for prefix, found in nodes(cfg) if prefix for name in _known_names(found)}
+    keys = {f"{prefix}.{name}" for prefix, section in nodes(cfg) if prefix for name in _known_names(section)}
     near = difflib.get_close_matches(key, [*siblings, *sorted(keys | set(SETTINGS))], n=1, cutoff=0.6)
     if near:
         return f"; did you mean {near[0]!r}?"

@@ -1,6 +1,6 @@
-"""The config of a run, saved so that the run can be resumed, evaluated and used for prediction.
+"""The saved config of a run, with which the run can be resumed, evaluated and used for prediction.
 
-A config that has a form without Python objects becomes ``config.yaml``.  Of any other the source is kept:
+A config that has a form without Python objects becomes ``config.yaml``.  For all others the source is kept:
 ``config.py`` reads the copies of its files in ``config_source/`` and applies what the data and the command line
 changed.  Nothing is pickled.
 """
@@ -30,7 +30,7 @@ globals().update(restored(__file__))
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a config comes from: its file, and its content before anything changed it."""
+    """Hold where a config comes from: its file, and its content before any change."""
 
     file: str
     written: DictConfig
@@ -77,7 +77,7 @@ def _save_source(cfg: DictConfig, folder: Path, origin: Origin) -> Path:
         shutil.copytree(earlier, target, dirs_exist_ok=True)
     elif not is_record:
         _copy_sources(origin.file, target)
-    if is_record:  # what changed since the original files
+    if is_record:  # the changes are those since the original files
         changes = yaml.safe_dump(changed(read_config(_main(target)), cfg))
     (target / CHANGES).write_text(changes, encoding="utf-8")
     (folder / PYTHON_FILE).write_text(TEXT, encoding="utf-8")
@@ -85,7 +85,7 @@ def _save_source(cfg: DictConfig, folder: Path, origin: Origin) -> Path:
 
 
 def _copy_sources(file: str, target: Path) -> None:
-    """Copy a config file and those that it imports relatively, laid out to each other as they were."""
+    """Copy a config file and the files that it imports relatively, and keep their paths relative to each other."""
     sources = {Path(path).resolve(): text for path, text in config_sources(file).items()}
     parents = [set(path.parents) for path in sources]
     root = max(set.intersection(*parents), key=lambda path: len(path.parts))
@@ -110,18 +110,18 @@ def restored(file: str) -> dict[str, Any]:
 
 
 def changed(before: DictConfig, after: DictConfig) -> dict[str, Any]:
-    """Return what differs between two configs, by key; values without a YAML form are the same in both."""
+    """Return the values of ``after`` that differ from ``before``, by key; values without a YAML form are left out."""
     first, second = (OmegaConf.to_container(cfg, resolve=False) for cfg in (before, after))
     return _changed(first, second, "")
 
 
 def _changed(before: Any, after: Any, key: str) -> dict[str, Any]:
     if isinstance(before, dict) and isinstance(after, dict):
-        found: dict[str, Any] = {}
+        differences: dict[str, Any] = {}
         for name, value in after.items():
             inner = f"{key}.{name}" if key else str(name)
-            found |= _changed(before[name], value, inner) if name in before else {inner: plain(value)}
-        return found
+            differences |= _changed(before[name], value, inner) if name in before else {inner: plain(value)}
+        return differences
     if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         pairs = enumerate(zip(before, after, strict=True))
         return {k: v for i, (b, a) in pairs for k, v in _changed(b, a, f"{key}.{i}").items()}
@@ -129,5 +129,7 @@ def _changed(before: Any, after: Any, key: str) -> dict[str, Any]:
         return {}
     try:
         return {key: plain(after)}
-    except NoYamlFormError:  # of the file itself: the command line and the data bring plain values
+    except (
+        NoYamlFormError
+    ):  # such a value is from the file: the command line and the data set plain values only
         return {}

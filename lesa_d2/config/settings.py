@@ -1,7 +1,7 @@
-"""Every key of a config that is ours to read: its default, allowed values and meaning, in one table.
+"""The table of all config keys that this package reads, with defaults, allowed values and meanings.
 
-The check at the start of a command, the defaults of ``configs/common/train.py`` and of plain detectron2 files,
-the start report and the table in ``docs/settings.md`` all come from :data:`SETTINGS`.
+:data:`SETTINGS` is used for the check at the start of a command, the defaults of ``configs/common/train.py`` and of
+plain detectron2 files, the start report and the table in ``docs/settings.md``.
 """
 
 import difflib
@@ -18,7 +18,7 @@ from ..errors import ConfigError
 
 @dataclass(frozen=True)
 class Rule:
-    """Say which values are allowed: ``test`` decides, ``expected`` describes them in messages and documents."""
+    """Define the allowed values of a key: ``test`` checks a value, ``expected`` describes them in messages."""
 
     test: Callable[[Any], bool]
     expected: str
@@ -29,7 +29,7 @@ class Rule:
 
 
 def whole(least: int) -> Rule:
-    """Allow whole numbers from ``least`` on."""
+    """Allow whole numbers of at least ``least``."""
     return Rule(lambda value: type(value) is int and value >= least, f"a whole number of at least {least}")
 
 
@@ -39,12 +39,12 @@ def number(test: Callable[[float], bool], expected: str) -> Rule:
 
 
 def one_of(*allowed: Any) -> Rule:
-    """Allow some values, and no other of an equal value but another type."""
+    """Allow the given values; an equal value of another type is not allowed."""
     return Rule(lambda v: any(v == a and type(v) is type(a) for a in allowed), f"one of {list(allowed)}")
 
 
 def text(pattern: str, expected: str) -> Rule:
-    """Allow text that matches a regular expression as a whole."""
+    """Allow text that matches a regular expression completely."""
     return Rule(lambda value: isinstance(value, str) and bool(re.fullmatch(pattern, value)), expected)
 
 
@@ -57,19 +57,19 @@ SCALES = Rule(
 )
 AP = r"(bbox|segm|keypoints)/AP(50|75|s|m|l|-.+)?"
 SEMANTIC = r"sem_seg/(mIoU|fwIoU|mACC|pACC|IoU-.+|ACC-.+)|panoptic_seg/(PQ|SQ|RQ)(_th|_st)?"
-OTHER = r"(?!(bbox|segm|keypoints|sem_seg|panoptic_seg|accuracy)/).+/.+"  # of a user's own evaluator
+OTHER = r"(?!(bbox|segm|keypoints|sem_seg|panoptic_seg|accuracy)/).+/.+"  # metrics of a user's own evaluator
 METRIC = text(
     rf"{AP}|{SEMANTIC}|accuracy/top[15]|{OTHER}", "a metric such as 'segm/AP', 'bbox/AP50' or 'accuracy/top1'"
 )
 REQUIRED = object()
-"""Stands for the default of a key that every config sets."""
+"""Marks a key without a default, which every config has to set."""
 FOREIGN = object()
-"""Stands for the default of a key that is detectron2's: it is checked where a config has it."""
+"""Marks a key of detectron2, which is checked in configs that have it."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One key: its default (or ``REQUIRED``, ``FOREIGN``), the rule for its values, and what it means.
+    """Describe one key: its default (or ``REQUIRED``, ``FOREIGN``), the rule for its values, and its meaning.
 
     ``task`` names the only task that has this key; empty where every task has it.
     """
@@ -193,16 +193,16 @@ def settings_of(task: str) -> dict[str, Setting]:
 
 
 def default_train(task: str = "detection") -> DictConfig:
-    """Return a ``train`` section with every key of a task at its default, but those that a config has to set."""
+    """Return a ``train`` section with the defaults of a task; keys that a config has to set are left out."""
     cfg = OmegaConf.create({"train": {"task": task}})
     fill_defaults(cfg)
     return cfg.train
 
 
 def fill_defaults(cfg: DictConfig) -> None:
-    """Add, in place, every key of the ``train`` section that a config leaves out.
+    """Add, in place, the default of every key that a config leaves out.
 
-    A config without ``train.task`` trains detection, as plain detectron2 files do.
+    A config without ``train.task``, such as a plain detectron2 file, is one for detection.
     """
     task = OmegaConf.select(cfg, "train.task") or "detection"
     for key, setting in settings_of(task).items():
@@ -215,18 +215,18 @@ def fill_defaults(cfg: DictConfig) -> None:
 
 
 def _has_section(cfg: DictConfig, key: str) -> bool:
-    """Tell whether the sections above ``key`` are sections or missing, rather than values in their place."""
+    """Tell whether ``key`` can be added: every part of it before the last is a section, or missing."""
     parts = key.split(".")[:-1]
     above = [".".join(parts[: depth + 1]) for depth in range(len(parts))]
     return all(not has_key(cfg, name) or OmegaConf.is_dict(OmegaConf.select(cfg, name)) for name in above)
 
 
 def has_key(cfg: DictConfig, key: str) -> bool:
-    """Tell whether a config has a key, be its value null or not."""
+    """Tell whether a config has a key, also if its value is null."""
     parent, _, name = key.rpartition(".")
     try:
         node = OmegaConf.select(cfg, parent) if parent else cfg
-    except Exception:  # a value stands where a section belongs
+    except Exception:  # there is a value instead of a section
         return False
     return isinstance(node, DictConfig) and name in node
 
@@ -234,11 +234,11 @@ def has_key(cfg: DictConfig, key: str) -> bool:
 def check_settings(
     cfg: DictConfig, *, sections: tuple[str, ...] = ("train", "dataloader", "optimizer", "model")
 ) -> None:
-    """Check every value of ``sections`` that is ours to read.
+    """Check every value of ``sections`` that :data:`SETTINGS` describes.
 
     Raises:
-        ConfigError: lists every value that is missing, of another type or out of range, and every key of the
-            ``train`` section that is spelled almost like one of ours.
+        ConfigError: a value is missing, of another type or out of range, or a key of the ``train`` section looks
+            like a misspelled one of ours; the message lists all of them.
     """
     task = OmegaConf.select(cfg, "train.task") if has_key(cfg, "train.task") else "detection"
     faults: list[str] = []
@@ -258,7 +258,7 @@ def _faults(cfg: DictConfig, key: str, setting: Setting) -> Iterator[str]:
         return
     try:
         value = OmegaConf.select(cfg, key, throw_on_missing=True)
-    except Exception as error:  # an interpolation that leads nowhere, or "???"
+    except Exception as error:  # an interpolation of a missing key, or "???"
         yield f"{key} must be {setting.rule.expected}, got nothing ({type(error).__name__})"
         return
     if not setting.rule.test(value):
@@ -266,7 +266,7 @@ def _faults(cfg: DictConfig, key: str, setting: Setting) -> Iterator[str]:
 
 
 def _misspelled(cfg: DictConfig) -> Iterator[str]:
-    """Name keys of ``train`` that nobody reads and that resemble one of ours; others are a user's own."""
+    """Yield a message for each unknown key of ``train`` that resembles one of ours; other keys are a user's own."""
     known = {key.split(".")[1] for key in SETTINGS if key.startswith("train.")}
     for name in cfg.train:
         near = [] if name in known else difflib.get_close_matches(str(name), known, n=1, cutoff=0.8)
@@ -275,7 +275,7 @@ def _misspelled(cfg: DictConfig) -> Iterator[str]:
 
 
 def changed_settings(cfg: DictConfig) -> list[str]:
-    """Return ``key=value`` of the switches and numbers of a run that differ from their defaults."""
+    """Return ``key=value`` for the switches and numbers of a run that differ from their defaults."""
     settings = settings_of(cfg.train.task)
     return [
         f"{key}={value}"

@@ -1,4 +1,4 @@
-"""yacs configs, and configs of whichever kind a file is."""
+"""yacs configs, and loading of a config of either kind."""
 
 import re
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from .lazy import config_path, load_config
 def add_lesa_config(cfg: CfgNode) -> None:
     """Add ``MODEL.LESA`` to a detectron2 config, in place, and register the backbones.
 
-    Use it with ``MODEL.BACKBONE.NAME: build_lesa_resnet_fpn_backbone`` (or ``build_lesa_resnet_backbone``);
-    the keys are the arguments of :func:`lesa_d2.modeling.build_lesa_resnet`.  Channels, norm, freezing and
+    Use it with ``MODEL.BACKBONE.NAME: build_lesa_resnet_fpn_backbone`` (or ``build_lesa_resnet_backbone``).
+    The keys are the arguments of :func:`lesa_d2.modeling.build_lesa_resnet`.  Channels, norm, freezing and
     outputs come from detectron2's own keys ``MODEL.RESNETS`` and ``MODEL.BACKBONE``.
     """
     from .. import checkpoint, modeling  # noqa: F401  (register lesa:// and the builders)
@@ -35,20 +35,21 @@ def add_lesa_config(cfg: CfgNode) -> None:
 
 
 def load_any_config(file: str, overrides: Sequence[str] = ()) -> DictConfig | CfgNode:
-    """Load a LazyConfig or, where ``file`` is one of yacs, a CfgNode, and apply overrides.
+    """Load a LazyConfig or, if ``file`` is a yacs config, a CfgNode, and apply overrides.
 
     Args:
-        file, overrides: as for :func:`load_config`; keys of yacs are ``MODEL.LESA.OPERATOR`` and so on.
+        file: as for :func:`load_config`.
+        overrides: as for :func:`load_config`; keys of yacs are ``MODEL.LESA.OPERATOR`` and so on.
 
     Raises:
-        ConfigError: no such config, or an override that does not fit it.
+        ConfigError: there is no such config, or an override does not fit it.
     """
     path = config_path(file)
     return load_yacs_config(path, overrides) if _is_yacs(path) else load_config(path, overrides)
 
 
 def load_yacs_config(file: str, overrides: Sequence[str] = ()) -> CfgNode:
-    """Load detectron2's defaults and ours, then the file, then ``KEY=VALUE``.
+    """Load the defaults of detectron2 and of this package, then the file, then apply ``KEY=VALUE`` overrides.
 
     Raises:
         ConfigError: the file or an override does not fit the known keys and their types.
@@ -57,7 +58,7 @@ def load_yacs_config(file: str, overrides: Sequence[str] = ()) -> CfgNode:
     add_lesa_config(cfg)
     try:
         cfg.merge_from_file(file)
-    except Exception as error:  # yacs asserts, and YAML has errors of its own
+    except Exception as error:  # yacs raises AssertionError, and YAML its own errors
         raise ConfigError(
             f"config file {file!r} cannot be loaded: {type(error).__name__}: {error}"
         ) from error
@@ -73,7 +74,7 @@ def load_yacs_config(file: str, overrides: Sequence[str] = ()) -> CfgNode:
 
 
 def _is_yacs(file: str) -> bool:
-    """A saved LazyConfig is YAML too, and has a section ``model``."""
+    """Tell whether a file is a yacs config; a saved LazyConfig is YAML too, but has a section ``model``."""
     if not file.endswith((".yaml", ".yml")):
         return False
     with PathManager.open(file) as content:

@@ -1,7 +1,7 @@
-"""LazyConfigs as YAML that holds no Python objects: what a run saves, and what is read back.
+"""LazyConfigs as YAML without Python objects, which a run saves and later reads again.
 
-Classes and functions are written by their import path.  A config with anything else in it, such as a lambda or
-a class of the config file itself, has no such form; :mod:`.record` keeps its source instead.
+Classes and functions are written as their import paths.  A config with other objects, such as a lambda or a class of
+the config file itself, has no such form; :mod:`.record` keeps its source instead.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf, SCMode
 
 ALLOWED = ("torch", "torchvision", "detectron2", "fvcore", "lesa_d2", "functools", "builtins.tuple")
-"""Packages whose classes and functions a YAML file may name by a tag, as detectron2 writes them."""
+"""Packages whose classes and functions may be in the tags of a YAML file, which detectron2 writes."""
 
 
 class NoYamlFormError(TypeError):
@@ -23,7 +23,7 @@ class NoYamlFormError(TypeError):
 
 
 def partial_of(function: Callable, **arguments: Any) -> functools.partial:
-    """Return ``functools.partial(function, **arguments)``: the form of a partial that a config can describe."""
+    """Return ``functools.partial(function, **arguments)``; a config describes a partial as a call of this function."""
     return functools.partial(function, **arguments)
 
 
@@ -31,13 +31,13 @@ def to_yaml(cfg: Any) -> str:
     """Return a config as YAML.
 
     Raises:
-        NoYamlFormError: it holds a value that has no such form.
+        NoYamlFormError: a value in it has no form without Python objects.
     """
     return yaml.safe_dump(plain(cfg), default_flow_style=None, allow_unicode=True, width=9999, sort_keys=True)
 
 
 def plain(value: Any) -> Any:
-    """Return a config, or a value in it, as dicts, lists, text and numbers from which it can be built again.
+    """Return a config, or a value in it, as dicts, lists, text and numbers, from which it can be built again.
 
     Raises:
         NoYamlFormError: there is no such form.
@@ -75,29 +75,29 @@ def _path(value: Any) -> str:
     try:
         if module and name and locate(path) is value:
             return path
-    except Exception:  # what importing a module raises
+    except Exception:  # importing a module may raise anything
         pass
     raise NoYamlFormError(f"{value!r}, which cannot be imported as {path}" if name else f"{value!r}")
 
 
 def load_yaml(file: str) -> DictConfig:
-    """Read a config from YAML; Python tags are accepted for what :data:`ALLOWED` names alone.
+    """Read a config from YAML; Python tags are accepted only for the packages in :data:`ALLOWED`.
 
     Raises:
-        yaml.YAMLError: it is not YAML, or holds another Python object.
+        yaml.YAMLError: the file is not YAML, or holds another Python object.
     """
     with PathManager.open(file) as content:
         return OmegaConf.create(yaml.load(content, _Loader), flags={"allow_objects": True})
 
 
 class _Loader(yaml.SafeLoader):
-    """Read YAML with the few Python objects that detectron2's own LazyConfig.save leaves in configs."""
+    """Read YAML with the few Python objects that detectron2's LazyConfig.save writes."""
 
-    def sequence(self, node: yaml.SequenceNode) -> tuple:
+    def read_tuple(self, node: yaml.SequenceNode) -> tuple:
         """Read ``!!python/tuple``."""
         return tuple(self.construct_sequence(node, deep=True))
 
-    def name(self, path: str, node: yaml.Node) -> Any:
+    def read_name(self, path: str, node: yaml.Node) -> Any:
         """Read a class or function, ``!!python/name:path``."""
         if not any(path == name or path.startswith(f"{name}.") for name in ALLOWED):
             raise yaml.constructor.ConstructorError(
@@ -105,18 +105,18 @@ class _Loader(yaml.SafeLoader):
             )
         return locate(path)
 
-    def instance(self, path: str, node: yaml.Node) -> Any:
+    def read_instance(self, path: str, node: yaml.Node) -> Any:
         """Read a dataclass such as ShapeSpec, ``!!python/object:path``."""
-        found = self.name(path, node)
-        if not dataclasses.is_dataclass(found) or not isinstance(node, yaml.MappingNode):
+        kind = self.read_name(path, node)
+        if not dataclasses.is_dataclass(kind) or not isinstance(node, yaml.MappingNode):
             raise yaml.constructor.ConstructorError(
                 None, None, f"a {path} is not allowed in a config", node.start_mark
             )
         fields = {str(name): value for name, value in self.construct_mapping(node, deep=True).items()}
-        return found(**fields)  # type: ignore[operator]
+        return kind(**fields)  # type: ignore[operator]
 
 
 _PYTHON = "tag:yaml.org,2002:python/"
-_Loader.add_constructor(f"{_PYTHON}tuple", _Loader.sequence)
-_Loader.add_multi_constructor(f"{_PYTHON}name:", _Loader.name)
-_Loader.add_multi_constructor(f"{_PYTHON}object:", _Loader.instance)
+_Loader.add_constructor(f"{_PYTHON}tuple", _Loader.read_tuple)
+_Loader.add_multi_constructor(f"{_PYTHON}name:", _Loader.read_name)
+_Loader.add_multi_constructor(f"{_PYTHON}object:", _Loader.read_instance)

@@ -1,4 +1,4 @@
-"""Training and evaluation of any LazyConfig: tasks, launching, the run, its models."""
+"""Training and evaluation of any LazyConfig: tasks, processes, runs and models."""
 
 from ..config import load_any_config, load_config
 from .classification import Classification

@@ -1,4 +1,4 @@
-"""Numbers of classes: those of a config against those of its data."""
+"""Comparison of the number of classes of a config with that of its data."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ from ..errors import ConfigError, listed
 
 
 def class_count(cfg: DictConfig, key: str, classes: Sequence[str], data: str) -> None:
-    """Check that ``key`` of a config is the number of ``classes`` of ``data``, which messages name.
+    """Check that ``key`` of a config is the number of ``classes``; ``data`` is the name of the data in messages.
 
     Raises:
-        ConfigError: it is another number; shows both.
+        ConfigError: the number is another; the message shows both.
     """
     expected = OmegaConf.select(cfg, key)
     if expected != len(classes):
@@ -26,11 +26,12 @@ def set_class_count(
 ) -> None:
     """Set ``key``, in place, to the number of ``classes`` of the ``data`` that replace the config's own.
 
-    The config's number belongs to its own data, where it is the number ``own`` of their classes, and is replaced
-    with them.  Any other number was chosen by somebody and is not replaced.
+    If the config's number is ``own``, the number of classes of its own data, it is replaced together with these data.
+    Any other number is a choice of the user and is not replaced.
 
     Raises:
-        ConfigError: the config's number is neither that of its own data nor that of the new ones; shows both.
+        ConfigError: the config's number is neither that of its own data nor that of the new data; the message
+            shows both.
     """
     value = OmegaConf.select(cfg, key)
     if value != own:

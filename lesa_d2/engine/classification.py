@@ -1,4 +1,4 @@
-"""Training classifiers: the data of a config, and the schedule that follows from its size."""
+"""Training of classifiers: the data of a config, and the schedule for their size."""
 
 import argparse
 import os
@@ -33,13 +33,13 @@ examples:
 """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add ``--data``."""
+        """Add the option ``--data``."""
         parser.add_argument(
             "--data", metavar="DIR", help="pictures as DIR/train/CLASS/*.jpg and DIR/val/CLASS/*.jpg"
         )
 
     def derivations(self, written: DictConfig, args: argparse.Namespace) -> Sequence[Derivation]:
-        """Return what follows from the pictures: their folder, the classes, iterations from epochs."""
+        """Return the steps that derive from the pictures their folder, the classes, and iterations from epochs."""
 
         def use_data(cfg: DictConfig) -> None:
             own = own_class_count(cfg.dataloader.test)
@@ -57,7 +57,12 @@ examples:
         return [use_data] if args.eval_only else [use_data, iterations]
 
     def check_data(self, cfg: DictConfig, eval_only: bool) -> None:
-        """Check that the pictures are there, in as many classes as the model has."""
+        """Check that the pictures exist, and have as many classes as the model.
+
+        Raises:
+            ConfigError: the numbers of classes differ, or ``train.best_metric`` is not one of classifiers.
+            DatasetError: there are no pictures.
+        """
         if cfg.train.best_metric and not cfg.train.best_metric.startswith("accuracy/"):
             raise ConfigError(
                 "train.best_metric of a classifier must be 'accuracy/top1' or 'accuracy/top5', got "
@@ -70,12 +75,12 @@ examples:
         cfg.train.class_names = classes
 
     def describe(self, cfg: DictConfig) -> Iterator[tuple[str, str]]:
-        """Yield the names of the classes."""
+        """Yield a line with the names of the classes."""
         yield "classes", described_names(cfg.train.class_names)
 
 
 def own_class_count(loader: DictConfig) -> int:
-    """Return how many classes the pictures have that a config itself describes; 0 where they are not here."""
+    """Return the number of classes of the pictures that a config itself describes; 0 if they do not exist here."""
     dataset = loader.dataset
     if target(dataset) is shape_images:
         return len(IMAGE_CLASSES)
@@ -95,8 +100,7 @@ def use_image_folder(cfg: DictConfig, directory: str) -> None:
 def set_schedule(cfg: DictConfig, num_images: int) -> str:
     """Turn ``train.epochs`` into iterations, in place, with an evaluation and a checkpoint each epoch.
 
-    The epochs are null afterwards, so that a saved config keeps the iterations that it has.  Return a line that
-    says what was done.
+    The epochs become null, so that a saved config keeps its iterations.  Return a line that describes the schedule.
     """
     epochs = cfg.train.epochs
     per_epoch = num_images / cfg.dataloader.train.total_batch_size
@@ -110,7 +114,7 @@ def image_records(loader: DictConfig) -> ImageRecords:
     """Return the pictures of a loader's config.
 
     Raises:
-        DatasetError: they are not there.
+        DatasetError: there are no pictures.
         ConfigError: the config describes another kind of data set.
     """
     records = instantiate(loader.dataset)

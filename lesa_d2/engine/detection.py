@@ -1,4 +1,4 @@
-"""Training on detectron2's records: boxes, masks, keypoints, semantic and panoptic segmentation."""
+"""Training on the records of detectron2: boxes, masks, keypoints, semantic and panoptic segmentation."""
 
 import argparse
 import os
@@ -33,7 +33,7 @@ CLASS_COUNTS = {
     "model.num_classes": "thing_classes",  # of one-stage detectors
     "model.sem_seg_head.num_classes": "stuff_classes",
 }
-"""Keys of a model's numbers of classes, and which names of a data set they count."""
+"""Keys of a model's numbers of classes, and the names in the metadata of a data set that they count."""
 
 SEMANTIC_HEADS = ("model.roi_heads.semantic_head", "model.sem_seg_head")
 MASK_PARTS = ("mask_in_features", "mask_pooler", "mask_head", "mask_heads")
@@ -41,7 +41,7 @@ MASK_PARTS = ("mask_in_features", "mask_pooler", "mask_head", "mask_heads")
 
 @register_task
 class Detection(Task):
-    """Train on records of detectron2's catalog, or on a folder of the user's in a known format."""
+    """Train on records of detectron2's catalog, or on a folder of the user in a known format."""
 
     name = "detection"
     command = "train_net.py (lesa train)"
@@ -55,7 +55,7 @@ examples:
 """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add ``--dataset`` and ``--drop-invalid``."""
+        """Add the options ``--dataset`` and ``--drop-invalid``."""
         parser.add_argument(
             "--dataset", metavar="DIR", help="train and evaluate on this folder instead, in COCO format"
         )
@@ -64,10 +64,10 @@ examples:
         )
 
     def derivations(self, written: DictConfig, args: argparse.Namespace) -> Sequence[Derivation]:
-        """Return what follows from ``--dataset``: data, classes, schedule.
+        """Return the steps that derive from ``--dataset`` the data, classes and schedule.
 
         Raises:
-            ConfigError: ``--drop-invalid`` without a folder.
+            ConfigError: ``--drop-invalid`` is given without a folder.
         """
         if args.dataset is None:
             if args.drop_invalid:
@@ -94,9 +94,7 @@ examples:
     def check_data(self, cfg: DictConfig, eval_only: bool) -> None:
         """Check the data sets, the evaluator and test-time augmentation, and note the names of the classes."""
         if cfg.train.tta.enabled:
-            make_tta_mapper(
-                cfg
-            )  # a test loader that it cannot serve is reported now, not at the first evaluation
+            make_tta_mapper(cfg)  # so that an unsuitable test loader is reported before training
         if cfg.train.report.enabled:
             _check_reportable(cfg)
         check_datasets(cfg, eval_only)
@@ -108,14 +106,14 @@ examples:
         cfg.train.stuff_names = _names(metadata, "stuff_classes") if "stuff_classes" in kinds else None
 
     def describe(self, cfg: DictConfig) -> Iterator[tuple[str, str]]:
-        """Yield the names of the classes."""
+        """Yield a line with the names of the classes, and one with those of stuff classes."""
         for title, names in (("classes", cfg.train.class_names), ("stuff classes", cfg.train.stuff_names)):
             if names:
                 yield title, described_names(names)
 
 
 def described_names(names: Sequence[str], shown: int = 10) -> str:
-    """Return the number of classes and the first names."""
+    """Return a text with the number of classes and the first names."""
     more = f", … ({len(names)})" if len(names) > shown else ""
     return f"{len(names)}: " + ", ".join(names[:shown]) + more
 
@@ -131,7 +129,7 @@ def class_count_keys(cfg: DictConfig) -> dict[str, str]:
 
 
 def dataset_names(loader: DictConfig) -> list[str]:
-    """Return the registered names of the data sets of a loader's config, after registering them if need be."""
+    """Return the registered names of the data sets of a loader's config, and register them if needed."""
     names = instantiate(loader.dataset.names)
     return [names] if isinstance(names, str) else list(names)
 
@@ -139,24 +137,24 @@ def dataset_names(loader: DictConfig) -> list[str]:
 def own_classes(loader: DictConfig, kind: str = "thing_classes") -> list[str] | None:
     """Return the names of the classes of the data that a config itself describes, without generating pictures.
 
-    None where they are not known, because the data are not here or have none.
+    Return None if they are not known, because the data do not exist here or have no names.
     """
     if target(OmegaConf.select(loader, "dataset.names")) is shapes_split:
         return list(SHAPE_CLASSES if kind == "thing_classes" else SEM_SEG_CLASSES)
     try:
         name = dataset_names(loader)[0]
-    except Exception:  # a data set of any maker, which need not be here
+    except Exception:  # the data set may be of any kind, and may not exist here
         return None
     return _names(MetadataCatalog.get(name), kind) if name in DatasetCatalog else None
 
 
 def count_images(cfg: DictConfig) -> int:
-    """Return how many training images have an object that is not a crowd."""
+    """Return the number of training images with at least one object that is not a crowd."""
     records = [r for name in dataset_names(cfg.dataloader.train) for r in DatasetCatalog.get(name)]
     return sum(any(not a.get("iscrowd") for a in r["annotations"]) for r in records)
 
 
-# ------------------------------------------------------------------------------------ a folder of the user's
+# -------------------------------------------------------------------------------------- a folder of the user
 
 
 def use_dataset_folder(
@@ -167,11 +165,11 @@ def use_dataset_folder(
     Args:
         cfg: a training config of a detector of boxes, with or without masks.
         directory: in a format that :func:`lesa_d2.data.open_folder` knows.
-        drop_invalid: leave out what the check finds wrong, instead of refusing the folder.
-        notes: receives lines that say what was changed.
+        drop_invalid: leave out invalid images and annotations instead of refusing the folder.
+        notes: lines about the changes are appended to it.
 
     Raises:
-        DatasetError: lists everything that is wrong with the folder.
+        DatasetError: something is wrong with the folder; the message lists everything.
         ConfigError: the model learns from more than boxes and masks, or the config's own number of classes is
             neither that of its data nor that of the folder.
     """
@@ -209,7 +207,11 @@ def use_dataset_folder(
 
 
 def _check_takes_folder(cfg: DictConfig) -> None:
-    """Refuse what a folder of boxes and masks cannot train."""
+    """Check that a folder of boxes and masks has everything that the model learns from.
+
+    Raises:
+        ConfigError: the model learns from keypoints or from labels of pixels.
+    """
     needs = []
     if OmegaConf.select(cfg, "model.sem_seg_head") is not None:
         needs.append("a label for every pixel (model.sem_seg_head)")
@@ -223,10 +225,10 @@ def _check_takes_folder(cfg: DictConfig) -> None:
 
 
 def switch_masks_off(cfg: DictConfig) -> None:
-    """Take the mask heads out of a config, in place: for data that has boxes only.
+    """Remove the mask heads from a config, in place, for data with boxes only.
 
     Raises:
-        ConfigError: the model has its masks elsewhere than in RoI heads.
+        ConfigError: the model has its mask heads elsewhere than in its RoI heads.
     """
     heads = OmegaConf.select(cfg, "model.roi_heads")
     parts = [name for name in MASK_PARTS if heads is not None and name in heads]
@@ -245,7 +247,11 @@ def switch_masks_off(cfg: DictConfig) -> None:
 
 
 def _check_once(folder: DatasetFolder) -> None:
-    """Check a folder on the main process for all; every process learns the outcome."""
+    """Check a folder on the main process, and raise its error on every process.
+
+    Raises:
+        DatasetError: something is wrong with the folder.
+    """
     message = None
     if comm.is_main_process():
         try:
@@ -261,7 +267,11 @@ def _check_once(folder: DatasetFolder) -> None:
 
 
 def _check_reportable(cfg: DictConfig) -> None:
-    """Refuse a report where the evaluator keeps nothing to report from."""
+    """Check that the evaluator keeps what a report needs.
+
+    Raises:
+        ConfigError: it does not.
+    """
     evaluator = cfg.dataloader.get("evaluator")
     kind = target(evaluator)
     if not (isinstance(kind, type) and issubclass(kind, CocoEvaluator)):
@@ -275,7 +285,7 @@ def _check_reportable(cfg: DictConfig) -> None:
 def check_datasets(cfg: DictConfig, eval_only: bool = False) -> None:
     """Check that the config's data sets exist and agree with the model.
 
-    With ``eval_only`` the data for training need not be there.
+    With ``eval_only`` the data for training need not exist.
 
     Raises:
         DatasetError: a data set is not registered, its files are missing, or it has no stuff maps although

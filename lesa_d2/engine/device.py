@@ -1,4 +1,4 @@
-"""What a config leaves to the machine: the device, and the precision that it can compute in."""
+"""Settings of a config that depend on the machine: the device, and the dtype that it computes in."""
 
 import re
 
@@ -12,10 +12,10 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 
 def usable_device(device: str) -> str:
-    """Return ``device``, or the CPU, with a message, where there is no GPU.
+    """Return ``device``; if there is no GPU, print a message and return the CPU.
 
     Raises:
-        ConfigError: it is no device, or this machine has not so many.
+        ConfigError: ``device`` is not the name of a device, or this machine has fewer GPUs.
     """
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise ConfigError(f"device must be 'cpu', 'cuda' or 'cuda:N', got {device!r}")
@@ -33,7 +33,7 @@ def usable_device(device: str) -> str:
 
 
 def settle(cfg: DictConfig) -> None:
-    """Settle, in place, what a config leaves to the machine: device, precision, and the scaled learning rate."""
+    """Set, in place, what depends on the machine: device, precision, and the scaled learning rate."""
     cfg.train.device = usable_device(cfg.train.device)
     if cfg.train.amp.enabled and cfg.train.amp.dtype is None:
         on_gpu = cfg.train.device != "cpu"
@@ -49,11 +49,11 @@ def settle(cfg: DictConfig) -> None:
 
 
 def precision_of(cfg: DictConfig) -> str:
-    """Return the type that a settled config trains in."""
+    """Return the name of the dtype that a settled config trains in."""
     return cfg.train.amp.dtype if cfg.train.amp.enabled else "float32"
 
 
 def say(message: str) -> None:
-    """Print a message once, not by every process."""
+    """Print a message on the main process only."""
     if comm.is_main_process():
         print(message)

@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights, on torch's AveragedModel."""
+"""Exponential moving average of the weights, by PyTorch's AveragedModel."""
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
@@ -10,14 +10,18 @@ from ..errors import ConfigError
 
 
 def make_ema(model: nn.Module, decay: float) -> AveragedModel:
-    """The average of ``model``'s parameters and buffers; a·average + (1−a)·model after every step."""
+    """Return the average of parameters and buffers: decay·average + (1 − decay)·model after every step.
+
+    Raises:
+        ConfigError: ``decay`` does not lie between 0 and 1.
+    """
     if not 0 < decay < 1:
         raise ConfigError(f"train.ema.decay must lie between 0 and 1, got {decay}")
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 class EMAHook(HookBase):
-    """Updates the average after every step, and writes it as ``model_ema_final.pth`` at the end."""
+    """Update the average after every step, and write it as ``model_ema_final.pth`` at the end."""
 
     def __init__(self, ema: AveragedModel, model: nn.Module, output_dir: str) -> None:
         self.ema = ema
@@ -25,9 +29,11 @@ class EMAHook(HookBase):
         self.output_dir = output_dir
 
     def after_step(self) -> None:
+        """Update the average."""
         self.ema.update_parameters(self.model)
 
     def after_train(self) -> None:
+        """Write the average if the run is complete."""
         finished = self.trainer.iter + 1 >= self.trainer.max_iter
         if finished and comm.is_main_process():
             WeightsWriter(self.ema.module, self.output_dir).save("model_ema_final")

@@ -1,4 +1,4 @@
-"""Evaluation of a model by its config's evaluator, during training and alone."""
+"""Evaluation of a model by the evaluator of its config, during training and by itself."""
 
 import logging
 from collections import OrderedDict
@@ -20,12 +20,12 @@ logger = logging.getLogger("lesa_d2")
 
 
 def evaluate(cfg: DictConfig, model: nn.Module, reporter: Reporter | None = None) -> OrderedDict:
-    """Run the config's evaluator over its test loader; return results on the main process, else nothing.
+    """Run the config's evaluator over its test loader; return results on the main process, an empty dict on others.
 
     Args:
-        cfg: of the run, settled.
-        model: in any mode, which it keeps.
-        reporter: writes the report of the evaluation, where the config asks for one.
+        cfg: the settled config of the run.
+        model: a model in any mode, which it keeps.
+        reporter: writes the report of the evaluation if the config asks for one.
     """
     was_training = model.training
     detector, loader = model, cfg.dataloader.test
@@ -43,15 +43,16 @@ def evaluate(cfg: DictConfig, model: nn.Module, reporter: Reporter | None = None
 
 
 def evaluate_only(cfg: DictConfig, task: Task, typed: str = "") -> dict[str, Any]:
-    """Evaluate a trained model.
-
-    Its weights are those that training evaluated: the average where the checkpoint holds one.
+    """Evaluate a trained model with the weights that training evaluated: the average if the checkpoint has one.
 
     Args:
-        cfg: of the model, settled.
-        task: of the config.
-        typed: the checkpoint of the command line; where it has none, the last of ``train.output_dir`` is taken,
-            else ``train.init_checkpoint``.
+        cfg: the settled config of the model.
+        task: the task of the config.
+        typed: the checkpoint of the command line; without one, the last of ``train.output_dir`` is taken, or
+            ``train.init_checkpoint`` if there is none.
+
+    Raises:
+        ConfigError: there is no checkpoint.
     """
     path = typed or last_checkpoint(cfg.train.output_dir) or cfg.train.init_checkpoint
     if not path:

@@ -1,4 +1,4 @@
-"""The folder of a run: made, and logged into."""
+"""The folder of a run: its creation, and logging into it."""
 
 import logging
 from collections.abc import Iterator
@@ -15,23 +15,23 @@ LOGGERS = ("fvcore", "detectron2", "lesa_d2")
 
 
 def make_folder(folder: str | Path, name: str) -> Path:
-    """Make ``folder``, which the user gave as ``name``, and return it.
+    """Create ``folder``, which the user gave by the option ``name``, and return it.
 
     Raises:
-        ConfigError: it cannot be made.
+        ConfigError: the folder cannot be created.
     """
     try:
         PathManager.mkdirs(str(folder))
     except OSError as error:
         raise ConfigError(f"{name}={str(folder)!r} cannot be made: {error}") from error
-    if not PathManager.isdir(str(folder)):  # a file of that name raises nothing
+    if not PathManager.isdir(str(folder)):  # a file of that name raises no error
         raise ConfigError(f"{name}={str(folder)!r} cannot be made: it is a file")
     return Path(folder)
 
 
 @contextmanager
 def logging_to(output_dir: str) -> Iterator[None]:
-    """Log, while open, to the console and to ``log.txt`` in the output folder, which is made."""
+    """Log, while open, to the console and to ``log.txt`` in the output folder, which is created."""
     make_folder(output_dir, "train.output_dir")
     loop = logging.getLogger("detectron2.engine.train_loop")
     loop.addFilter(_is_unexpected)
@@ -46,5 +46,5 @@ def logging_to(output_dir: str) -> Iterator[None]:
 
 
 def _is_unexpected(record: logging.LogRecord) -> bool:
-    """Tell errors of a program from those of a user, of which detectron2 would log the traceback too."""
+    """Tell whether a log record is not about an error of the user, for which a traceback is of no use."""
     return not (record.exc_info and isinstance(record.exc_info[1], LesaError))

@@ -1,4 +1,4 @@
-"""Hooks beyond detectron2's."""
+"""Training hooks that detectron2 does not have."""
 
 import json
 from pathlib import Path
@@ -10,14 +10,15 @@ from ..checkpoint import WeightsWriter
 
 
 class BestCheckpointer(hooks.BestCheckpointer):
-    """detectron2's, for the weights that were evaluated, remembering the best metric across ``--resume``."""
+    """Save the evaluated weights with the best metric, as detectron2's hook; keep that metric across ``--resume``."""
 
     def __init__(self, eval_period: int, evaluated: nn.Module, output_dir: str, metric: str) -> None:
         super().__init__(eval_period, WeightsWriter(evaluated, output_dir), metric)
-        # A file of its own: the run's checkpoints are written before the evaluation of their iteration.
+        # It has its own file, as the checkpoints of a run are written before the evaluation of their iteration.
         self._record = Path(output_dir) / "model_best.json"
 
     def before_train(self) -> None:
+        """Read the best metric of a run that is resumed."""
         if self.trainer.start_iter and self._record.is_file():
             record = json.loads(self._record.read_text(encoding="utf-8"))
             self.best_metric, self.best_iter = record["metric"], record["iteration"]

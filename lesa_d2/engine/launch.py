@@ -1,4 +1,4 @@
-"""Starting the processes: one, several on a machine, several machines, or already started by torchrun."""
+"""Start of the processes: one, several on one machine or on many, or those that torchrun has started."""
 
 import argparse
 import os
@@ -21,14 +21,14 @@ Main = Callable[[argparse.Namespace], object]
 
 
 def argument_parser(task: Task) -> argparse.ArgumentParser:
-    """Return detectron2's arguments, and those of the task."""
+    """Return a parser of detectron2's arguments and those of the task."""
     parser = default_argument_parser(epilog=task.examples)
     task.add_arguments(parser)
     return parser
 
 
 def separate_overrides(args: argparse.Namespace, *lists: list[str]) -> None:
-    """Move what is ``section.key=value`` to ``args.opts``: argparse gives it to a list that it follows."""
+    """Move ``section.key=value`` from lists to ``args.opts``: argparse adds overrides to the list before them."""
     for given in lists:
         args.opts += [item for item in given if OVERRIDE.match(item) and not os.path.exists(item)]
         given[:] = [item for item in given if item not in args.opts]
@@ -37,7 +37,7 @@ def separate_overrides(args: argparse.Namespace, *lists: list[str]) -> None:
 def launch(main: Main, args: argparse.Namespace) -> int:
     """Run ``main(args)`` in the processes that the arguments or torchrun ask for, and return the exit status.
 
-    Every process that is not this one prints its own errors.
+    Every other process prints its own errors.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return _run_under_torchrun(main, args)
@@ -55,7 +55,7 @@ def launch(main: Main, args: argparse.Namespace) -> int:
 
 
 def usable_processes(num_gpus: int) -> int:
-    """Return how many processes to start on this machine: one a GPU, or one on the CPU where there is no GPU."""
+    """Return the number of processes to start on this machine: one for each GPU, or one on the CPU without a GPU."""
     available = torch.cuda.device_count()
     if num_gpus > max(available, 1):
         there = f"{available} GPU(s)" if available else "No GPU"
@@ -65,7 +65,7 @@ def usable_processes(num_gpus: int) -> int:
 
 
 class _Worker:
-    """Run ``main`` in a spawned process, whose exit status tells of a user's error."""
+    """Run ``main`` in a spawned process, and end it with the exit status for an error of the user."""
 
     def __init__(self, main: Main) -> None:
         self.main = main

@@ -1,4 +1,4 @@
-"""Models of LazyConfigs: built, compiled, and with the weights of a run."""
+"""Models of LazyConfigs: building, compiling, and loading the weights of a run."""
 
 import os
 import shutil
@@ -17,12 +17,12 @@ from .device import settle
 
 
 def build_model(cfg: DictConfig) -> nn.Module:
-    """Build the model on its device; its initial values are a function of ``train.seed``.
+    """Build the model on its device; its initial values depend on ``train.seed`` only.
 
-    The random numbers of the program that calls it stay as they are.
+    The state of the random numbers in the calling program is not changed.
 
     Raises:
-        ConfigError: the config's arguments do not make a model.
+        ConfigError: the arguments in the config do not fit the model.
     """
     layout = torch.channels_last if cfg.train.channels_last else torch.preserve_format
     with torch.random.fork_rng(devices=[]):
@@ -32,10 +32,10 @@ def build_model(cfg: DictConfig) -> nn.Module:
 
 
 def compile_backbone(model: nn.Module) -> None:
-    """Have torch.compile translate the backbone, in place; the names of weights stay.
+    """Compile the backbone by torch.compile, in place; the names of the weights do not change.
 
     Raises:
-        ConfigError: no backbone, or on the CPU no C++ compiler.
+        ConfigError: the model has no backbone, or it is on the CPU and there is no C++ compiler.
     """
     backbone = getattr(model, "backbone", None)
     if not isinstance(backbone, nn.Module):
@@ -50,20 +50,20 @@ def compile_backbone(model: nn.Module) -> None:
 
 
 def load_evaluated(cfg: DictConfig, path: str) -> tuple[nn.Module, LoadReport]:
-    """Return the model that training evaluated: with the averaged weights where the checkpoint holds them."""
+    """Return the model that training evaluated, with averaged weights if the checkpoint has them, and a report."""
     model = build_model(cfg)
     report = load_evaluated_weights(model, path)
     return model.eval(), report
 
 
 def load_trained(output_dir: str | Path) -> tuple[DictConfig, nn.Module]:
-    """Return config and model, in eval mode, of a finished run: its saved config and last checkpoint.
+    """Return the saved config of a finished run, and its model, in eval mode, with the last checkpoint.
 
     Raises:
         LesaError: one of the two is missing, or they do not belong together.
     """
     cfg = load_config(str(run_config(output_dir)))
-    settle(cfg)  # a run on a GPU may be looked at without one
+    settle(cfg)  # the run may have been on a GPU that is not here
     path = last_checkpoint(output_dir)
     if not path:
         raise CheckpointError(f"{output_dir} holds no checkpoint: it is not the folder of a run")

@@ -1,4 +1,4 @@
-"""The short report at the start of a run: what most often goes wrong without anybody noticing."""
+"""The short report at the start of a run, about what is most often wrong without a message."""
 
 from collections.abc import Iterable
 
@@ -18,10 +18,10 @@ def start_report(
     """Return a table of weights, batch, learning rate, data, channel order, parameters and changed settings.
 
     Args:
-        cfg: of the run, settled.
-        model: as built.
-        load: what its weights came from.
-        of_data: lines about the data, such as the classes.
+        cfg: the settled config of the run.
+        model: the model of the run.
+        load: the report of loading its weights.
+        of_data: titles and texts of lines about the data, such as the classes.
     """
     parameters = list(model.parameters())
     total = sum(p.numel() for p in parameters)
@@ -48,19 +48,19 @@ def _mapper_format(cfg: DictConfig) -> str:
 
 
 def describe_precision(cfg: DictConfig) -> str:
-    """Return the type that is computed in, and what else changes the speed alone."""
+    """Return the name of the dtype, and the settings that change nothing but the speed."""
     extras = [name for name in ("channels_last", "compile") if cfg.train[name]]
     return ", ".join([precision_of(cfg), *extras])
 
 
 def describe_tta(cfg: DictConfig) -> str:
-    """Return at which sizes test-time augmentation evaluates."""
+    """Return a text with the sizes of test-time augmentation."""
     scales = ", ".join(f"{scale:g}" for scale in cfg.train.tta.scales)
     return f"at {scales} times the size{', flipped too' if cfg.train.tta.flip else ''}, merged"
 
 
 def describe_batch(cfg: DictConfig) -> str:
-    """Return how the batch is divided over processes and micro-batches."""
+    """Return a text that says how the batch is divided over processes and micro-batches."""
     total, world, parts = _batch(cfg), comm.get_world_size(), cfg.train.accumulate
     if total is None:
         return "as the data loader gives it"
@@ -74,7 +74,7 @@ def _batch(cfg: DictConfig) -> int | None:
 
 
 def describe_rate(cfg: DictConfig) -> str:
-    """Return the base learning rate, and a warning when it was chosen for another batch size."""
+    """Return the base learning rate, with a warning if it was chosen for another batch size."""
     rate, batch, reference = OmegaConf.select(cfg, "optimizer.lr"), _batch(cfg), cfg.train.reference_batch
     if rate is None:
         return "as the optimizer has it"

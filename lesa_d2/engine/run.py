@@ -1,4 +1,4 @@
-"""What ``train`` and ``pretrain`` do: settle the config, check, then train or evaluate."""
+"""The commands ``train`` and ``pretrain``: complete the config, check it, then train or evaluate."""
 
 import argparse
 import copy
@@ -26,11 +26,11 @@ def run(args: argparse.Namespace, task: Task) -> dict[str, Any]:
     """Train, or evaluate with ``--eval-only``; return the last evaluation's results.
 
     Args:
-        args: of :func:`.launch.argument_parser` for this task.
-        task: what is trained, on which kind of data.
+        args: arguments of :func:`.launch.argument_parser` for this task.
+        task: the kind of model and data.
 
     Raises:
-        LesaError: anything wrong with config, data set or checkpoint, before training starts.
+        LesaError: something is wrong with config, data set or checkpoint; raised before training starts.
     """
     path = config_path(args.config_file)
     cfg = read_config(path)
@@ -60,12 +60,12 @@ def _train_or_evaluate(
 
 
 def derive(cfg: DictConfig, task: Task, written: DictConfig, args: argparse.Namespace) -> None:
-    """Change a config, in place, by what follows from the data; what is typed comes after each step.
+    """Change a config, in place, to fit its data; the overrides are applied again after each step.
 
     Args:
         cfg: with the overrides of ``args`` applied.
-        task: knows what follows from the data.
-        written: the config as its file has it.
+        task: defines the steps.
+        written: the content of the config file, without changes.
         args: the command line.
     """
     for step in task.derivations(written, args):
@@ -76,11 +76,11 @@ def derive(cfg: DictConfig, task: Task, written: DictConfig, args: argparse.Name
 
 
 def _apply_again(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
-    """Apply overrides once more, and return a line for each that lost what it changes."""
+    """Apply overrides again, and return a line for each whose key no longer exists."""
     lost = []
     for override in overrides:
         try:
             apply_overrides(cfg, [override])
-        except ConfigError:  # it could be applied before
+        except ConfigError:  # it was applied without an error before
             lost.append(f"{override} has no effect: the data of the command line replaced what it changes.")
     return lost

@@ -1,26 +1,26 @@
-"""A detector's schedule for data of another size than its config was written for."""
+"""The schedule of a detector for a data set of another size than that of its config."""
 
 from dataclasses import dataclass
 
 from omegaconf import DictConfig, OmegaConf
 
 LEAST = 1000
-"""Iterations: from ImageNet weights, new heads need about as many steps however small the data set is."""
+"""Least number of iterations: new heads on ImageNet weights need about as many, even for a small data set."""
 
 EVALUATIONS = 5
-WARMUP_SHARE = 0.2  # of a run, at most
+WARMUP_SHARE = 0.2  # greatest share of a run
 WARMUP = "lr_multiplier.warmup_length"
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Hold what a config file prescribes.
+    """Hold the schedule of a config file.
 
     Attributes:
         iterations: of the whole run.
-        batch: images an iteration.
-        images: of the data set that the number of iterations was chosen for; None if the config does not say.
-        warmup: iterations of rising learning rate.
+        batch: images in one iteration.
+        images: images of the data set that the number of iterations was chosen for; None if the config does not say.
+        warmup: iterations in which the learning rate rises.
     """
 
     iterations: int
@@ -40,18 +40,18 @@ class Schedule:
 
     @property
     def epochs(self) -> float | None:
-        """Return the epochs of the run; None if the config does not say for how many images it is."""
+        """Return the epochs of the run; None if the config does not say for how many images it was written."""
         return self.iterations * self.batch / self.images if self.images else None
 
     def most(self, batch: int) -> int:
-        """Return the iterations that see as many images as the config's, ``batch`` at a time."""
+        """Return the number of iterations with ``batch`` images that see as many images as those of the config."""
         return max(1, round(self.iterations * self.batch / batch))
 
     def fitted(self, images: int, batch: int) -> int:
-        """Return the config's epochs on ``images`` as iterations: at least LEAST, at most as many as :meth:`most`.
+        """Return the iterations of the config's epochs on ``images``: at least LEAST, at most :meth:`most`.
 
-        Small data sets thus get enough steps to learn anything, large ones see no more images than the config's
-        data set did; a short config, such as the quick start's, keeps its length.
+        The least number gives small data sets enough steps to learn.  With the greatest number, large data sets are
+        trained on as many images as the config prescribes; a config with fewer iterations than LEAST keeps its own.
         """
         if self.epochs is None:
             return self.iterations
@@ -66,10 +66,10 @@ def fit_iterations(cfg: DictConfig, schedule: Schedule, images: int) -> None:
 
 
 def fit_periods(cfg: DictConfig, schedule: Schedule, images: int) -> str:
-    """Set, in place, what follows from ``train.max_iter``; return a line that says how the schedule came about.
+    """Set, in place, what depends on ``train.max_iter``; return a line that explains the schedule.
 
-    An evaluation and a checkpoint come every EVALUATIONS-th of the run; the warm-up keeps its iterations, but at
-    most WARMUP_SHARE of the run.
+    The run has EVALUATIONS evaluations and checkpoints at equal distances; the warm-up keeps its iterations, but takes
+    at most WARMUP_SHARE of the run.
     """
     iterations = cfg.train.max_iter
     cfg.train.eval_period = cfg.train.checkpointer.period = -(-iterations // EVALUATIONS)

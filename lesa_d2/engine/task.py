@@ -1,4 +1,4 @@
-"""What is trained: the part of a command that depends on the kind of model and data."""
+"""Tasks: the part of a command that depends on the kind of model and data."""
 
 import argparse
 from abc import ABC, abstractmethod
@@ -11,11 +11,11 @@ from omegaconf import DictConfig
 from ..errors import ConfigError
 
 Derivation = Callable[[DictConfig], None]
-"""Changes a config, in place, by what follows from the data."""
+"""A function that changes a config, in place, to fit its data."""
 
 
 class Reporter(Protocol):
-    """Write what people look at: reports of the data and of evaluations."""
+    """Write reports of data and of evaluations for people."""
 
     def report_data(self, cfg: DictConfig, args: argparse.Namespace) -> str:
         """Write the report of the data into the run's folder; return its text."""
@@ -25,13 +25,13 @@ class Reporter(Protocol):
 
 
 class Task(ABC):
-    """Hold what one run derives from its data; a new one is made for every run.
+    """Adapt a config to its data, and check both; every run has its own object.
 
     Args:
-        reporter: writes reports where the config asks for them; None writes none.
+        reporter: writes reports if the config asks for them; None writes none.
 
     Attributes:
-        notes: lines about what was derived, for the log.
+        notes: lines for the log about what was derived from the data.
     """
 
     name: ClassVar[str]
@@ -51,7 +51,7 @@ class Task(ABC):
         """Check that a config is one of this task.
 
         Raises:
-            ConfigError: it is of another task; names the command for it.
+            ConfigError: it is of another task; the message names the command for it.
         """
         if cfg.train.task != self.name:
             other = TASKS.get(cfg.train.task)
@@ -66,26 +66,26 @@ class Task(ABC):
 
     @abstractmethod
     def derivations(self, written: DictConfig, args: argparse.Namespace) -> Sequence[Derivation]:
-        """Return what changes a config by the data of the command line, in order.
+        """Return the steps that change a config to fit the data of the command line, in order.
 
-        Overrides are applied before the first and again after each: what is typed comes last.
+        Overrides are applied before the first step and again after each step, so that they are never lost.
 
         Args:
-            written: the config as its file has it.
+            written: the content of the config file, without changes.
             args: the command line.
         """
 
     @abstractmethod
     def check_data(self, cfg: DictConfig, eval_only: bool) -> None:
-        """Check that the config's data are there and agree with the model, and note the names of the classes.
+        """Check that the config's data exist and fit the model, and write the names of the classes into the config.
 
         Raises:
-            LesaError: they are not, or do not.
+            LesaError: they do not.
         """
 
     @abstractmethod
     def describe(self, cfg: DictConfig) -> Iterator[tuple[str, str]]:
-        """Yield lines of the start report about the data."""
+        """Yield titles and texts of lines about the data, for the start report."""
 
 
 TASKS: dict[str, type[Task]] = {}
@@ -93,11 +93,11 @@ TASKS: dict[str, type[Task]] = {}
 
 
 def register_task(task: type[Task]) -> type[Task]:
-    """Make a task known by its name."""
+    """Register a task under its name."""
     TASKS[task.name] = task
     return task
 
 
 def task_of(cfg: DictConfig) -> type[Task]:
-    """Return the task that a config says it is for."""
+    """Return the task that a config names."""
     return TASKS[cfg.train.task]

@@ -1,7 +1,7 @@
 """detectron2's SimpleTrainer with accumulation, mixed precision, clipping, and a state that resumes exactly.
 
-The random numbers of iteration k are a function of (train.seed, k, process, micro-batch), so a resumed run
-draws the same ones, and W processes draw the same ones as one process with W micro-batches.
+The random numbers of iteration k depend on (train.seed, k, process, micro-batch) only, so a resumed run draws the
+same ones, and W processes draw the same ones as one process with W micro-batches.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ class Trainer(SimpleTrainer):
         data_loader: yields micro-batches; may be given later, before training.
         optimizer: torch optimizer.
         seed: non-negative.
-        accumulate: micro-batches a step; the losses are averaged over them.
+        accumulate: micro-batches in one step; the losses are averaged over them.
         precision: "float32", or "bfloat16" / "float16" for autocast (the latter with loss scaling).
-        clip_grad_norm: the gradient's 2-norm is limited to this; None leaves it.
+        clip_grad_norm: limit of the 2-norm of the gradient; None sets no limit.
 
     Raises:
-        NonFiniteError: a loss is not finite; names the first module whose output is not.
+        NonFiniteError: a loss is not finite; the message names the first module with a non-finite output.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Trainer(SimpleTrainer):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision is torch.float16)
 
     def run_step(self) -> None:
-        """Make a step, and write its losses."""
+        """Make one optimizer step, and write its losses."""
         if self._batches is None:
             self._batches = iter(self.data_loader)
         self.optimizer.zero_grad()
@@ -87,10 +87,10 @@ class Trainer(SimpleTrainer):
         with contextlib.nullcontext() if is_last else self._without_gradient_sync():
             try:
                 with self._autocast():
-                    found = self.model(data)
+                    output = self.model(data)
             except FloatingPointError as error:  # detectron2 checks its proposals
                 self._raise_non_finite(data, part, str(error))
-            losses = {"loss": found} if isinstance(found, Tensor) else found
+            losses = {"loss": output} if isinstance(output, Tensor) else output
             total = sum(losses.values(), torch.zeros((), device=self.device))
             if not torch.isfinite(total):
                 self._raise_non_finite(data, part, str({k: float(v.detach()) for k, v in losses.items()}))
@@ -106,7 +106,7 @@ class Trainer(SimpleTrainer):
         return torch.autocast(self.device.type, dtype=self.precision if enabled else None, enabled=enabled)
 
     def _without_gradient_sync(self) -> contextlib.AbstractContextManager:
-        """Have data parallel processes exchange gradients once a step, at its last micro-batch."""
+        """Suppress, while open, the exchange of gradients between data parallel processes."""
         if isinstance(self.model, nn.parallel.DistributedDataParallel):
             return self.model.no_sync()
         return contextlib.nullcontext()
@@ -119,28 +119,28 @@ class Trainer(SimpleTrainer):
         self.storage.put_scalar("grad_norm", float(norm))
 
     def _raise_non_finite(self, data: Any, part: int, symptom: str) -> NoReturn:
-        """Repeat the forward pass with the same random numbers to name the culprit."""
+        """Repeat the forward pass with the same random numbers, and raise an error that names the first module."""
         self._seed_step(part)
         with (
             contextlib.suppress(FloatingPointError),
             torch.no_grad(),
             self._autocast(),
-            first_non_finite(self.model) as found,
+            first_non_finite(self.model) as names,
         ):
             self.model(data)
-        where = found[0] if found else "no module (the loss itself)"
+        where = names[0] if names else "no module (the loss itself)"
         raise NonFiniteError(
             f"loss not finite at iteration {self.iter}: {symptom}; first non-finite output: {where}. "
             "Lower optimizer.lr, set train.clip_grad_norm, or use train.amp.dtype=bfloat16 or float32"
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs beside the model's tensors."""
+        """Return the state that a resumed run needs in addition to the model's tensors."""
         numbers = {k: v for k, v in numbers_of(self.model).items() if self._initial_numbers.get(k) != v}
         return {**super().state_dict(), "scaler": self.scaler.state_dict(), "numbers": numbers}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore it."""
+        """Restore the state of :meth:`state_dict`."""
         super().load_state_dict(state_dict)
         self.scaler.load_state_dict(state_dict["scaler"])
         for key, value in state_dict.get("numbers", {}).items():
@@ -151,7 +151,8 @@ class Trainer(SimpleTrainer):
 def numbers_of(model: nn.Module) -> dict[str, Number]:
     """Return the numbers that modules keep as plain attributes, by name.
 
-    detectron2's one-stage detectors keep the running mean that normalises their loss so, and no state dict holds it.
+    detectron2's one-stage detectors keep the running mean that normalises their loss in this way, and it is in no
+    state dict.
     """
     return {
         f"{name}.{attribute}" if name else attribute: value
@@ -165,20 +166,20 @@ def numbers_of(model: nn.Module) -> dict[str, Number]:
 def first_non_finite(model: nn.Module) -> Iterator[list[str]]:
     """Collect, while open, the names of modules in the order in which their outputs turn non-finite.
 
-    A module that folds a norm into a convolution does not call the two, but its own name comes next.
+    A module that folds a norm into a convolution calls neither of them, so its own name is collected instead.
     """
-    found: list[str] = []
+    names: list[str] = []
 
     def watch(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor) and not torch.isfinite(output).all():
-                found.append(f"{name} ({type(module).__name__})")
+                names.append(f"{name} ({type(module).__name__})")
 
         return hook
 
     handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules()]
     try:
-        yield found
+        yield names
     finally:
         for handle in handles:
             handle.remove()

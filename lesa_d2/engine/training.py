@@ -1,4 +1,4 @@
-"""A training run: model, optimizer, data, hooks, and what it starts from."""
+"""A training run: model, optimizer, data, hooks and start weights."""
 
 import copy
 import logging
@@ -36,13 +36,13 @@ def train(cfg: DictConfig, task: Task, resume: bool = False, origin: Origin | No
     """Train to ``train.max_iter``, and return the results of the last evaluation.
 
     Args:
-        cfg: of the run, settled.
-        task: of the config.
+        cfg: the settled config of the run.
+        task: the task of the config.
         resume: continue from the last checkpoint of ``train.output_dir``.
-        origin: where the config comes from, for the record of one that has no YAML form.
+        origin: where the config comes from; needed to save a config that has no YAML form.
     """
-    saved_config = copy.deepcopy(cfg)  # before objects get into it
-    seed_all_rng(cfg.train.seed + comm.get_rank())  # for data loaders that have no seed of their own
+    saved_config = copy.deepcopy(cfg)  # before objects are put into it
+    seed_all_rng(cfg.train.seed + comm.get_rank())  # for data loaders without a seed
     model = build_model(cfg)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
@@ -78,7 +78,11 @@ def train(cfg: DictConfig, task: Task, resume: bool = False, origin: Origin | No
 
 
 def load_start(cfg: DictConfig, checkpointer: RunCheckpointer, resume: bool) -> LoadReport:
-    """Load what the run starts from, or continues, and report it."""
+    """Load the checkpoint that the run continues, or the weights that it starts from, and return a report.
+
+    Raises:
+        ConfigError: there is no checkpoint to continue.
+    """
     if resume:
         if not checkpointer.has_checkpoint():
             raise ConfigError(
@@ -93,10 +97,10 @@ def load_start(cfg: DictConfig, checkpointer: RunCheckpointer, resume: bool) -> 
 
 
 def make_train_loader(cfg: DictConfig, first_iter: int) -> Iterable[Any]:
-    """Build the config's training loader, continuing at ``first_iter`` if it is one that can.
+    """Build the config's training loader, starting at ``first_iter`` if it supports that.
 
     Raises:
-        ConfigError: ``train.accumulate`` with a loader that gives no micro-batches.
+        ConfigError: ``train.accumulate`` is above 1, and the loader gives no micro-batches.
         DatasetError: no image has an object to learn from.
     """
     known = parameters(cfg.dataloader.train)
@@ -125,7 +129,7 @@ def make_hooks(
     checkpointer: RunCheckpointer,
     ema: AveragedModel | None,
 ) -> list:
-    """Make detectron2's hooks; the average is updated before anything saves or evaluates."""
+    """Make the hooks of the run; the average is updated before any hook saves or evaluates."""
     evaluated = ema.module if ema else unwrap(trainer.model)
     is_main = comm.is_main_process()
 
@@ -154,7 +158,7 @@ def build_scheduler(cfg: DictConfig) -> Any:
     """Build the schedule of the learning rate.
 
     Raises:
-        ConfigError: the config's arguments do not make one.
+        ConfigError: the arguments in the config do not fit.
     """
     try:
         return instantiate(cfg.lr_multiplier)
@@ -163,7 +167,7 @@ def build_scheduler(cfg: DictConfig) -> Any:
 
 
 def share_buffers(model: nn.Module) -> None:
-    """Give every process the main one's buffers, which are saved: each saw statistics of its own data."""
+    """Copy the buffers of the main process, which are saved, to all; before, each has statistics of its own data."""
     if comm.get_world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What LESA costs on this machine: every variant beside the plain definition, as ratios.
+"""Measure what LESA costs on this machine, as ratios of every variant to the plain definition.
 
 `benchmark.py cost --config-file FILE` computes parameters, FLOP and memory of a config, without running it.
 """
@@ -35,7 +35,7 @@ GROWTH_SIDES = (32, 48, 64, 96, 128)  # res4 maps of images of 512 … 2048 px
 
 
 def attention(args: argparse.Namespace, place: Place) -> Iterator[Report]:
-    """One head group of a 1024 px image, then growth with the side of the image."""
+    """Measure one head group of a 1024 px image, then the growth with the side of the image."""
     run = measurer(args)
     yield Report(
         "Attention alone, 8 heads of 16 key and 32 value channels, 64×64 map",
@@ -47,7 +47,7 @@ def attention(args: argparse.Namespace, place: Place) -> Iterator[Report]:
 
 
 def growth(args: argparse.Namespace, place: Place) -> Report:
-    """The fastest backend on maps of growing side."""
+    """Measure the fastest backend on maps of increasing sides."""
     variants = [
         Variant(f"{16 * side} px", partial(cases.relative, backend="auto", side=side, place=place))
         for side in GROWTH_SIDES
@@ -61,7 +61,7 @@ def growth(args: argparse.Namespace, place: Place) -> Report:
 
 
 def operator(args: argparse.Namespace, place: Place) -> Iterator[Report]:
-    """The binary term and whole operators of res4 at 1024 px, and of ImageNet's 14×14 maps."""
+    """Measure the binary term and whole operators on res4 at 1024 px, and on the 14×14 maps of ImageNet."""
     run = measurer(args)
 
     def variant(name: str, **options: object) -> Variant:
@@ -92,7 +92,7 @@ def operator(args: argparse.Namespace, place: Place) -> Iterator[Report]:
 
 
 def backbone(args: argparse.Namespace, place: Place) -> Iterator[Report]:
-    """R50 with its convolutions, self-attention, LESA, and LESA by the plain formula."""
+    """Measure R50 with convolutions, self-attention, LESA, and LESA by the plain formula."""
 
     def variant(name: str, size: int, **options: object) -> Variant:
         return Variant(name, partial(cases.backbone, image_size=size, place=place, **options))
@@ -113,9 +113,9 @@ def backbone(args: argparse.Namespace, place: Place) -> Iterator[Report]:
 
 
 def detector(args: argparse.Namespace, place: Place) -> Iterator[Report]:
-    """Mask R-CNN, R50; untrained ones find different numbers of proposals, so forward times differ by chance.
+    """Measure Mask R-CNN, R50; untrained models give different numbers of proposals, so forward times vary by chance.
 
-    The plain formula is left out: its backbone alone takes most of the time and memory, see there.
+    The plain formula is left out: its backbone takes most of the time and memory, see :func:`backbone`.
     """
     for size in args.image_sizes or (1024, 1280):
         variants = [
@@ -135,7 +135,7 @@ def detector(args: argparse.Namespace, place: Place) -> Iterator[Report]:
 
 
 def htc(args: argparse.Namespace, place: Place) -> Iterator[Report]:
-    """A training step of the paper's largest detector, with and without checkpointed stages."""
+    """Measure a training step of the paper's largest detector, with and without checkpointed stages."""
 
     def variant(name: str, size: int, *stages: str) -> Variant:
         file = str(ROOT / "configs/htc_lesa_dconv_wr50_20e_1280.py")
@@ -156,7 +156,7 @@ def htc(args: argparse.Namespace, place: Place) -> Iterator[Report]:
 
 
 def pretraining(args: argparse.Namespace, place: Place) -> Iterator[Report]:
-    """Pictures a second: training R50 classifiers at 224 px against reading and augmenting JPEGs alone."""
+    """Measure images per second: training of R50 classifiers at 224 px, and reading with augmentation alone."""
     from lesa_d2.tools.benchmark import image_training as cases
 
     images = 16
@@ -182,7 +182,7 @@ def pretraining(args: argparse.Namespace, place: Place) -> Iterator[Report]:
 
 
 def memory(args: argparse.Namespace, place: Place) -> Iterator[Report]:
-    """What the command `cost` estimates beside what a step takes, in processes that return freed memory."""
+    """Compare the memory that `cost` estimates with that of a step, in processes that return freed memory."""
     from lesa_d2.tools.benchmark import estimated
 
     sizes = args.image_sizes or (512, 1024)
@@ -204,11 +204,12 @@ TABLES: dict[str, Callable[[argparse.Namespace, Place], Iterator[Report]]] = {
 
 
 def measurer(args: argparse.Namespace) -> Callable[[list[Variant]], list[Measurement]]:
-    """:func:`measure` with the command line's settings."""
+    """Return :func:`measure` with the settings of the command line."""
     return partial(measure, device=args.device, rounds=args.rounds, budget=args.budget)
 
 
 def parse_args() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -242,6 +243,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
+    """Measure, print and write the chosen tables."""
     if sys.argv[1:2] == ["cost"]:
         from lesa_d2.tools.benchmark.cost_script import run_cost_command
 

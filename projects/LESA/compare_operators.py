@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train several operators with several seeds, the paper's Table 6 in miniature: ``lesa compare operators``."""
+"""Train several operators with several seeds, as the paper's Table 6 at a small size: ``lesa compare operators``."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""LESA in 60 seconds: the layer, any size, the same numbers faster, and what its terms learn to look at.
+"""Show LESA in 60 seconds: the layer, any size, the same results in less time, and maps of its trained terms.
 
 Trains a small network of plain PyTorch around one LESA layer and draws its terms.
 """
@@ -27,6 +27,7 @@ SHOWN = 4  # pictures drawn at the end
 
 
 def layer() -> None:
+    """Show that LESA maps inputs of any size, as a 3×3 convolution does."""
     print("1. A layer like any other: what a bottleneck's 3×3 convolution maps, LESA maps")
     lesa, conv = LESA(256, 256, num_heads=8, feat_size=32), nn.Conv2d(256, 256, 3, padding=1, bias=False)
     for name, module in (("LESA", lesa), ("3×3", conv)):
@@ -40,6 +41,7 @@ def layer() -> None:
 
 @torch.no_grad()
 def exactness() -> None:
+    """Compare the fast computation with the formula: results and time."""
     print("3. All pairs of 48×48 positions, without a map of all pairs:")
     plain = LESA(256, 256, num_heads=8, feat_size=48, backend="reference").eval()
     fast = LESA(256, 256, num_heads=8, feat_size=48).eval()
@@ -51,7 +53,7 @@ def exactness() -> None:
 
 
 def seconds(run: Callable[[], object], times: int = 3) -> float:
-    """The fastest of a few runs."""
+    """Return the seconds of the fastest of several runs."""
     taken = []
     for _ in range(times):
         start = time.perf_counter()
@@ -61,7 +63,7 @@ def seconds(run: Callable[[], object], times: int = 3) -> float:
 
 
 class Network(nn.Module):
-    """Plain PyTorch: two convolutions, LESA on an 8×8 map, a linear classifier."""
+    """Classify by two convolutions, LESA on an 8×8 map, and a linear layer, all in plain PyTorch."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -75,24 +77,26 @@ class Network(nn.Module):
         return [conv, nn.BatchNorm2d(out_channels), nn.ReLU()]
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, (N, K), of pictures (N, 3, S, S)."""
         x = self.stem(x)
         x = F.relu(x + self.lesa(x))
         return self.linear(x.mean((2, 3)))
 
 
 def draw_pictures(number: int, seed: int) -> tuple[Tensor, Tensor]:
-    """(N, 3, S, S) uint8 pictures of one shape each, and its class."""
+    """Draw pictures, (N, 3, S, S) uint8, of one shape each, and return them with their classes."""
     labels = np.arange(number) % len(SHAPE_CLASSES)
     drawn = [draw_object(np.random.default_rng([seed, i]), SIDE, c, i % 3) for i, c in enumerate(labels)]
     return torch.tensor(np.stack(drawn)).permute(0, 3, 1, 2), torch.tensor(labels)
 
 
 def normalise(pictures: Tensor) -> Tensor:
+    """Map values from 0 to 255 to values from -1 to 1."""
     return pictures.float() / 127.5 - 1
 
 
 def train(steps: int) -> tuple[Network, Tensor]:
-    """The trained network, and pictures that it never saw."""
+    """Train the network; return it with pictures that it was not trained on."""
     print("4. A small network of plain PyTorch around one LESA layer:")
     pictures, labels = draw_pictures(PICTURES, seed=0)
     unseen, answers = draw_pictures(PICTURES // 6, seed=1)
@@ -115,6 +119,7 @@ def train(steps: int) -> tuple[Network, Tensor]:
 
 
 def draw(network: Network, pictures: Tensor, folder: Path) -> None:
+    """Draw the terms of the first pictures into ``folder``."""
     print("5. What each term looks at:")
     folder.mkdir(parents=True, exist_ok=True)
     for index, picture in enumerate(pictures[:SHOWN]):
@@ -128,6 +133,7 @@ def draw(network: Network, pictures: Tensor, folder: Path) -> None:
 
 
 def main() -> None:
+    """Run all parts, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("output/lesa_in_60_seconds"), metavar="DIR")
     parser.add_argument("--steps", type=int, default=400, metavar="N", help="of training; default: 400")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train a small classifier of generated shapes, then a Mask R-CNN that starts from it, on two CPU cores.
 
-Evaluates it, draws what it sees, and tabulates the operators that were tried.
+Evaluates it, draws its predictions, and writes a table of the operators that were tried.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def train_and_draw(args: argparse.Namespace) -> None:
 
 
 def pretrain(args: argparse.Namespace) -> Path:
-    """Weights of the classifier with this operator; a resumed quick start continues or finds it."""
+    """Train the classifier with this operator, and return its weights; with ``--resume``, continue or reuse it."""
     folder = args.output_dir.with_name(f"classifier_{args.operator}")
     weights = folder / "model_final.pth"
     if not (args.resume and weights.is_file()):
@@ -83,6 +83,7 @@ def pretrain(args: argparse.Namespace) -> Path:
 
 
 def parse_args() -> argparse.Namespace:
+    """Read the command line."""
     parser = argument_parser(Detection())
     parser.description, parser.epilog = __doc__, None
     parser.add_argument("--operator", choices=OPERATORS, default="lesa")

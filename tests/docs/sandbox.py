@@ -95,9 +95,9 @@ def merged(config, changes):
 def make_environment(folder):
     binaries = folder / ".venv/bin"
     binaries.mkdir(parents=True)
-    for name in ("python", "python3"):
+    for name, command in (("python", ""), ("python3", ""), ("lesa", " -m lesa_d2.cli")):
         shim = binaries / name
-        shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+        shim.write_text(f'#!/bin/sh\nexec "{sys.executable}"{command} "$@"\n')
         shim.chmod(0o755)
 
 

@@ -17,6 +17,7 @@ NOT_HERE = {
     r"python tools/install_detectron2.py": "what `make setup` does",
     r".*compare_operators.py": "tests/engine/test_compare_operators.py",
     r".*--webcam": "there is no camera; tests/demo/test_video.py",
+    r".*(own_operator.py|new_baselines|retinanet_lesa_r50).*": "tests/docs/test_own_operator.py, tests/engine",
     r".*--from official-detector .*": "tests/checkpoint/test_files.py",
 }
 FIRST = """

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from generated_data import shapes
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("lesa_d2", "configs", "setup.py", "pyproject.toml", "README.md")
@@ -84,6 +85,35 @@ def test_the_wheel_has_every_config_and_nothing_of_the_tests(site):
     names = {entry.name for entry in site.iterdir() if not entry.name.endswith(".dist-info")}
     assert names == {"lesa_d2", "bin"}
     assert [script.name for script in (site / "bin").iterdir()] == ["lesa"]
+
+
+def test_the_wheel_has_every_module(site):
+    """pyproject.toml lists the packages one by one."""
+    ours = {file.relative_to(ROOT) for file in (ROOT / "lesa_d2").rglob("*.py")}
+    assert {file for file in ours if not (site / file).is_file()} == set()
+
+
+def test_the_console_entry_trains_a_config_by_name_in_an_empty_folder(site, tmp_path):
+    shrunk = [
+        shapes("train", 2),
+        shapes("val", 1),
+        *(
+            f"model.backbone.bottom_up.{key}"
+            for key in ("base_channels=8", "blocks=[1,1,1,1]", "image_size=64")
+        ),
+        "dataloader.train.mapper.augmentations.0.shape=[64,64]",
+        "dataloader.train.total_batch_size=1",
+        "dataloader.train.num_workers=0",
+        "dataloader.test.num_workers=0",
+        "model.roi_heads.num_classes=4",
+        "train.init_checkpoint=''",
+        "train.max_iter=1",
+        "train.eval_period=0",
+    ]
+    command = [site / "bin/lesa", "train", "--config-file", "mask_rcnn_lesa_r50", *shrunk]
+    run(*command, cwd=tmp_path, PYTHONPATH=str(site), DETECTRON2_DATASETS=str(tmp_path / "datasets"))
+    names = {path.name for path in (tmp_path / "output/mask_rcnn_lesa_r50").iterdir()}
+    assert {"config.yaml", "model_final.pth", "metrics.json"} <= names
 
 
 def test_the_table_and_the_training_script_know_the_names(site, tmp_path):

@@ -1,4 +1,4 @@
-"""Pictures, tables and numbers from trained models."""
+"""Pictures, tables and numbers that analyse trained models."""
 
 from .comparison import comparison_table, plot_curves, read_runs
 from .image_reader import ImageReader, SeenImage, find_images

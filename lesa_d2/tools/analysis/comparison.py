@@ -1,6 +1,6 @@
-"""Several trainings, several seeds each: a table and learning curves with the spread over seeds.
+"""Comparison of several trainings with several seeds each: a table and learning curves with the spread over seeds.
 
-A comparison's folder is one of :class:`.repeated_runs.RepeatedRuns`.
+The folder of a comparison is written by :class:`.repeated_runs.RepeatedRuns`.
 """
 
 import json
@@ -20,17 +20,17 @@ from ...errors import LesaError
 from .repeated_runs import is_finished
 
 Curve = dict[int, float]
-"""Value by iteration."""
+"""Values of one quantity by iteration."""
 
 LOSS = "total_loss"
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What an evaluation writes into metrics.json, in percent.
+    """Describe a metric, in percent, that an evaluation writes into metrics.json.
 
     Args:
-        key: its name there.
+        key: its name in metrics.json.
         name: its name in tables and plots.
     """
 
@@ -45,7 +45,7 @@ MASK_AP = Metric("segm/AP", "mask AP")
 
 @dataclass(frozen=True)
 class Run:
-    """One finished training; ``curves`` has every quantity of its metrics.json."""
+    """Hold one finished training; ``curves`` has every quantity of its metrics.json."""
 
     name: str
     seed: int
@@ -53,20 +53,20 @@ class Run:
     curves: dict[str, Curve]
 
     def curve(self, metric: Metric) -> Curve:
-        """The metric of every evaluation; empty where it was not evaluated."""
+        """Return the metric of every evaluation; empty where it was not evaluated."""
         return self.curves.get(metric.key, {})
 
     def final(self, metric: Metric) -> float:
-        """The metric of the last evaluation; not a number where it was not evaluated."""
+        """Return the metric of the last evaluation; not a number where it was not evaluated."""
         curve = self.curve(metric)
         return curve[max(curve)] if curve else math.nan
 
 
 def read_runs(folder: str | Path) -> list[Run]:
-    """The finished runs of a comparison, by name and seed.
+    """Return the finished runs of a comparison, sorted by name and seed.
 
     Raises:
-        LesaError: there is none.
+        LesaError: no run is finished.
     """
     finished = [path for path in sorted(Path(folder).glob("*/seed_*")) if is_finished(path)]
     if not finished:
@@ -97,20 +97,20 @@ def _read_curves(file: Path) -> dict[str, Curve]:
 
 
 def evaluated(runs: Sequence[Run], metrics: Sequence[Metric]) -> list[Metric]:
-    """Those of ``metrics`` that some run has: data without masks have no mask AP.
+    """Return those of ``metrics`` that at least one run has; for example, data without masks have no mask AP.
 
     Raises:
-        LesaError: no run has any.
+        LesaError: no run has any of them.
     """
-    found = [metric for metric in metrics if any(run.curve(metric) for run in runs)]
-    if not found:
+    known = [metric for metric in metrics if any(run.curve(metric) for run in runs)]
+    if not known:
         keys = " or ".join(metric.key for metric in metrics)
         raise LesaError(f"no run's metrics.json has {keys}; compare runs that are evaluated by one of them")
-    return found
+    return known
 
 
 def by_name(runs: Sequence[Run], metric: Metric) -> list[tuple[str, list[Run]]]:
-    """Names with their runs, the best mean first; those without the metric last."""
+    """Group runs by name; the best mean comes first, names without the metric come last."""
 
     def rank(group: tuple[str, list[Run]]) -> tuple[bool, float]:
         value = mean(run.final(metric) for run in group[1])
@@ -120,12 +120,12 @@ def by_name(runs: Sequence[Run], metric: Metric) -> list[tuple[str, list[Run]]]:
 
 
 def comparison_table(runs: Sequence[Run], kind: str, metrics: Sequence[Metric]) -> str:
-    """Final metrics of each name: mean, standard deviation and every seed.
+    """Return a table of the final metrics of each name: mean, standard deviation and every seed.
 
     Args:
-        runs: of :func:`read_runs`.
-        kind: what the names are of, the heading of their column.
-        metrics: the columns; the best mean of the last comes first.
+        runs: those of :func:`read_runs`.
+        kind: heading of the column of names, such as "operator".
+        metrics: the columns; rows are sorted by the mean of the last metric, the best first.
     """
     rows = [
         [
@@ -149,7 +149,7 @@ def _cells(runs: Sequence[Run], metric: Metric) -> list[str]:
 
 
 def _deviation(values: Sequence[float]) -> float:
-    """Of a sample; ``stdev`` itself takes numbers only."""
+    """Return the standard deviation of a sample; unlike ``stdev``, accept values that are not a number."""
     return math.nan if any(map(math.isnan, values)) else stdev(values)
 
 
@@ -158,16 +158,16 @@ def _number(value: float) -> str:
 
 
 def plot_curves(runs: Sequence[Run], metric: Metric, file: str | Path) -> Path:
-    """Write :func:`comparison_figure` as a picture."""
+    """Write the figure of :func:`comparison_figure` to a picture file."""
     file = Path(file)
     comparison_figure(runs, metric).savefig(file, dpi=110)
     return file
 
 
 def comparison_figure(runs: Sequence[Run], metric: Metric) -> Figure:
-    """Training loss and metric by iteration: the mean over seeds, shaded from lowest to highest.
+    """Draw training loss and metric by iteration: the mean over seeds, shaded from the lowest to the highest seed.
 
-    Of runs that are evaluated only once, every seed's metric and their mean.
+    For runs that are evaluated only once, draw the metric of every seed and the mean instead.
     """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -199,7 +199,7 @@ def _draw_curves(axes: Axes, groups: Sequence[tuple[str, list[Curve]]]) -> None:
 
 
 def _draw_finals(axes: Axes, groups: Sequence[tuple[str, list[float]]]) -> None:
-    """A row a name, the first at the top."""
+    """Draw one row for each name, the first at the top."""
     for index, (_, finals) in enumerate(groups):
         axes.plot(finals, [index] * len(finals), "o", color=f"C{index}", alpha=0.6)
         axes.plot(mean(finals), index, "|", color=f"C{index}", markersize=28, markeredgewidth=2.5)

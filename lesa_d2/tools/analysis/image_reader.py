@@ -1,4 +1,4 @@
-"""What a network sees of an image file, by the preprocessing of its own config."""
+"""Image files as a network sees them after the preprocessing of its own config."""
 
 import glob
 import tempfile
@@ -21,11 +21,12 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class SeenImage:
-    """A file as a network sees it.
+    """Hold an image file as a network sees it.
 
     Attributes:
-        picture: (h, w, 3) uint8, RGB: resized, cropped, …, not yet normalised.
-        batch: (1, 3, H, W), normalised and perhaps padded to the right and below.
+        file: the image file.
+        picture: (h, w, 3) uint8, RGB: after resizing, cropping and so on, before normalisation.
+        batch: (1, 3, H, W), normalised; may be padded on the right and below.
         file_size: (width, height) of the picture in the file.
     """
 
@@ -36,7 +37,7 @@ class SeenImage:
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
-    """Image files, each once: those given, and all below the folders given, by name.
+    """Return the given image files, and those in the given folders sorted by name, each file once.
 
     Args:
         paths: files, folders, or patterns such as ``photos/*.jpg``.
@@ -44,41 +45,41 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
     Raises:
         LesaError: a path does not exist, or there is no image.
     """
-    places = [place for path in paths for place in _expand(Path(path).expanduser())]
-    found: list[Path] = []
-    for path in places:
+    given = [item for path in paths for item in _expand(Path(path).expanduser())]
+    images: list[Path] = []
+    for path in given:
         if not path.exists():
             raise LesaError(f"there is no file or folder {path}; give images or folders of them")
         if path.is_dir():
-            found += sorted(x for x in path.rglob("*") if x.suffix.lower() in SUFFIXES and x.is_file())
+            images += sorted(x for x in path.rglob("*") if x.suffix.lower() in SUFFIXES and x.is_file())
         else:
-            found.append(path)
-    if not found:
+            images.append(path)
+    if not images:
         raise LesaError(
-            f"expected images ({', '.join(SUFFIXES)}), found none in {', '.join(map(str, places))}"
+            f"expected images ({', '.join(SUFFIXES)}), found none in {', '.join(map(str, given))}"
         )
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(images))
 
 
 def _expand(path: Path) -> list[Path]:
-    """The files and folders of a pattern; the path itself where it is none, or exists."""
+    """Return the files and folders that match a pattern; the path itself if it exists or is no pattern."""
     if path.exists() or not glob.has_magic(str(path)):
         return [path]
-    found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
-    if not found:
+    matches = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+    if not matches:
         raise LesaError(f"nothing matches {path}; give images, folders of them, or patterns")
-    return found
+    return matches
 
 
 def open_image(file: Path, channels: str) -> np.ndarray:
-    """The picture of a file, (H, W, 3) uint8, turned upright as its EXIF data say.
+    """Read the picture of a file, (H, W, 3) uint8, rotated as its EXIF data say.
 
     Args:
         file: of any format that Pillow reads.
         channels: "RGB" or "BGR".
 
     Raises:
-        LesaError: the file is no image that can be read.
+        LesaError: the file cannot be read as an image.
     """
     try:
         return utils.read_image(str(file), channels)
@@ -87,7 +88,7 @@ def open_image(file: Path, channels: str) -> np.ndarray:
 
 
 class ImageReader:
-    """Reads files as a model sees them.
+    """Read image files as a model sees them.
 
     Args:
         model: a detector (``preprocess_image`` of a list of dicts), or a classifier (``preprocess`` of a
@@ -105,21 +106,22 @@ class ImageReader:
         self.batch = _detector_batch if hasattr(model, "preprocess_image") else _classifier_batch
 
     def read(self, file: Path) -> SeenImage:
-        """
+        """Read a file, and preprocess it as the config's test loader does.
+
         Raises:
-            LesaError: the file is no image that can be read.
+            LesaError: the file cannot be read as an image.
         """
         height, width = open_image(file, "RGB").shape[:2]
         mapped = self._map(file)
         return SeenImage(file, self._picture(mapped), self.batch(self.model, mapped), (width, height))
 
     def locate(self, seen: SeenImage, position: Point) -> Point:
-        """Where a position (x, y), in pixels of the picture in the file, lies in ``seen.picture``.
+        """Return where a position (x, y), in pixels of the picture in the file, lies in ``seen.picture``.
 
-        Whatever the mapper does to each axis on its own is followed: resizing, cropping, flipping.
+        The mapper may change each axis by itself: by resizing, cropping and flipping.
 
         Raises:
-            LesaError: outside the picture, or in a part of it that the network does not see.
+            LesaError: the position is outside the picture, or in a part of it that the network does not see.
         """
         width, height = seen.file_size
         x, y = position
@@ -130,7 +132,7 @@ class ImageReader:
         columns, rows = self._coordinates(seen)
         x, y = _inverse(columns, x), _inverse(rows, y)
         high, wide = seen.picture.shape[:2]
-        # Half a pixel: what a resized border may be off
+        # A border may be wrong by half a pixel after resizing.
         if not (-0.5 <= x <= wide + 0.5 and -0.5 <= y <= high + 0.5):
             left, right = sorted((columns(0.0), columns(float(wide))))
             top, bottom = sorted((rows(0.0), rows(float(high))))
@@ -148,9 +150,10 @@ class ImageReader:
         return np.ascontiguousarray(picture if self.channels == "RGB" else picture[:, :, ::-1])
 
     def _coordinates(self, seen: SeenImage) -> tuple[np.poly1d, np.poly1d]:
-        """File coordinates as linear functions of the seen picture's: of x, and of y.
+        """Return linear functions from the coordinates of the seen picture to those of the file, for x and for y.
 
-        The mapper tells: it is given a picture of the same size whose red rises with x and green with y.
+        They are fitted to what the mapper makes of a picture of the same size whose red channel rises with x and
+        whose green channel rises with y.
         """
         width, height = seen.file_size
         ramps = np.zeros((height, width, 3), np.uint8)  # blue, green, red
@@ -165,15 +168,15 @@ class ImageReader:
 
 
 def _line(values: np.ndarray) -> np.poly1d:
-    """Through values at the centres of pixels."""
+    """Fit a line to values at the centres of pixels."""
     centres = np.arange(len(values)) + 0.5
-    if len(values) == 1:  # a pixel wide, as far as anybody can tell
+    if len(values) == 1:  # one value does not tell a slope: the value is that of the middle
         return np.poly1d([2 * values[0], 0.0])
     return np.poly1d(np.polyfit(centres, values, 1))
 
 
 def _inverse(line: np.poly1d, value: float) -> float:
-    """Where ``line`` has ``value``."""
+    """Return the coordinate at which ``line`` has ``value``."""
     return (value - line(0.0)) / line.coeffs[0]
 
 

@@ -1,6 +1,6 @@
-"""Several trainings, several seeds each: every run in a process of its own, finished ones kept.
+"""Several trainings with several seeds each: every run has its own process, and finished runs are kept.
 
-Their folder holds one folder a run, ``NAME/seed_N``, as the training scripts write them, and the settings
+Their folder holds one folder for each run, ``NAME/seed_N``, as the training scripts write them, and the settings
 that the runs have in common.
 """
 
@@ -23,28 +23,28 @@ SETTINGS = "settings.json"
 
 
 def run_folder(folder: str | Path, name: str, seed: int) -> Path:
-    """Where ``folder`` keeps this run."""
+    """Return the folder of this run in ``folder``."""
     return Path(folder) / name / f"seed_{seed}"
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run in ``folder`` came to its end, last evaluation included."""
+    """Tell whether the run in ``folder`` has ended, including its last evaluation."""
     return (folder / FINISHED).is_file()
 
 
 def mark_finished(folder: Path) -> None:
-    """Note that the run came to its end: its weights are written before the last evaluation."""
+    """Mark the run as ended; its weights alone do not tell, as they are written before the last evaluation."""
     (folder / FINISHED).touch()
 
 
 @dataclass(frozen=True)
 class RepeatedRuns:
-    """Trainings by name, each with the seeds 0 to ``seeds`` - 1.
+    """Describe trainings by name, each with the seeds 0 to ``seeds`` - 1.
 
     Args:
         folder: where the runs are.
-        commands: by name, the arguments of ``lesa``; seed and output folder are added.
-        settings: what the runs share, as JSON has it; a folder holds runs of one value of each.
+        commands: the arguments of ``lesa`` by name; seed and output folder are added.
+        settings: settings that all runs share, as JSON values; all runs in a folder have the same.
         seeds: runs of each training.
         jobs: runs at a time; they share the cores.
     """
@@ -56,28 +56,28 @@ class RepeatedRuns:
     jobs: int
 
     def wanted(self) -> list[tuple[str, int]]:
-        """Name and seed of every run; the first seed of all trainings comes first."""
+        """Return name and seed of every run; the first seed of all trainings comes first."""
         return [(name, seed) for seed in range(self.seeds) for name in self.commands]
 
     def keep_settings(self) -> None:
-        """Note the settings in the folder, which is made.
+        """Write the settings into the folder, which is created.
 
         Raises:
             LesaError: the folder cannot be made, or holds runs of other settings.
         """
         file = make_folder(self.folder, "--output") / SETTINGS
-        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        theirs = {key: found[key] for key, value in self.settings.items() if found.get(key, value) != value}
+        earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        theirs = {k: earlier[k] for k, value in self.settings.items() if earlier.get(k, value) != value}
         if theirs:
             ours = {key: self.settings[key] for key in theirs}
             raise LesaError(f"{self.folder} holds runs of {theirs}, not of {ours}; choose another --output")
-        file.write_text(json.dumps({**found, **self.settings}, indent=1) + "\n", encoding="utf-8")
+        file.write_text(json.dumps({**earlier, **self.settings}, indent=1) + "\n", encoding="utf-8")
 
     def train(self) -> None:
-        """Every run that is not finished, ``jobs`` at a time.
+        """Train every run that is not finished, ``jobs`` at a time.
 
         Raises:
-            LesaError: a run failed; those under way are finished before, and no other is started.
+            LesaError: a run failed; the runs in progress are finished first, and no other run is started.
         """
         missing = [run for run in self.wanted() if not is_finished(run_folder(self.folder, *run))]
         with ThreadPoolExecutor(self.jobs) as pool:
@@ -90,7 +90,7 @@ class RepeatedRuns:
                 raise
 
     def _train_one(self, name: str, seed: int) -> None:
-        """One run in a process of its own, which has its share of the cores."""
+        """Train one run in its own process, which uses its share of the cores."""
         folder = run_folder(self.folder, name, seed)
         folder.mkdir(parents=True, exist_ok=True)
         threads = max(1, (os.cpu_count() or 1) // self.jobs)

@@ -1,4 +1,4 @@
-"""Results of several runs, one file a run, in one table."""
+"""The results of several runs, kept in one file for each run, and one table of all."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -11,7 +11,7 @@ RESULT_FILE = "result.json"
 
 @dataclass(frozen=True)
 class RunResult:
-    """What one run reached; AP in percent, ``seconds`` for training and evaluation together."""
+    """Hold the results of one run: AP in percent, and the seconds of training and evaluation together."""
 
     name: str
     parameters: int
@@ -23,19 +23,16 @@ class RunResult:
     seconds: float
 
     def save(self, folder: str | Path) -> Path:
+        """Write the result into ``folder`` as JSON, and return the file."""
         file = Path(folder) / RESULT_FILE
         file.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
         return file
 
 
-def load_results(folder: str | Path) -> list[RunResult]:
-    """The results in all direct subfolders, by name."""
-    files = sorted(Path(folder).glob(f"*/{RESULT_FILE}"))
-    return [RunResult(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
-
-
 def write_table(folder: str | Path) -> str:
-    """Tabulate the runs below ``folder`` into its ``table.md``; returns the table."""
+    """Write a table of the runs in the subfolders of ``folder`` into its ``table.md``, and return the table."""
+    files = sorted(Path(folder).glob(f"*/{RESULT_FILE}"))
+    runs = [RunResult(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
     headers = ["operator", "parameters", "iterations", "box AP", "box AP50", "mask AP", "mask AP50", "time"]
     rows = [
         [
@@ -45,7 +42,7 @@ def write_table(folder: str | Path) -> str:
             *(f"{value:.1f}" for value in (run.box_ap, run.box_ap50, run.mask_ap, run.mask_ap50)),
             f"{run.seconds / 60:.1f} min",
         ]
-        for run in load_results(folder)
+        for run in runs
     ]
     align = ("left", *["right"] * (len(headers) - 1))
     table = tabulate(rows, headers=headers, tablefmt="github", colalign=align, disable_numparse=True)

@@ -1,4 +1,4 @@
-"""Pictures of what each term does where: |unary|, |binary|, gate, and the attention of a position.
+"""Pictures of the terms at every position: |unary|, |binary|, gate, and the attention of a position.
 
 Shapes: N images, an H×W map, G heads.  Points are (x, y) in pixels of the picture that the network sees.
 """
@@ -20,20 +20,21 @@ from ...errors import LesaError
 from .image_reader import Point, SeenImage
 from .probes import PARTS, Layer, Observation, find_layers, observing
 
-TILE = 2.6  # inches a picture
+TILE = 2.6  # width of a picture in inches
 MARKS = ("#ffffff", "#ffe119", "#00e5ff", "#7dff5a", "#ff9cf5", "#ffb000")
 SIZE_COLOURS, GATE_COLOURS, ATTENTION_COLOURS = "viridis", "RdBu_r", "inferno"
 
 
 @dataclass
 class LayerMaps:
-    """One layer on one image; the maps, (H, W) each, are means over channels.
+    """Hold the maps of one layer on one image; each map is (H, W), a mean over channels.
 
     Attributes:
+        layer: the operator and its position in the model.
         size: (H, W).
-        maps: "unary", "binary" (absolute values) and "gate", as far as the operator has them.
+        maps: "unary" and "binary" (absolute values) and "gate"; only those that the operator has.
         cells: (y, x) of every point on the map.
-        attention: (G, H, W) of every point: the softmax weights of its cell.
+        attention: for every point, the softmax weights (G, H, W) of its cell.
     """
 
     layer: Layer
@@ -44,13 +45,14 @@ class LayerMaps:
 
 
 def layer_maps(model: nn.Module, batch: Tensor, points: Sequence[Point] = ()) -> list[LayerMaps]:
-    """The maps of every layer that ``model`` runs on one image.
+    """Return the maps of every layer that ``model`` runs on one image.
 
     Args:
+        model: a module with operators of the slot.
         batch: (1, 3, H, W), as ``model`` takes it.
         points: (x, y) in pixels of ``batch``.
     """
-    found: list[LayerMaps] = []
+    layers: list[LayerMaps] = []
     height, width = batch.shape[2:]
 
     def see(observation: Observation) -> None:
@@ -59,15 +61,15 @@ def layer_maps(model: nn.Module, batch: Tensor, points: Sequence[Point] = ()) ->
         attention = observation.layer.attention
         maps = {name: _mean_size(part) for name, part in observation.parts.items()}
         weights = [attention.attention_of(observation.input, cell)[0].cpu() for cell in cells]
-        found.append(LayerMaps(observation.layer, observation.size, maps, cells, weights))
+        layers.append(LayerMaps(observation.layer, observation.size, maps, cells, weights))
 
     with observing(model, see):
         model(batch)
-    return found
+    return layers
 
 
 def _scientific() -> ScalarFormatter:
-    """One power of ten above a colour bar rather than long numbers beside it."""
+    """Format a colour bar with one power of ten above it instead of long numbers beside it."""
     formatter = ScalarFormatter()
     formatter.set_powerlimits((-2, 3))
     return formatter
@@ -78,10 +80,10 @@ def _mean_size(part: Tensor) -> Tensor:
 
 
 def choose_layers(model: nn.Module, labels: Iterable[str] = ()) -> list[str]:
-    """The labels, checked against the model's layers; without labels those of all layers.
+    """Check that the model has layers of these labels, and return them; without labels return those of all layers.
 
     Raises:
-        LesaError: there is no such layer; the message lists those there are.
+        LesaError: the model has no layer of a label; the message lists the labels that it has.
     """
     known = [layer.label for layer in find_layers(model)]
     chosen = list(labels) or known
@@ -92,7 +94,7 @@ def choose_layers(model: nn.Module, labels: Iterable[str] = ()) -> list[str]:
 
 
 class MapSheet:
-    """A figure with one row a layer, drawn beside the picture that the network sees."""
+    """Draw a figure with one row for each layer, and in each row the picture that the network sees."""
 
     def __init__(self, seen: SeenImage, points: Sequence[Point], rows: int, columns: int) -> None:
         self.picture = seen.picture
@@ -105,14 +107,14 @@ class MapSheet:
         self.axes = self.figure.subplots(rows, columns, squeeze=False)
 
     def show_picture(self, axis: Axes, title: str) -> None:
-        """The picture with all points."""
+        """Draw the picture with all points."""
         axis.imshow(self.picture, extent=_extent(self.picture.shape))
         for number in range(len(self.points)):
             self._mark(axis, number)
         self._finish(axis, title)
 
     def show_map(self, axis: Axes, values: Tensor, title: str, colours: str, norm: Normalize) -> None:
-        """(H, W), over the whole batch; what belongs to padding is cut off."""
+        """Draw a map (H, W) of the whole batch; the part that belongs to padding is cut off."""
         extent = _extent(self.batch_size)
         image = axis.imshow(values.numpy(), cmap=colours, norm=norm, extent=extent, interpolation="nearest")
         self._bar(axis, image)
@@ -121,9 +123,9 @@ class MapSheet:
     def show_attention(
         self, axis: Axes, weights: Tensor, cell: tuple[int, int], number: int, title: str
     ) -> None:
-        """(H, W) weights in percent, over the greyed picture, with point ``number`` and its cell.
+        """Draw weights (H, W), in percent, over the picture in grey, with point ``number`` and its cell.
 
-        A few cells may have most of the weight: the colours end where all but 0.5 % of the cells are.
+        A few cells may have most of the weight, so the scale of colours ends at the 99.5th percentile of the cells.
         """
         percent = 100 * weights.double()
         top = max(float(percent.quantile(0.995)), 1e-9)
@@ -145,6 +147,7 @@ class MapSheet:
         self._finish(axis, f"{title}, own {float(percent[cell]):.2g} %")
 
     def save(self, file: str | Path) -> Path:
+        """Write the figure to a picture file, whose folder is created, and return the file."""
         file = Path(file)
         file.parent.mkdir(parents=True, exist_ok=True)
         self.figure.savefig(file, dpi=110)
@@ -162,7 +165,7 @@ class MapSheet:
             )
 
     def _outline(self, axis: Axes, cell: tuple[int, int], size: Sequence[int], number: int) -> None:
-        """The cell that holds the point."""
+        """Draw the outline of the cell that contains the point."""
         height, width = (whole / cells for whole, cells in zip(self.batch_size, size, strict=True))
         corner = cell[1] * width, cell[0] * height
         axis.add_patch(Rectangle(corner, width, height, fill=False, ec=_colour(number), lw=1.0))
@@ -181,7 +184,7 @@ class MapSheet:
 
 
 def _extent(size: Sequence[int]) -> tuple[float, float, float, float]:
-    """For an image over (height, width, …) pixels."""
+    """Return matplotlib's extent of an image of (height, width, …) pixels."""
     return 0, size[1], size[0], 0
 
 
@@ -192,13 +195,16 @@ def _colour(number: int) -> str:
 def draw_term_maps(
     seen: SeenImage, layers: Sequence[LayerMaps], points: Sequence[Point], file: str | Path
 ) -> Path:
-    """One row a layer: the picture, |unary|, |binary|, gate, and the attention of every point.
+    """Draw one row for each layer: the picture, |unary|, |binary|, gate, and the attention of every point.
 
-    Columns that no layer has anything for are left out.  |unary| and |binary| of a row share their colours,
-    so that they can be compared; the gate's are centred at one half and reach as far as its values.
+    Columns that are empty for all layers are left out.  |unary| and |binary| of a row have the same scale of colours,
+    so that they can be compared; that of the gate is centred at 0.5 and as wide as its values need.
 
     Args:
+        seen: the image that ``layers`` were computed for.
+        layers: maps of :func:`layer_maps`.
         points: those that ``layers`` were computed for.
+        file: the picture to write.
     """
     parts = [name for name in PARTS if any(name in x.maps for x in layers)]
     sheet = MapSheet(seen, points, len(layers), 1 + len(parts) + len(points))
@@ -232,7 +238,7 @@ def _show_part(sheet: MapSheet, axis: Axes, maps: LayerMaps, name: str) -> None:
 
 
 def _range_of_sizes(maps: LayerMaps) -> tuple[float, float]:
-    """From zero where two terms are to be compared, else from the smallest value."""
+    """Return the range of colours: from 0 where two terms are compared, else from the smallest value."""
     terms = [maps.maps[name] for name in ("unary", "binary") if name in maps.maps]
     lowest = 0.0 if len(terms) > 1 else float(terms[0].min())
     return lowest, max(float(values.max()) for values in terms)
@@ -241,10 +247,14 @@ def _range_of_sizes(maps: LayerMaps) -> tuple[float, float]:
 def draw_heads(
     seen: SeenImage, layers: Sequence[LayerMaps], points: Sequence[Point], number: int, file: str | Path
 ) -> Path:
-    """The attention of point ``number`` (from 0), one row a layer, one column a head.
+    """Draw the attention of one point: one row for each layer, one column for each head.
 
     Args:
+        seen: the image that ``layers`` were computed for.
+        layers: maps of :func:`layer_maps`.
         points: those that ``layers`` were computed for.
+        number: index of the point, from 0.
+        file: the picture to write.
     """
     sheet = MapSheet(seen, points, len(layers), 1 + max(len(maps.attention[number]) for maps in layers))
     for maps, axes in zip(layers, sheet.axes, strict=True):

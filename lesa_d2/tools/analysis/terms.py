@@ -1,10 +1,10 @@
-"""Who contributes, the unary or the binary term (arXiv 2107.05637, Tables 1 and 2), in numbers.
+"""How much the unary and the binary term contribute (arXiv 2107.05637, Tables 1 and 2), in numbers.
 
 - Self-attention: the softmax weight of the unary position (i = j) against that of all others.
 - LESA: 1/(1+ω) for the unary and ω/(1+ω) for the binary term, ω the gate.
 
-All are means over positions and channels, or heads, of an image, then over images; a stage is the mean of its
-layers.  No map of all pairs is made for decomposed positions, so images of 1024 px and more can be looked at.
+All are means over positions and channels, or heads, of an image, then over images; the value of a stage is the mean
+of its layers.  Decomposed positions need no map of all pairs, so images of 1024 px and more can be inspected.
 """
 
 import json
@@ -24,18 +24,18 @@ from ...errors import LesaError
 from .probes import Observation, observing
 
 TABLE_FILE, DATA_FILE, PLOT_FILE = "terms.md", "terms.json", "terms.png"
-QUIET_SECONDS = 5  # before a progress bar appears
+QUIET_SECONDS = 5  # after which a progress bar appears
 UNARY_COLOUR, BINARY_COLOUR, EVEN_COLOUR = "#d1602c", "#3568a8", "#222222"
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Means; None where an operator has no such part.
+    """Hold the means of one layer, or of several; None where an operator has no such part.
 
     Attributes:
-        own, rest: softmax weight of the own position, and of all others together.  Computed apart, as are
-            the shares, so that a sum of 1 speaks for both.
-        even: the weight of each position were all alike, 1/n.
+        own, rest: softmax weight of the own position, and of all others together.  Both are computed
+            independently, as are the shares, so that their sum of 1 is a check.
+        even: the weight of each of n positions if all were the same, 1/n.
         unary_share, binary_share: 1/(1+ω) and ω/(1+ω).
         unary_size, binary_size: |unary| and |gate · binary|, without gate |binary|.
     """
@@ -50,7 +50,7 @@ class Terms:
 
     @staticmethod
     def mean(several: "list[Terms]") -> "Terms":
-        """Field by field, over those that have it."""
+        """Return the mean of each field, over the terms that have it."""
         columns = {f.name: [getattr(terms, f.name) for terms in several] for f in fields(Terms)}
         known = {name: [v for v in values if v is not None] for name, values in columns.items()}
         return Terms(**{name: fmean(values) for name, values in known.items() if values})
@@ -58,7 +58,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class LayerTerms:
-    """One layer's means; ``sizes`` are the (H, W) of the maps it saw."""
+    """Hold the means of one layer; ``sizes`` are the (H, W) of its input maps."""
 
     name: str
     label: str
@@ -70,7 +70,7 @@ class LayerTerms:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 of a classifier in percent: as trained, and with its attention to own positions left out."""
+    """Hold the top-1 of a classifier in percent: as trained, and without attention of positions to themselves."""
 
     as_trained: float
     without_own: float
@@ -78,23 +78,23 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class TermReport:
-    """What :func:`inspect_terms` found, layer by layer; ``accuracy`` where a classifier was evaluated."""
+    """Hold the results of :func:`inspect_terms` layer by layer, and the accuracy if a classifier was evaluated."""
 
     images: int
     layers: list[LayerTerms]
     accuracy: Accuracy | None = None
 
     def stages(self) -> dict[str, Terms]:
-        """The mean of every stage's layers."""
+        """Return the mean over the layers of every stage."""
         names = dict.fromkeys(layer.stage for layer in self.layers if layer.stage)
         return {name: Terms.mean([x.terms for x in self.layers if x.stage == name]) for name in names}
 
     def overall(self) -> Terms:
-        """The mean of all layers."""
+        """Return the mean over all layers."""
         return Terms.mean([layer.terms for layer in self.layers])
 
     def table(self) -> str:
-        """Layers, stages and the mean of all, as a Markdown table; weights and shares in percent."""
+        """Return layers, stages and the mean of all as a Markdown table; weights and shares are in percent."""
         headers = ["layer", "operator", "map", "own %", "rest %", "even %"]
         headers += ["1/(1+ω) %", "ω/(1+ω) %", "abs(unary)", "abs(gate·binary)"]
         rows = [[x.label, x.operator, _range_of(x.sizes), *_cells(x.terms)] for x in self.layers]
@@ -104,7 +104,7 @@ class TermReport:
         return tabulate(rows, headers=headers, tablefmt="github", colalign=align, disable_numparse=True)
 
     def explanation(self) -> str:
-        """What the table's columns are, in a few sentences."""
+        """Explain the columns of the table in a few sentences."""
         lines = [
             f"Means over {self.images} image(s): own and rest are the softmax weights of the position itself "
             "and of all others together; even is 1/n, the weight of each of n positions were all alike; ω is "
@@ -122,7 +122,7 @@ class TermReport:
         return " ".join(lines)
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``terms.md`` and ``terms.json`` into ``folder``, which is made; returns the folder."""
+        """Write ``terms.md`` and ``terms.json`` into ``folder``, which is created, and return the folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         text = f"{self.table()}\n\n{self.explanation()}\n"
@@ -146,7 +146,7 @@ def _cells(terms: Terms) -> list[str]:
 
 
 class _Tally:
-    """Sums over images of one layer's means."""
+    """Add up the means of one layer over images."""
 
     def __init__(self) -> None:
         self.images = 0
@@ -154,17 +154,19 @@ class _Tally:
         self.sizes: set[tuple[int, int]] = set()
 
     def add(self, observation: Observation) -> None:
+        """Add one forward pass."""
         for name, values in _means_of_images(observation).items():
             self.sums[name] = self.sums.get(name, 0.0) + float(values.double().sum())
         self.images += len(observation.input)
         self.sizes.add(observation.size)
 
     def terms(self) -> Terms:
+        """Return the means over all images so far."""
         return Terms(**{name: total / self.images for name, total in self.sums.items()})
 
 
 def _means_of_images(observation: Observation) -> dict[str, Tensor]:
-    """(N,) each, by their names in :class:`Terms`."""
+    """Return the mean of each image, (N,), by the names of the fields of :class:`Terms`."""
     own, rest = observation.layer.attention.self_weights(observation.input)
     parts = {name: part.double() for name, part in observation.parts.items()}
     height, width = observation.size
@@ -180,15 +182,15 @@ def _means_of_images(observation: Observation) -> dict[str, Tensor]:
 
 
 def inspect_terms(model: nn.Module, batches: Iterable[Any], total: int | None = None) -> TermReport:
-    """Run ``model`` on every batch, in eval mode without gradients, and average what its layers do.
+    """Run ``model`` on every batch, in eval mode without gradients, and return the means of its layers' terms.
 
     Args:
         model: a module with operators of the slot: a classifier, a detector, or its backbone.
         batches: what ``model`` takes; images may differ in size from batch to batch.
-        total: number of batches, for the progress bar's estimate; None asks ``batches`` for its length.
+        total: number of batches, for the progress bar's estimate; None takes the length of ``batches``.
 
     Raises:
-        LesaError: no operator of the slot in the model, no image, or a layer that the model did not run.
+        LesaError: the model has no operator of the slot, or did not run one of them, or there is no image.
     """
     tallies: dict[str, _Tally] = {}
 
@@ -203,7 +205,7 @@ def inspect_terms(model: nn.Module, batches: Iterable[Any], total: int | None = 
         raise LesaError("expected at least one image, got none")
     if missed:
         raise LesaError(f"the model never ran {', '.join(missed)}: nothing can be said about these layers")
-    found = [
+    measured = [
         LayerTerms(
             x.name,
             x.label,
@@ -214,13 +216,13 @@ def inspect_terms(model: nn.Module, batches: Iterable[Any], total: int | None = 
         )
         for x in layers
     ]
-    return TermReport(max(tally.images for tally in tallies.values()), found)
+    return TermReport(max(tally.images for tally in tallies.values()), measured)
 
 
 def plot_terms(report: TermReport, file: str | Path) -> Path:
     """Draw the report layer by layer: softmax weights, shares by the gate, sizes of the terms.
 
-    Panels that no layer has anything for are left out.  The format follows from the file's name.
+    Panels that are empty for all layers are left out.  The suffix of the file sets its format.
     """
     drawn = [_draw_own]
     if any(layer.terms.unary_share is not None for layer in report.layers):
@@ -249,24 +251,24 @@ def _percent(report: TermReport, name: str) -> list[float]:
 
 
 def _values(report: TermReport, name: str) -> list[float]:
-    """Of every layer; not a number, which matplotlib leaves out, where a layer has no such value."""
+    """Return a value of every layer; not a number, which matplotlib leaves out, where a layer has none."""
     values = [getattr(layer.terms, name) for layer in report.layers]
     return [float("nan") if value is None else value for value in values]
 
 
 def _draw_own(report: TermReport, axis: Axes) -> None:
-    places = range(len(report.layers))
-    axis.bar(places, _percent(report, "own"), color=UNARY_COLOUR, width=0.6, label="own position")
-    axis.plot(places, _percent(report, "even"), "_", color=EVEN_COLOUR, ms=16, mew=2, label="even, 1/n")
+    positions = range(len(report.layers))
+    axis.bar(positions, _percent(report, "own"), color=UNARY_COLOUR, width=0.6, label="own position")
+    axis.plot(positions, _percent(report, "even"), "_", color=EVEN_COLOUR, ms=16, mew=2, label="even, 1/n")
     axis.set_ylabel("%")
     axis.set_title("Softmax weight of the own position; all others have the rest", fontsize=10)
 
 
 def _draw_shares(report: TermReport, axis: Axes) -> None:
-    places = range(len(report.layers))
+    positions = range(len(report.layers))
     unary, binary = (_percent(report, f"{term}_share") for term in ("unary", "binary"))
-    axis.bar(places, unary, color=UNARY_COLOUR, width=0.6, label="unary, 1/(1+ω)")
-    axis.bar(places, binary, bottom=unary, color=BINARY_COLOUR, width=0.6, label="binary, ω/(1+ω)")
+    axis.bar(positions, unary, color=UNARY_COLOUR, width=0.6, label="unary, 1/(1+ω)")
+    axis.bar(positions, binary, bottom=unary, color=BINARY_COLOUR, width=0.6, label="binary, ω/(1+ω)")
     axis.set_ylim(0, 100)
     axis.set_ylabel("%")
     axis.set_title("Share of the terms by the gate ω", fontsize=10)
@@ -275,9 +277,9 @@ def _draw_shares(report: TermReport, axis: Axes) -> None:
 def _draw_sizes(report: TermReport, axis: Axes) -> None:
     has_unary = any(layer.terms.unary_size is not None for layer in report.layers)
     offset = 0.2 if has_unary else 0.0
-    right = [place + offset for place in range(len(report.layers))]
+    right = [index + offset for index in range(len(report.layers))]
     if has_unary:
-        left = [place - offset for place in range(len(report.layers))]
+        left = [index - offset for index in range(len(report.layers))]
         axis.bar(left, _values(report, "unary_size"), color=UNARY_COLOUR, width=0.38, label="|unary|")
     axis.bar(right, _values(report, "binary_size"), color=BINARY_COLOUR, width=0.38, label="|gate · binary|")
     axis.set_ylabel("mean")

@@ -1,4 +1,4 @@
-"""Names of pictures: of those that are written, and those that are shown."""
+"""Names of the pictures that are written, and names under which pictures are shown."""
 
 import itertools
 import os
@@ -7,25 +7,29 @@ from pathlib import Path
 
 from ...errors import LesaError, listed
 
-WRITTEN = (".jpg", ".jpeg", ".png")  # other formats become JPEG
+WRITTEN = (".jpg", ".jpeg", ".png")  # pictures of other formats are written as JPEG
 
 
 def output_names(files: Sequence[Path]) -> dict[Path, str]:
-    """The name of each file's picture: its own, numbered where that is taken."""
-    found: dict[Path, str] = {}
+    """Return the name under which each file's picture is written: its own, with a number if that is taken."""
+    names: dict[Path, str] = {}
     taken: set[str] = set()
     for file in files:
         name = file.name if file.suffix.lower() in WRITTEN else f"{file.name}.jpg"
         numbers = itertools.count(2)
-        found[file] = name
-        while found[file].lower() in taken:  # some file systems take both cases for one
-            found[file] = f"{next(numbers)}_{name}"
-        taken.add(found[file].lower())
-    return found
+        names[file] = name
+        while names[file].lower() in taken:  # some file systems ignore case
+            names[file] = f"{next(numbers)}_{name}"
+        taken.add(names[file].lower())
+    return names
 
 
 def keep_originals(files: Sequence[Path], folder: Path, names: Iterable[str]) -> None:
-    """LesaError if one of ``names``, written into ``folder``, would replace one of the ``files``."""
+    """Check that none of ``names``, written into ``folder``, replaces one of the ``files``.
+
+    Raises:
+        LesaError: a file would be overwritten.
+    """
     originals = {file.resolve() for file in files}
     lost = [name for name in names if (folder / name).resolve() in originals]
     if lost:
@@ -36,7 +40,7 @@ def keep_originals(files: Sequence[Path], folder: Path, names: Iterable[str]) ->
 
 
 def short_names(files: Sequence[Path]) -> dict[Path, str]:
-    """Each file's path below the folder that all of them are in."""
+    """Return the path of each file relative to the deepest folder that contains all of them."""
     absolute = {file: file.resolve() for file in files}
     common = os.path.commonpath([path.parent for path in absolute.values()])
     return {file: path.relative_to(common).as_posix() for file, path in absolute.items()}

@@ -1,4 +1,4 @@
-"""One picture a model, side by side under their titles, as the paper's Figures 1, 2 and 4."""
+"""The pictures of several models side by side under their titles, as in the paper's Figures 1, 2 and 4."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +23,7 @@ GAP = 6  # white pixels between panels
 
 @dataclass(frozen=True)
 class DemoModel:
-    """A predictor, and the name that it goes by."""
+    """Hold a predictor and its title."""
 
     title: str
     predictor: Predictor
@@ -31,13 +31,13 @@ class DemoModel:
 
 @dataclass(frozen=True)
 class Panels:
-    """An image and what each model found in it.
+    """Hold an image and the predictions of each model.
 
     Attributes:
         image: (H, W, 3) uint8, BGR.
-        detections: of every model in order, on the CPU, with all scores that the model gives; none of a model
-            that labels pixels alone.
-        labels: of every model in order: the class of every pixel (H, W), None of a model that tells none.
+        detections: of every model in order, on the CPU, with every score that the model gives; empty for a
+            model that only labels pixels.
+        labels: of every model in order, the class of every pixel (H, W); None for a model that labels no pixels.
     """
 
     image: np.ndarray
@@ -45,21 +45,21 @@ class Panels:
     labels: list[np.ndarray | None] = field(default_factory=list)
 
     def draw(self, models: Sequence[DemoModel], threshold: float) -> np.ndarray:
-        """(h, w, 3) uint8, BGR: a panel a model, titled where there are several.
+        """Draw one panel for each model, with titles if there are several; return (h, w, 3) uint8, BGR.
 
         Args:
-            models: those of ``detections``.
+            models: the models of ``detections``, in the same order.
             threshold: detections with a lower score are left out.
         """
         panels = [
             draw_detections(
                 self.image,
-                confident(found, threshold),
+                confident(detections, threshold),
                 model.predictor.class_names,
                 labels,
                 model.predictor.stuff_names if labels is not None else (),
             )
-            for found, labels, model in zip(
+            for detections, labels, model in zip(
                 self.detections, self.labels or [None] * len(models), models, strict=True
             )
         ]
@@ -72,7 +72,7 @@ class Panels:
 
 
 def confident(detections: Instances, threshold: float) -> Instances:
-    """Those with at least this score."""
+    """Return the detections with at least this score."""
     return detections[detections.scores >= threshold]
 
 
@@ -84,17 +84,19 @@ def load_models(
     device: str | None = None,
     amp: str | None = None,
 ) -> list[DemoModel]:
-    """A predictor for each config file.
+    """Build a predictor for each config file.
 
     Args:
-        files: LazyConfig or yacs, in any mixture.
-        overrides: ``key=value`` of every config.
-        weights, titles: none, or one a file; a title is else the name of the config, or of its run's folder.
-        device, amp: of :class:`Predictor`.
+        files: LazyConfigs and yacs configs.
+        overrides: ``key=value`` for every config.
+        weights: a checkpoint for each file; without them, those of :func:`find_weights`.
+        titles: a title for each file; without them, the name of the config or of the folder of its run.
+        device: as for :class:`Predictor`.
+        amp: as for :class:`Predictor`.
 
     Raises:
-        ConfigError: another number of weights or titles than files, or a config that cannot be used.
-        CheckpointError: no weights, or others than the model's.
+        ConfigError: the number of weights or titles is not that of the files, or a config cannot be used.
+        CheckpointError: there are no weights, or they are not of this model.
     """
     for name, given in (("weights", weights), ("titles", titles)):
         if given and len(given) != len(files):
@@ -113,23 +115,23 @@ def load_models(
 
 
 def find_weights(file: str, cfg: DictConfig | CfgNode) -> str:
-    """The trained weights of a config file: beside a run's config.yaml, of the config, or of the model zoo.
+    """Return the trained weights of a config file: beside a run's config.yaml, of the config, or of the model zoo.
 
     Raises:
-        CheckpointError: there are none; says how to get them.
+        CheckpointError: there are none; the message says how to get them.
     """
     name = Path(file).stem
-    beside = last_checkpoint(Path(file).parent) if name == "config" else ""  # the folder may have moved
-    if beside:
-        return beside
+    # looked for beside the config, as the folder of the run may have been moved
+    if name == "config" and (checkpoint := last_checkpoint(Path(file).parent)):
+        return checkpoint
     try:
-        found = trained_weights(cfg)
+        weights = trained_weights(cfg)
     except CheckpointError:
         if name not in config_files():
             raise
-        found = ""
-    if found:
-        return found
+        weights = ""
+    if weights:
+        return weights
     if name in config_files():
         return f"lesa://{name}.pth"
     raise CheckpointError(
@@ -139,7 +141,7 @@ def find_weights(file: str, cfg: DictConfig | CfgNode) -> str:
 
 
 def default_titles(files: Sequence[str]) -> list[str]:
-    """A config's name; of a run's config.yaml the folder's; numbered where they are the same."""
+    """Return the name of each config, or for the config.yaml of a run that of its folder; equal names get numbers."""
     names = [path.parent.name if path.stem == "config" else path.stem for path in map(Path, files)]
     total, seen = Counter(names), Counter[str]()
     titles = []
@@ -150,7 +152,7 @@ def default_titles(files: Sequence[str]) -> list[str]:
 
 
 def predict(models: Sequence[DemoModel], images: Iterable[np.ndarray]) -> Iterator[Panels]:
-    """Yield what every model sees in each of the images, BGR, one image at a time."""
+    """Yield the predictions of every model for each of the images, BGR, one image at a time."""
     for image in images:
         outputs: list[Any] = [model.predictor(image) for model in models]
         detections = [_instances(output, image) for output in outputs]
@@ -158,7 +160,7 @@ def predict(models: Sequence[DemoModel], images: Iterable[np.ndarray]) -> Iterat
 
 
 def _instances(output: dict[str, Any], image: np.ndarray) -> Instances:
-    """Return the detections of an output; none where the model labels pixels alone."""
+    """Return the detections of an output; none where the model only labels pixels."""
     if "instances" in output:
         return output["instances"].to("cpu")
     none = torch.zeros(0)
@@ -168,5 +170,5 @@ def _instances(output: dict[str, Any], image: np.ndarray) -> Instances:
 
 
 def _labels(output: dict[str, Any]) -> np.ndarray | None:
-    """Return the class of every pixel (H, W), where an output tells it."""
+    """Return the class of every pixel (H, W); None where the model labels no pixels."""
     return output["sem_seg"].argmax(0).cpu().numpy() if "sem_seg" in output else None

@@ -1,4 +1,4 @@
-"""A folder's predictions as one HTML file, to browse and filter in any browser, without a server."""
+"""The predictions on a folder as one HTML file, which any browser shows and filters without a server."""
 
 import base64
 import json
@@ -14,18 +14,18 @@ from ..reports.drawing import class_colours, named_classes
 from .panels import DemoModel, Panels, confident
 
 TEMPLATE = Path(__file__).with_name("report.html")
-LEAST_SCORE = 0.05  # of the detections kept; the page shows those above a score that its reader moves
-MOST_PIXELS = 960  # of a picture's longer side in the page
-QUALITY = 85  # of its JPEG
+LEAST_SCORE = 0.05  # of the detections in the page; its reader chooses the score from which they are shown
+MOST_PIXELS = 960  # of the longer side of a picture in the page
+QUALITY = 85  # of the JPEG of a picture
 
 
 class HtmlReport:
-    """Collects pictures and detections, and writes the page.
+    """Collect pictures and detections, and write the page.
 
     Args:
         title: heading of the page.
-        models: whose detections are given to :meth:`add`, shown side by side.
-        threshold: score that the page starts with; its reader can lower it to ``LEAST_SCORE``.
+        models: the models whose detections are given to :meth:`add`; they are shown side by side.
+        threshold: the score that the page starts with; its reader can lower it to ``LEAST_SCORE``.
     """
 
     def __init__(self, title: str, models: Sequence[DemoModel], threshold: float) -> None:
@@ -38,7 +38,7 @@ class HtmlReport:
         self._pictures: list[dict[str, Any]] = []
 
     def add(self, name: str, panels: Panels) -> None:
-        """Take in one picture under a name."""
+        """Add one picture under a name."""
         height, width = panels.image.shape[:2]
         shrink = min(1.0, MOST_PIXELS / max(height, width))
         size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
@@ -51,14 +51,14 @@ class HtmlReport:
                 "height": height,
                 "jpeg": base64.b64encode(jpeg).decode("ascii"),
                 "panels": [
-                    self._shapes(model, confident(found, self.least_score))
-                    for model, found in zip(self.models, panels.detections, strict=True)
+                    self._shapes(model, confident(detections, self.least_score))
+                    for model, detections in zip(self.models, panels.detections, strict=True)
                 ],
             }
         )
 
     def _shapes(self, model: DemoModel, detections: Instances) -> list[dict[str, Any]]:
-        """Class, score, box and outline of each detection, the largest first, so that none is hidden."""
+        """Return class, score, box and outline of each detection, the largest first, so that none is hidden."""
         names = named_classes(model.predictor.class_names, detections)
         order = detections.pred_boxes.area().argsort(descending=True)
         detections = detections[order]
@@ -85,7 +85,7 @@ class HtmlReport:
         return self.classes.index(name)
 
     def save(self, file: Path) -> Path:
-        """Write the page."""
+        """Write the page, and return its file."""
         data = {
             "title": self.title,
             "models": [model.title for model in self.models],
@@ -103,7 +103,7 @@ class HtmlReport:
 
 
 def _outlines(detections: Instances) -> list[str]:
-    """The masks as SVG paths in pixels of the image; empty where there are no masks."""
+    """Return the masks as SVG paths in pixels of the image; empty texts if there are no masks."""
     if not detections.has("pred_masks"):
         return [""] * len(detections)
     return [_outline(mask) for mask in np.asarray(detections.pred_masks).astype(np.uint8)]
@@ -111,7 +111,7 @@ def _outlines(detections: Instances) -> list[str]:
 
 def _outline(mask: np.ndarray) -> str:
     contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    tolerance = max(mask.shape) / 1500  # pixels that nobody sees
+    tolerance = max(mask.shape) / 1500  # pixels; too few to be visible
     paths = []
     for contour in contours:
         points = cv2.approxPolyDP(contour, tolerance, closed=True).reshape(-1, 2) + 0.5

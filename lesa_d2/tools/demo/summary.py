@@ -1,4 +1,4 @@
-"""What was found in all pictures together: a table, and every detection in a file."""
+"""The detections in all pictures together: a table of their numbers, and a file with every detection."""
 
 import json
 from collections import Counter
@@ -16,10 +16,10 @@ from .panels import DemoModel, Panels, confident
 
 
 class DetectionSummary:
-    """Collects the detections of several models over pictures.
+    """Collect the detections of several models over pictures.
 
     Args:
-        models: whose detections are given to :meth:`add`.
+        models: the models whose detections are given to :meth:`add`.
         threshold: detections with a lower score are not counted.
     """
 
@@ -28,20 +28,20 @@ class DetectionSummary:
         self.threshold = threshold
         self.pictures: list[dict[str, Any]] = []
         self._counts = [Counter[str]() for _ in models]
-        self._found_in = [0 for _ in models]
+        self._pictures_with_any = [0 for _ in models]
         self._highest = [0.0 for _ in models]
         self._pixels = [Counter[int]() for _ in models]
 
     def add(self, name: str, panels: Panels) -> None:
-        """Take in one picture's detections."""
+        """Add the detections of one picture."""
         height, width = panels.image.shape[:2]
         entry: dict[str, Any] = {"file": name, "width": width, "height": height, "detections": {}}
-        for index, (model, found) in enumerate(zip(self.models, panels.detections, strict=True)):
-            names = named_classes(model.predictor.class_names, found)
-            counted = confident(found, self.threshold)
+        for index, (model, detections) in enumerate(zip(self.models, panels.detections, strict=True)):
+            names = named_classes(model.predictor.class_names, detections)
+            counted = confident(detections, self.threshold)
             self._counts[index].update(names[c] for c in counted.pred_classes.tolist())
-            self._found_in[index] += len(counted) > 0
-            self._highest[index] = max([self._highest[index], *found.scores.tolist()])
+            self._pictures_with_any[index] += len(counted) > 0
+            self._highest[index] = max([self._highest[index], *detections.scores.tolist()])
             entry["detections"][model.title] = as_dicts(counted, names)
         for pixels, labels in zip(self._pixels, panels.labels, strict=False):
             if labels is not None:
@@ -49,16 +49,16 @@ class DetectionSummary:
         self.pictures.append(entry)
 
     def table(self) -> str:
-        """Return the number of detections of each class and model, and what models label pixels.
+        """Return the numbers of detections by class and model, and the shares of pixels by class.
 
-        Where a model detects nothing, its highest score is given.
+        If a model has no detections, its highest score is given.
         """
         total = len(self.pictures)
         headers = ["class", *(model.title for model in self.models)]
         classes = sorted({name for counts in self._counts for name in counts})
         rows: list[list[Any]] = [[name, *(counts[name] for counts in self._counts)] for name in classes]
         rows.append(["all", *(counts.total() for counts in self._counts)])
-        rows.append(["pictures with any", *(f"{found} of {total}" for found in self._found_in)])
+        rows.append(["pictures with any", *(f"{number} of {total}" for number in self._pictures_with_any)])
         lines = [tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)]
         for model, pixels in zip(self.models, self._pixels, strict=True):
             if pixels:
@@ -74,14 +74,14 @@ class DetectionSummary:
         return "\n".join(lines)
 
     def save(self, file: Path) -> Path:
-        """Write all detections as JSON: boxes [x, y, width, height] in pixels, masks as COCO's RLE."""
+        """Write all detections as JSON: boxes [x, y, width, height] in pixels, masks as COCO's RLE; return the file."""
         content = {"threshold": self.threshold, "pictures": self.pictures}
         file.write_text(json.dumps(content) + "\n", encoding="utf-8")
         return file
 
 
 def shares(pixels: Counter[int], names: Sequence[str]) -> str:
-    """Return the classes of pixels with their shares, the largest first."""
+    """Return the classes of pixels with their shares, the largest share first."""
     total = pixels.total()
     return ", ".join(
         f"{names[index] if index < len(names) else f'class {index}'} {number / total:.1%}"
@@ -90,12 +90,11 @@ def shares(pixels: Counter[int], names: Sequence[str]) -> str:
 
 
 def as_dicts(detections: Instances, class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """Detections in COCO's result format, with the name of the class in the place of ids."""
-    found = instances_to_coco_json(detections, img_id=0)
+    """Return detections in COCO's result format, with the name of the class instead of the ids."""
     return [
         {
             "class": class_names[item["category_id"]],
             **{key: item[key] for key in ("score", "bbox", "segmentation") if key in item},
         }
-        for item in found
+        for item in instances_to_coco_json(detections, img_id=0)
     ]

@@ -1,4 +1,4 @@
-"""Video files and cameras through OpenCV."""
+"""Video files and cameras, read and written by OpenCV."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,21 +8,21 @@ import numpy as np
 
 from ...errors import LesaError
 
-DEFAULT_RATE = 25.0  # frames a second, where a camera does not tell
+DEFAULT_RATE = 25.0  # frames per second, for cameras that do not say
 
 
 class VideoReader:
-    """The frames of a video file or a camera, (H, W, 3) uint8, BGR.
+    """Yield the frames of a video file or a camera, (H, W, 3) uint8, BGR.
 
     Args:
         source: a file, or the number of a camera.
 
     Attributes:
-        rate: frames a second.
-        length: frames as the file says, which need not be exact; None for a camera.
+        rate: frames per second.
+        length: the number of frames that the file states, which may be inexact; None for a camera.
 
     Raises:
-        LesaError: no such file or camera, or not one that OpenCV can decode.
+        LesaError: there is no such file or camera, or OpenCV cannot decode it.
     """
 
     def __init__(self, source: str | int) -> None:
@@ -53,11 +53,11 @@ class VideoReader:
 
 
 class VideoWriter:
-    """Writes frames of one size as MP4; the file is made with the first.
+    """Write frames of one size as MP4; the file is created with the first frame.
 
     Args:
-        file: to write, ending in .mp4.
-        rate: frames a second.
+        file: the file to write, which ends in .mp4.
+        rate: frames per second.
     """
 
     def __init__(self, file: Path, rate: float) -> None:
@@ -66,7 +66,7 @@ class VideoWriter:
         self._writer: cv2.VideoWriter | None = None
 
     def write(self, frame: np.ndarray) -> None:
-        """Add a frame (h, w, 3) uint8, BGR; MP4 wants even sides, so that an odd last row is left out.
+        """Add a frame (h, w, 3) uint8, BGR; MP4 needs even sides, so an odd last row or column is left out.
 
         Raises:
             LesaError: OpenCV cannot write the file.
@@ -80,5 +80,6 @@ class VideoWriter:
         self._writer.write(np.ascontiguousarray(frame[:height, :width]))
 
     def close(self) -> None:
+        """Finish the file."""
         if self._writer is not None:
             self._writer.release()

@@ -1,4 +1,4 @@
-"""``python -m lesa_d2.doctor``: what is wrong, and the exact command or step that mends it."""
+"""``python -m lesa_d2.doctor``: what is wrong, and the exact command or step that fixes it."""
 
 from .environment import check_environment
 from .findings import Finding

@@ -1,10 +1,9 @@
-"""What the environment is like: versions, detectron2, devices, folders."""
+"""Checks of the environment: versions, detectron2, devices, folders."""
 
 import importlib
 import importlib.metadata
 import os
 import platform
-import re
 import sys
 from collections.abc import Callable
 
@@ -16,7 +15,7 @@ MODULES = {"opencv-python": "cv2", "Pillow": "PIL", "hydra-core": "hydra", "setu
 
 
 def check_environment() -> list[Finding]:
-    """Every check in order; nothing is raised."""
+    """Return the findings of every check, in order; no check raises an error."""
     findings = [Finding("python", platform.python_version()), *check_requirements()]
     checks: list[Callable[[], Finding]] = [
         check_torch_pair,
@@ -30,61 +29,59 @@ def check_environment() -> list[Finding]:
 
 
 def check_requirements() -> list[Finding]:
-    """One finding for every dependency that setup.py declares."""
+    """Return one finding for every dependency that the package declares."""
     try:
         declared = importlib.metadata.requires(DISTRIBUTION) or []
+        return [check_package(requirement) for requirement in declared if "extra ==" not in requirement]
     except importlib.metadata.PackageNotFoundError:
         return [Finding(DISTRIBUTION, "is not installed", pip("--editable ."))]
-    return [check_package(requirement) for requirement in declared if "extra ==" not in requirement]
+    except ModuleNotFoundError as error:  # check_package itself needs packaging
+        return [Finding("packaging", f"does not import: {error}", pip("packaging"))]
 
 
 def check_package(requirement: str) -> Finding:
-    """Whether a distribution, such as ``numpy<3,>=1.26``, is installed in range and imports."""
-    name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
-    mend = pip("torch torchvision" if name in ("torch", "torchvision") else f'"{requirement}"')
+    """Check that a distribution, such as ``numpy<3,>=1.26``, is installed in this range and imports."""
+    from packaging.requirements import Requirement
+
+    parsed = Requirement(requirement)
+    name, limits = parsed.name, parsed.specifier
+    fix = pip("torch torchvision" if name in ("torch", "torchvision") else f'"{requirement}"')
     try:
         module = importlib.import_module(MODULES.get(name, name))
-        # without a distribution of this name it is another build, such as opencv's headless one
+        # a module without a distribution of this name is of another build, such as opencv's headless one
         version = installed_version(name) or module.__version__
     except Exception as error:  # a broken installation fails in many ways
-        return Finding(name, f"does not import: {type(error).__name__}: {error}", mend)
-    if not in_range(version, requirement[len(name) :]):
-        return Finding(name, f"{version} is outside {requirement[len(name) :]}", mend)
+        return Finding(name, f"does not import: {type(error).__name__}: {error}", fix)
+    if not limits.contains(version, prereleases=True):
+        return Finding(name, f"{version} is outside {limits}", fix)
     return Finding(name, version)
 
 
 def installed_version(distribution: str) -> str | None:
-    """The version pip knows, or None."""
+    """Return the version that pip knows; None where it knows none."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def in_range(version: str, limits: str) -> bool:
-    """Whether ``version`` lies within limits such as ``<3,>=1.26``."""
-    from packaging.specifiers import SpecifierSet
-
-    return SpecifierSet(limits).contains(version, prereleases=True)
-
-
 def check_torch_pair() -> Finding:
-    """Whether torchvision's operators were built for this torch."""
+    """Check that torchvision's operators were built for this torch."""
     name = "torchvision operators"
-    mend = pip("--upgrade --force-reinstall torch torchvision")
+    fix = pip("--upgrade --force-reinstall torch torchvision")
     try:
         import torch
         from torchvision.ops import nms
 
         nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
     except Exception as error:
-        return Finding(name, f"do not run: {str(error).splitlines()[0]}", mend)
+        return Finding(name, f"do not run: {str(error).splitlines()[0]}", fix)
     return Finding(name, "run")
 
 
 def check_detectron2() -> Finding:
-    """Which detectron2 is imported, and whether its model zoo works."""
-    mend = f"{sys.executable} tools/install_detectron2.py"
+    """Check which detectron2 is imported, and that its model zoo works."""
+    fix = f"{sys.executable} tools/install_detectron2.py"
     try:
         import detectron2
         from detectron2 import model_zoo
@@ -93,10 +90,10 @@ def check_detectron2() -> Finding:
     except ModuleNotFoundError as error:
         missing = (error.name or "detectron2").split(".")[0]
         if missing != "detectron2":  # one of its dependencies
-            mend = pip('"setuptools<82"' if missing == "pkg_resources" else missing)
-        return Finding("detectron2", f"does not import: {error}", mend)
+            fix = pip('"setuptools<82"' if missing == "pkg_resources" else missing)
+        return Finding("detectron2", f"does not import: {error}", fix)
     except Exception as error:
-        return Finding("detectron2", f"does not work: {type(error).__name__}: {error}", mend)
+        return Finding("detectron2", f"does not work: {type(error).__name__}: {error}", fix)
     carried = "LabGym" in (detectron2.__file__ or "")
     return Finding(
         "detectron2", f"{detectron2.__version__} ({'carried by LabGym' if carried else 'installed'})"
@@ -104,7 +101,7 @@ def check_detectron2() -> Finding:
 
 
 def check_lesa() -> Finding:
-    """Whether the backbones build."""
+    """Check that the backbones can be built."""
     try:
         import torch
 
@@ -119,7 +116,7 @@ def check_lesa() -> Finding:
 
 
 def check_device() -> Finding:
-    """GPUs; none is not an error."""
+    """List the GPUs; a machine without any is no error."""
     try:
         import torch
     except Exception:
@@ -131,14 +128,14 @@ def check_device() -> Finding:
 
 
 def check_data() -> Finding:
-    """Where data sets are looked for; missing ones are not an error."""
+    """Say where data sets are looked for, and list those that are there; a missing one is no error."""
     root = os.getenv("DETECTRON2_DATASETS", "datasets")
     present = sorted(os.listdir(root)) if os.path.isdir(root) else []
     return Finding("DETECTRON2_DATASETS", f"{root}: {', '.join(present) or 'nothing there yet'}")
 
 
 def check_weights() -> Finding:
-    """Where our own weights are looked for; missing ones are not an error."""
+    """Say where our own weights are looked for, and list those that are there; missing ones are no error."""
     try:
         from ...checkpoint import models_folder
     except Exception:

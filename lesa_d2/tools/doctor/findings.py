@@ -1,4 +1,4 @@
-"""What a check finds."""
+"""The findings of a check."""
 
 import sys
 from collections.abc import Callable
@@ -9,15 +9,15 @@ from ...errors import LesaError
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; ``mend`` is a command or a step, empty when nothing is wrong."""
+    """Describe one line of the report; ``fix`` is a command or a step, and is empty when nothing is wrong."""
 
     name: str
     state: str
-    mend: str = ""
+    fix: str = ""
 
 
 def checked(name: str, check: Callable[[], list[Finding]], state: str = "cannot be used") -> list[Finding]:
-    """What ``check`` finds; whatever it raises is one finding called ``name``.
+    """Return the findings of ``check``; an error that it raises becomes one finding called ``name``.
 
     ``state`` describes a user's error, whose message says what to do.
     """
@@ -26,14 +26,14 @@ def checked(name: str, check: Callable[[], list[Finding]], state: str = "cannot 
     except LesaError as error:
         return [Finding(name, state, str(error))]
     except ImportError as error:
-        return [Finding(name, f"not checked: {error}", "mend what is missing in the environment first")]
+        return [Finding(name, f"not checked: {error}", "fix what is missing in the environment first")]
     except Exception as error:
         return [Finding(name, f"fails unexpectedly: {type(error).__name__}: {error}", BUG)]
 
 
-BUG = "nobody foresaw this: please report it, with what --bug-report prints"
+BUG = "this error is unexpected: please report it, with the output of --bug-report"
 
 
 def pip(arguments: str) -> str:
-    """A pip command for this very interpreter."""
+    """Return a pip command for the interpreter that runs this program."""
     return f"{sys.executable} -m pip install {arguments}"

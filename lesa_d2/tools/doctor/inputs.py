@@ -1,4 +1,4 @@
-"""What the user brings: a config with overrides, a data set, a checkpoint.
+"""Checks of what the user gives: a config with overrides, a data set, a checkpoint.
 
 torch and detectron2 are imported inside the checks: where they are missing, the doctor has to say so.
 """
@@ -13,7 +13,7 @@ from .findings import Finding, checked
 
 
 class Inputs:
-    """The checks of one command line; what one of them builds, later ones use.
+    """Hold the checks of one command line; later checks use what earlier ones have built.
 
     Args:
         config_file: of either kind, or a name of the model zoo.
@@ -35,29 +35,30 @@ class Inputs:
         self.model: Any = None
 
     def check(self) -> list[Finding]:
-        """Every check that the arguments allow, in order; nothing is raised."""
-        found: list[Finding] = []
+        """Return the findings of every check that the arguments allow, in order; no check raises an error."""
+        findings: list[Finding] = []
         if self.config_file:
-            found += checked("config", self._load)
+            findings += checked("config", self._load)
         elif self.overrides:
-            found.append(
+            findings.append(
                 Finding("config", "none", f"--config-file: {self.overrides[0]!r} overrides a config")
             )
         if self.dataset:
-            found += checked("data set", self._check_dataset)
+            findings += checked("data set", self._check_dataset)
         if self.cfg is not None:
-            found += checked("config values", self._check_values, "are wrong")
-            if not any(finding.name == "data set" and finding.mend for finding in found):
-                found += checked("data of the config", self._check_data)
-            found += checked("model", self._build, "cannot be built")
+            findings += checked("config values", self._check_values, "are wrong")
+            if not any(finding.name == "data set" and finding.fix for finding in findings):
+                findings += checked("data of the config", self._check_data)
+            findings += checked("model", self._build, "cannot be built")
             if not self.checkpoint:
-                found += checked("start", self._check_start, "is missing")
+                findings += checked("start", self._check_start, "is missing")
         if self.checkpoint:
-            found += checked("checkpoint", self._check_checkpoint)
-        return found
+            findings += checked("checkpoint", self._check_checkpoint)
+        return findings
 
     @property
     def is_yacs(self) -> bool:
+        """Tell whether the config is one of yacs."""
         from detectron2.config import CfgNode
 
         return isinstance(self.cfg, CfgNode)
@@ -96,7 +97,7 @@ class Inputs:
         return [Finding("config values", "in range")]
 
     def _check_data(self) -> list[Finding]:
-        """The data sets that training with these arguments reads."""
+        """Check the data sets that training with these arguments reads."""
         if self.is_yacs:
             return self._check_yacs_data()
         from ...engine import task_of
@@ -116,7 +117,7 @@ class Inputs:
         return [Finding("data of the config", f"is there: {len(classes)} classes, as the model")]
 
     def _is_generated(self) -> bool:
-        """Whether the config draws its pictures itself, which the doctor leaves to training."""
+        """Tell whether the pictures of the config are generated; the doctor leaves that to training."""
         from ...config.lazy import target
         from ...data import shape_images, shapes_split
 
@@ -136,7 +137,7 @@ class Inputs:
         return [Finding("data of the config", f"is there: {heads['num_classes']} classes, as the model")]
 
     def _build(self) -> list[Finding]:
-        """On the meta device: no memory, no initial values."""
+        """Build the model on the meta device, which needs no memory and no initial values."""
         import torch
 
         from ...engine import build_model
@@ -154,7 +155,7 @@ class Inputs:
         return [Finding("model", f"{type(self.model).__name__} builds, {count:,} parameters")]
 
     def _check_start(self) -> list[Finding]:
-        """What training starts from; nothing is downloaded."""
+        """Check the weights that training starts from; nothing is downloaded."""
         path = self.cfg.MODEL.WEIGHTS if self.is_yacs else self.cfg.train.init_checkpoint
         if not path:
             return [Finding("start", "from scratch")]
@@ -165,7 +166,7 @@ class Inputs:
         if "://" in path and not path.startswith(PREFIX):
             return [Finding("start", f"{path} is fetched when training starts")]
         if not PathManager.isfile(path):
-            PathManager.get_local_path(path)  # of ours, says how to get them
+            PathManager.get_local_path(path)  # for our own weights, its error says how to get them
             raise CheckpointError(f"checkpoint {path!r} does not exist; give the path of a .pth file")
         return [Finding("start", f"{path} can be had")]
 
@@ -177,16 +178,16 @@ class Inputs:
             state = "weights of none of the known kinds"
             expected = ", ".join(KINDS.values())
             return [Finding("checkpoint", state, f"{self.checkpoint}: expected one of these: {expected}")]
-        found = [Finding("checkpoint", f"{self.checkpoint} is {KINDS[kind]}")]
+        findings = [Finding("checkpoint", f"{self.checkpoint} is {KINDS[kind]}")]
         if kind in CONVERSIONS:
             command = f"python projects/LESA/convert_checkpoint.py --from {kind} {self.checkpoint} DST.pth"
-            return [Finding("checkpoint", found[0].state, f"convert it, and use DST.pth: {command}")]
+            return [Finding("checkpoint", findings[0].state, f"convert it, and use DST.pth: {command}")]
         if self.model is not None:
-            found += checked("checkpoint and model", self._fit, "do not fit")
-        return found
+            findings += checked("checkpoint and model", self._fit, "do not fit")
+        return findings
 
     def _fit(self) -> list[Finding]:
-        """Whether the checkpoint is one of the model, or can start it."""
+        """Check that the checkpoint is one of the model, or that the model can start from it."""
         from ...checkpoint import LoadReport, compare_weights
 
         name, reason = "checkpoint and model", ""

@@ -1,4 +1,4 @@
-"""The command line of the doctor: all findings, what mends them, and what a bug report needs."""
+"""The command line of the doctor: all findings, how to fix them, and what a bug report needs."""
 
 import argparse
 import platform
@@ -15,21 +15,24 @@ COMMAND = "python -m lesa_d2.doctor"
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         prog=COMMAND,
         description="Check the environment and, where given, a config, a data set and a checkpoint. The exit "
-        "status is 1 when anything must be mended.",
+        "status is 1 when anything must be fixed.",
     )
     parser.add_argument("--config-file", default="", metavar="FILE", help="of either kind, or a zoo's name")
     parser.add_argument("--dataset", default="", metavar="DIR", help="a COCO-format or ImageNet-style folder")
-    parser.add_argument("--checkpoint", default="", metavar="F", help="weights, of ours or to be converted")
+    parser.add_argument(
+        "--checkpoint", default="", metavar="F", help="weights of this package, or to be converted"
+    )
     parser.add_argument("--bug-report", action="store_true", help="add what a report of a problem needs")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
     return parser.parse_intermixed_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the report; 1 when something has to be mended."""
+    """Print the report, and return the exit status: 1 when something has to be fixed."""
     args = parse_args(arguments)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -37,29 +40,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(lines(findings)))
         given = sys.argv[1:] if arguments is None else arguments
         print("\n" + (bug_report(given) if args.bug_report else HINT))
-    return 1 if any(finding.mend for finding in findings) else 0
+    return 1 if any(finding.fix for finding in findings) else 0
 
 
 def diagnose(args: argparse.Namespace) -> list[Finding]:
-    """Every check that the arguments allow, in order; nothing is raised."""
+    """Return the findings of every check that the arguments allow, in order; no check raises an error."""
     inputs = Inputs(args.config_file, args.dataset, args.checkpoint, args.opts)
     return [*check_environment(), *inputs.check()]
 
 
 def lines(findings: Sequence[Finding]) -> list[str]:
-    """A line a finding, then every way to mend with the names that it mends."""
+    """Return one line for each finding, then every fix under the names of the findings that it is for."""
     width = max(len(finding.name) for finding in findings)
     text = [
-        f"{'!!' if finding.mend else 'ok'}  {finding.name:<{width}}  {finding.state}" for finding in findings
+        f"{'!!' if finding.fix else 'ok'}  {finding.name:<{width}}  {finding.state}" for finding in findings
     ]
-    mends: dict[str, list[str]] = {}
+    fixes: dict[str, list[str]] = {}
     for finding in findings:
-        if finding.mend:
-            mends.setdefault(finding.mend, []).append(finding.name)
-    if mends:
-        text += ["", "To mend:"]
-    for mend, names in mends.items():
-        text += [f"  {', '.join(names)}", *(f"    {line}" for line in mend.splitlines())]
+        if finding.fix:
+            fixes.setdefault(finding.fix, []).append(finding.name)
+    if fixes:
+        text += ["", "To fix:"]
+    for fix, names in fixes.items():
+        text += [f"  {', '.join(names)}", *(f"    {line}" for line in fix.splitlines())]
     return text
 
 
@@ -67,7 +70,7 @@ HINT = f"Reporting a problem? Paste what this prints:  {COMMAND} --bug-report, w
 
 
 def bug_report(arguments: Sequence[str]) -> str:
-    """Versions of everything, and how the doctor was called."""
+    """Return the versions of everything, and how the doctor was called."""
     from ... import __version__
 
     facts = [

@@ -1,4 +1,4 @@
-"""Backbone and FPN of a detector as files for other programs, checked against PyTorch."""
+"""Export of backbone and FPN of a detector to files for other programs, checked against PyTorch."""
 
 from .backbone import Exported, export_backbone
 from .check import Comparison, compare

@@ -1,4 +1,4 @@
-"""Export in one go: trace, write, read again, compare."""
+"""The whole export: trace the model, write the files, read them again, and compare them with the model."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ DTYPES = {"float32": torch.float32, "uint8": torch.uint8}
 
 @dataclass(frozen=True)
 class Exported:
-    """A file, and how far it is from the model."""
+    """Hold an exported file, and its differences from the model."""
 
     file: Path
     comparison: Comparison
@@ -32,15 +32,15 @@ def export_backbone(
 ) -> list[Exported]:
     """Write ``folder/backbone.pt2`` and ``folder/backbone.onnx``, checked against PyTorch.
 
-    Both take any batch and any H×W of multiples of the backbone's divisor; a file that differs from the model
-    is removed.  Attention computes a map of all pairs of positions: 4·heads·(H·W/256)² bytes an image for
-    stride 16, several times over.
+    Both take any batch, and any H and W that are multiples of the backbone's divisor; a file that differs from the
+    model is removed.  Attention computes a map of all pairs of positions, which needs several times
+    4·heads·(H·W/256)² bytes for each image at stride 16.
 
     Args:
-        model: a detector with FPN; it stays as it is.
-        folder: where the files go, which must exist.
+        model: a detector with FPN, which is not changed.
+        folder: an existing folder for the files.
         formats: names among ``FORMATS``.
-        image_size: (H, W) of the image that is traced, and checked beside smaller ones.
+        image_size: (H, W) of the image that is traced; it is checked together with smaller sizes.
         dtype: of the image, "float32" or "uint8"; its values are RGB from 0 to 255 in both.
 
     Raises:

@@ -1,4 +1,4 @@
-"""An exported file beside the model it came from, at sizes that it was not traced with."""
+"""Comparison of an exported file with its model, also at sizes that were not traced."""
 
 import copy
 import math
@@ -20,12 +20,13 @@ Size = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Largest differences of every output by its name, as shares of that output's largest value, by size."""
+    """Hold the largest difference of every output, as a share of that output's largest value, by size and name."""
 
     differences: dict[Size, dict[str, float]]
 
     @property
     def largest(self) -> float:
+        """Return the largest difference of all sizes and outputs."""
         return max(value for row in self.differences.values() for value in row.values())
 
     def __str__(self) -> str:
@@ -38,7 +39,7 @@ class Comparison:
 
 
 def sizes_to_check(pyramid: FeaturePyramid, image_size: tuple[int, int]) -> list[Size]:
-    """The traced size with other batches, and small squares and rectangles of every orientation."""
+    """Return the traced size with other batches, and small squares, wide and high rectangles."""
     least, step = pyramid.smallest_side, pyramid.divisor
     return [
         (1, *image_size),
@@ -50,29 +51,29 @@ def sizes_to_check(pyramid: FeaturePyramid, image_size: tuple[int, int]) -> list
 
 
 def compare(pyramid: FeaturePyramid, run: Run, sizes: Sequence[Size], dtype: torch.dtype) -> Comparison:
-    """``run`` against ``pyramid`` on random smooth images of every size, in ``dtype``.
+    """Compare ``run`` with ``pyramid`` on random smooth images of every size, in ``dtype``.
 
     Raises:
-        ExportError: a size at which the file does not run, or gives something else.
+        ExportError: the file does not run at one of the sizes, or its outputs differ from the model's.
     """
-    found: dict[Size, dict[str, float]] = {}
+    differences: dict[Size, dict[str, float]] = {}
     for images, height, width in sizes:
         image = _smooth_images((images, height, width), dtype)
         with torch.no_grad():
             expected = pyramid(image)
             try:
                 received = run(image)
-            except Exception as error:  # of whatever runs the file
+            except Exception as error:  # the exceptions depend on the program that runs the file
                 raise ExportError(
                     f"the exported file does not run on {images} images of {height}×{width}, although it "
                     f"should on any size: {error}"
                 ) from error
         if received.keys() != expected.keys():
             raise ExportError(f"the exported file gives {sorted(received)}, expected {sorted(expected)}")
-        found[images, height, width] = {
+        differences[images, height, width] = {
             name: _difference(received[name], value) for name, value in expected.items()
         }
-    comparison = Comparison(found)
+    comparison = Comparison(differences)
     if not comparison.largest <= TOLERANCE:
         raise ExportError(
             f"the exported file is not the model: differs by up to {comparison.largest:.1e} of an output's "
@@ -82,7 +83,7 @@ def compare(pyramid: FeaturePyramid, run: Run, sizes: Sequence[Size], dtype: tor
 
 
 def _excuse(pyramid: FeaturePyramid, sizes: Sequence[Size], dtype: torch.dtype) -> str:
-    """What to add where PyTorch itself is as far from its own float64, so that the check can say nothing."""
+    """Return an explanation if PyTorch's float32 and float64 differ as much, so that the check decides nothing."""
     images, height, width = min(sizes, key=math.prod)
     image = torch.randint(256, (images, 3, height, width), generator=torch.Generator().manual_seed(0)).to(
         dtype
@@ -99,7 +100,7 @@ def _excuse(pyramid: FeaturePyramid, sizes: Sequence[Size], dtype: torch.dtype) 
 
 
 def _smooth_images(size: Size, dtype: torch.dtype) -> torch.Tensor:
-    """Random images of soft blobs; white noise is so unlike pictures that a model may amplify rounding."""
+    """Return random images of soft blobs; on white noise, unlike on pictures, a model may amplify rounding errors."""
     images, height, width = size
     coarse = torch.rand(
         images, 3, -(-height // 16), -(-width // 16), generator=torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""The file formats: how each is written, read again and run."""
+"""The file formats: how files are written, read again and run."""
 
 import importlib.util
 import logging
@@ -22,14 +22,18 @@ Run = Callable[[Tensor], dict[str, Tensor]]
 
 
 class Format(ABC):
-    """A kind of file."""
+    """Write and read files of one format."""
 
     suffix: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
-    """What has to be installed."""
+    """Packages that have to be installed."""
 
     def check_can_export(self, pyramid: FeaturePyramid) -> None:
-        """ExportError where it is known beforehand that it will not work."""
+        """Check what is needed to export ``pyramid`` in this format.
+
+        Raises:
+            ExportError: a package is missing, or the format cannot hold a part of the model.
+        """
         missing = [name for name in self.packages if importlib.util.find_spec(name) is None]
         if missing:
             raise ExportError(
@@ -39,43 +43,47 @@ class Format(ABC):
 
     @abstractmethod
     def write(self, program: ExportedProgram, pyramid: FeaturePyramid, file: Path) -> None:
-        """Write the traced ``pyramid``."""
+        """Write the traced ``pyramid`` into ``file``."""
 
     @abstractmethod
     def read(self, file: Path) -> Run:
-        """What another program would run."""
+        """Read a file, and return a function that runs it."""
 
 
 class TorchFormat(Format):
-    """``torch.export``'s archive."""
+    """Write and read the archives of ``torch.export``."""
 
     suffix = ".pt2"
 
     def write(self, program: ExportedProgram, pyramid: FeaturePyramid, file: Path) -> None:
+        """Write the traced ``pyramid`` into ``file``."""
         torch.export.save(program, file)
 
     def read(self, file: Path) -> Run:
+        """Read a file, and return a function that runs it."""
         return torch.export.load(file).module()
 
 
 class OnnxFormat(Format):
-    """ONNX, run by onnxruntime on the CPU."""
+    """Write ONNX files, and run them with onnxruntime on the CPU."""
 
     suffix = ".onnx"
     packages = ("onnx", "onnxscript", "onnxruntime")
 
     def check_can_export(self, pyramid: FeaturePyramid) -> None:
+        """Check the packages, and that onnxruntime has every operator of ``pyramid``."""
         super().check_can_export(pyramid)
         if any(isinstance(module, DeformableConv2d) for module in pyramid.modules()):
             _check_deformable()
 
     def write(self, program: ExportedProgram, pyramid: FeaturePyramid, file: Path) -> None:
+        """Write the traced ``pyramid`` into ``file``, with names for its inputs, outputs and open axes."""
         names = list(pyramid.strides)
         with _quiet("onnxscript", "torch.onnx"):
             exported = torch.onnx.export(
                 program, dynamo=True, input_names=["image"], output_names=names, verbose=False
             )
-        assert exported is not None  # it writes files by itself only where it is given a name
+        assert exported is not None  # it is None only when a file name is given
         graph = exported.model.graph
         _name_axes(graph.inputs[0], "")
         for name, output in zip(names, graph.outputs, strict=True):
@@ -84,6 +92,7 @@ class OnnxFormat(Format):
         exported.save(file)
 
     def read(self, file: Path) -> Run:
+        """Read a file, and return a function that runs it."""
         import onnxruntime
 
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
@@ -100,7 +109,7 @@ FORMATS: dict[str, Format] = {"torch": TorchFormat(), "onnx": OnnxFormat()}
 
 
 def trace(pyramid: FeaturePyramid, example: Tensor) -> ExportedProgram:
-    """``torch.export`` with open batch, height and width.
+    """Trace ``pyramid`` by ``torch.export``, with open batch, height and width.
 
     Raises:
         ExportError: a layer's Python code depends on the size.
@@ -114,7 +123,7 @@ def trace(pyramid: FeaturePyramid, example: Tensor) -> ExportedProgram:
     try:
         with torch.no_grad():
             return torch.export.export(pyramid, (example,), dynamic_shapes={"image": axes})
-    except Exception as error:  # what tracing raises depends on the layer
+    except Exception as error:  # the exceptions of tracing depend on the layer
         raise ExportError(
             f"torch.export cannot trace this backbone: {type(error).__name__}: {error}\nOperators and "
             "options that are known to work stand in docs/export.md"
@@ -122,7 +131,7 @@ def trace(pyramid: FeaturePyramid, example: Tensor) -> ExportedProgram:
 
 
 def describe_input(pyramid: FeaturePyramid) -> str:
-    """What a file's input has to be."""
+    """Return a description of the input that a file takes."""
     return (
         f"(N, 3, H, W), RGB from 0 to 255, H and W multiples of {pyramid.divisor} of at least "
         f"{pyramid.smallest_side}; pixel means and deviations are applied inside"
@@ -130,14 +139,18 @@ def describe_input(pyramid: FeaturePyramid) -> str:
 
 
 def _name_axes(value: Any, suffix: str) -> None:
-    """Readable names of the open axes, instead of the tracer's symbols."""
+    """Give the open axes readable names instead of the tracer's symbols."""
     import onnx_ir
 
     value.shape = onnx_ir.Shape(["batch", value.shape[1], f"height{suffix}", f"width{suffix}"])
 
 
 def _check_deformable() -> None:
-    """ExportError unless this onnxruntime runs deformable convolutions on the CPU."""
+    """Check that this onnxruntime runs deformable convolutions on the CPU.
+
+    Raises:
+        ExportError: it does not.
+    """
     import onnxruntime
     from onnx import TensorProto, helper
 
@@ -159,7 +172,7 @@ def _check_deformable() -> None:
 
 @contextmanager
 def _quiet(*loggers: str) -> Iterator[None]:
-    """Only errors from these loggers, and no warnings about what the exporter does inside."""
+    """Log, while open, only errors of these loggers, and suppress warnings about the exporter's own code."""
     levels = {name: logging.getLogger(name).level for name in loggers}
     for name in loggers:
         logging.getLogger(name).setLevel(logging.ERROR)

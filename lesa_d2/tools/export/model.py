@@ -1,4 +1,4 @@
-"""The trained detector of a config, on the CPU."""
+"""The trained detector of a config on the CPU."""
 
 from collections.abc import Sequence
 
@@ -12,16 +12,16 @@ from ...predictor import Predictor, trained_weights
 def load_detector(
     config_file: str, weights: str = "", overrides: Sequence[str] = (), untrained: bool = False
 ) -> nn.Module:
-    """The model of a LazyConfig or yacs config, in evaluation mode.
+    """Build the model of a LazyConfig or yacs config, with its weights, in evaluation mode on the CPU.
 
     Args:
         config_file: a file or a name of the model zoo.
-        weights: a checkpoint of this model; empty: what :func:`trained_weights` finds.
+        weights: a checkpoint of this model; if empty, that of :func:`trained_weights`.
         overrides: ``key=value``.
         untrained: keep the initial values instead.
 
     Raises:
-        ConfigError: no such config, or no weights.
+        ConfigError: there is no such config, or it has no weights.
         CheckpointError: the checkpoint is missing, or not one of this model.
     """
     cfg = load_any_config(config_file, overrides)

@@ -1,4 +1,4 @@
-"""What is exported: from RGB images to the maps of the pyramid.
+"""The exported part of a detector: from RGB images to the maps of the feature pyramid.
 
 Shapes: N images, H×W pixels; H and W are multiples of ``divisor``.
 """
@@ -13,13 +13,13 @@ from ...errors import ExportError
 
 
 class FeaturePyramid(nn.Module):
-    """Normalisation, backbone and FPN of a detector, in evaluation mode on the CPU.
+    """Compute normalisation, backbone and FPN of a detector, in evaluation mode on the CPU.
 
     Args:
-        model: a detector, which is copied and stays as it is.
+        model: a detector, which is copied and not changed.
 
     Raises:
-        ExportError: the model is no detector with a feature pyramid.
+        ExportError: the model is not a detector with a feature pyramid.
     """
 
     pixel_mean: Tensor
@@ -39,26 +39,27 @@ class FeaturePyramid(nn.Module):
             self.register_buffer(name, getattr(model, name).detach().clone())
         attentions: list[Any] = [module for module in self.modules() if hasattr(module, "backend")]
         for attention in attentions:
-            attention.backend = "auto"  # of stock operators while torch.export traces
+            attention.backend = "auto"  # uses PyTorch's own operators while torch.export traces
         self.eval().cpu()
 
     @property
     def strides(self) -> dict[str, int]:
-        """Stride of every output by name."""
+        """Return the stride of every output by name."""
         return {name: shape.stride for name, shape in self.backbone.output_shape().items()}
 
     @property
     def divisor(self) -> int:
-        """What H and W are multiples of."""
+        """Return the number that H and W have to be multiples of."""
         return self.backbone.size_divisibility
 
     @property
     def smallest_side(self) -> int:
-        """Least H and W: no map may shrink to one position, a case of its own for torch.export."""
+        """Return the least H and W: torch.export would treat a map of a single position as a separate case."""
         return (max(self.strides.values()) // self.divisor + 1) * self.divisor
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """
+        """Return the maps of the pyramid.
+
         Args:
             image: (N, 3, H, W), RGB values from 0 to 255, of any type.
 

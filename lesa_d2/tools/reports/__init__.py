@@ -1,4 +1,4 @@
-"""What people look at: drawn truth and detections, the report of a data set, the report of an evaluation."""
+"""Reports for people: pictures of truth and detections, reports of data sets and of evaluations."""
 
 from .data_report import write_data_report
 from .detection_report import write_detection_report

@@ -1,4 +1,4 @@
-"""What is in a data set for detection, before training on it: ``data_report.md`` and ``data_samples.png``."""
+"""The report of a data set for detection before training: ``data_report.md`` and ``data_samples.png``."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -25,12 +25,14 @@ def write_data_report(
     left_out: Sequence[Problem] = (),
     seen: tuple[int, int] | None = None,
 ) -> str:
-    """Write both files into ``folder``; returns the report's text.
+    """Write both files into ``folder``, and return the report's text.
 
     Args:
-        train_names, val_names: registered data sets, of the same classes.
-        left_out: problems whose images and annotations the data sets do without.
-        seen: (height, width) in pixels that the network sees of every image, if it is one size.
+        folder: an existing folder.
+        train_names: registered data sets for training.
+        val_names: registered data sets for validation, with the same classes.
+        left_out: problems whose images and annotations were left out of the data sets.
+        seen: (height, width) in pixels that the network sees of every image, if all have one size.
     """
     train, val = (
         [record for name in names for record in DatasetCatalog.get(name)]
@@ -47,7 +49,7 @@ def write_data_report(
 def data_report(
     train: PartStatistics, val: PartStatistics, classes: Sequence[str], left_out: Sequence[Problem] = ()
 ) -> str:
-    """Markdown: images, objects by class, sizes, and what deserves a look."""
+    """Return the report in Markdown: images, objects by class, sizes, and remarks on what to check."""
     sections = ["# Data", _images_table(train, val), "## Objects", _objects_table(train, val, classes)]
     if remarks := data_remarks(train, val, [*map(escaped, classes)]):
         sections += ["## Worth a look", "\n".join(f"- {remark}" for remark in remarks)]
@@ -96,7 +98,7 @@ def _objects_table(train: PartStatistics, val: PartStatistics, classes: Sequence
 
 
 def draw_samples(records: Sequence[dict], classes: Sequence[str], file: Path) -> Path:
-    """A sheet of pictures with their objects, every class among them if it can be."""
+    """Write a sheet of pictures with their objects, which shows every class if possible; return its file."""
     tiles = [
         add_title(photo_canvas(record, classes).draw_truth(record), Path(record["file_name"]).name)
         for record in choose_samples(records, SAMPLES)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from .drawing import as_plain_text
 
-LEGEND = 10  # classes; of more, only the best and the worst are named
+LEGEND = 10  # classes in a legend; if there are more, only the best and the worst are named
 NUMBERED = 25  # classes; the cells of larger matrices have no numbers
 NAME = 22  # letters of a class name on an axis
 
@@ -22,13 +22,15 @@ def plot_precision_recall(
     title: str,
     file: str | Path,
 ) -> None:
-    """Curves per class at IoU 0.5, and their mean.
+    """Draw the precision-recall curve of each class at IoU 0.5, and their mean.
 
     Args:
         precision: (R, K), below 0 for classes without objects.
         recall: (R,).
         ap50: (K,) in percent, not a number for classes without objects.
         classes: K names.
+        title: of the plot.
+        file: the picture to write.
     """
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.subplots()
@@ -37,8 +39,8 @@ def plot_precision_recall(
     for k in known:
         if k not in named:
             axes.plot(recall, precision[:, k], color="0.8", linewidth=0.7)
-    for place, k in enumerate(named):
-        colour = colormaps["tab10"](place % 10)
+    for number, k in enumerate(named):
+        colour = colormaps["tab10"](number % 10)
         axes.plot(recall, precision[:, k], color=colour, label=f"{short(classes[k])}: {ap50[k]:.1f}")
     if len(known) > 1:
         mean = precision[:, known].mean(1)
@@ -56,7 +58,7 @@ def plot_precision_recall(
 
 
 def _named(known: list[int], ap50: np.ndarray) -> list[int]:
-    """All classes by descending AP, or the best and the worst halves of a legend's worth."""
+    """Return all classes by descending AP; if they are too many for the legend, the best and the worst of them."""
     ranked = sorted(known, key=lambda k: -ap50[k])
     if len(ranked) <= LEGEND:
         return ranked
@@ -64,7 +66,7 @@ def _named(known: list[int], ap50: np.ndarray) -> list[int]:
 
 
 def plot_confusion(matrix: np.ndarray, classes: Sequence[str], title: str, file: str | Path) -> None:
-    """A matrix of counts (K+1, K+1), coloured by the share of each row."""
+    """Draw a matrix of counts (K+1, K+1), coloured by the share of each row."""
     names = [*map(short, classes), "background"]
     side = min(4.0 + 0.45 * len(names), 6 + 0.16 * len(names))
     figure = Figure(figsize=(side + 1, side), layout="constrained")
@@ -87,7 +89,7 @@ def plot_confusion(matrix: np.ndarray, classes: Sequence[str], title: str, file:
 
 
 def short(name: str) -> str:
-    """A class name for an axis, on one line; ``$`` in it is no mathematics."""
+    """Return a class name for an axis, on one line, shortened, with ``$`` as a plain character."""
     name = " ".join(name.split())
     shown = name if len(name) <= NAME else name[: NAME - 1] + "…"
     return as_plain_text(shown)

@@ -1,6 +1,6 @@
-"""A detector's evaluation for people: ``evaluation.md``, curves, confusions, best and worst pictures.
+"""The report of a detector's evaluation: ``evaluation.md``, curves, confusions, best and worst pictures.
 
-All of it comes from what the evaluation computed anyway; the model does not run again.
+It is made from the results of the evaluation; the model does not run again.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ from .pictures import photo_canvas, write_sheet
 REPORT_FILE, CURVES_FILE, CONFUSION_FILE = "evaluation.md", "precision_recall.png", "confusion.png"
 BEST_FILE, WORST_FILE = "best.png", "worst.png"
 PICTURES = (CURVES_FILE, CONFUSION_FILE, BEST_FILE, WORST_FILE)
-SHOWN = 6  # pictures of a sheet
+SHOWN = 6  # pictures on a sheet
 CONFUSIONS = 10  # pairs of classes that the report names
 KINDS = {"bbox": "box", "segm": "mask"}
 
@@ -47,11 +47,12 @@ def write_detection_report(
     *,
     score_threshold: float | None = None,
 ) -> str:
-    """Write the report and its pictures into ``folder``, in place of earlier ones; returns its text.
+    """Write the report and its pictures into ``folder``, replacing earlier ones; return its text.
 
     Args:
+        folder: an existing folder.
         evaluator: after its ``evaluate()``, on the main process.
-        score_threshold: for everything but AP and AR; None for the one with the best F1.
+        score_threshold: least score for everything except AP and AR; None takes the one with the best F1.
     """
     folder = Path(folder)
     for name in PICTURES:
@@ -66,13 +67,13 @@ def write_detection_report(
 
 
 def _report(folder: Path, evaluator: CocoEvaluator, threshold: float | None) -> str:
-    found = {kind: e for kind, e in evaluator.evaluations.items() if e is not None}
-    if not found:
+    evaluations = {kind: e for kind, e in evaluator.evaluations.items() if e is not None}
+    if not evaluations:
         return no_detections(threshold, None)
-    matching = found.get("segm") or found["bbox"]
+    matching = evaluations.get("segm") or evaluations["bbox"]
     classes = [matching.cocoGt.cats[i]["name"] for i in matching.params.catIds]
-    sections = [metrics_table(found, classes)]
-    curves = found.get("bbox", matching)
+    sections = [metrics_table(evaluations, classes)]
+    curves = evaluations.get("bbox", matching)
     title = f"{KINDS[curves.params.iouType]} IoU from 0.5".capitalize()
     plot_precision_recall(*curves_at_half(curves), classes, title, folder / CURVES_FILE)
     matches = match_evaluation(matching)
@@ -98,7 +99,7 @@ def _report(folder: Path, evaluator: CocoEvaluator, threshold: float | None) -> 
 
 
 def no_detections(threshold: float | None, highest: float | None) -> str:
-    """Why there is nothing to see, and what to try."""
+    """Explain why there is nothing to show, and what to try."""
     limit = "the model's test_score_thresh" if highest is None else f"{threshold:g}"
     score = "" if highest is None else f": the highest score is {highest:.3g}"
     return (
@@ -112,7 +113,7 @@ def no_detections(threshold: float | None, highest: float | None) -> str:
 
 
 def class_metrics(evaluation: COCOeval) -> np.ndarray:
-    """(K, 3) AP, AP50 and AR in percent of each class, over all sizes; not a number without objects."""
+    """Return AP, AP50 and AR of each class, (K, 3) in percent, over all sizes; not a number without objects."""
     precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (T, R, K)
     recall = evaluation.eval["recall"][:, :, 0, -1]  # (T, K)
     at_half = _at_half(evaluation)
@@ -133,17 +134,17 @@ def _at_half(evaluation: COCOeval) -> int:
 
 
 def curves_at_half(evaluation: COCOeval) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Precision (R, K) and recall (R,) at IoU 0.5, and AP50 (K,) in percent."""
+    """Return precision (R, K) and recall (R,) at IoU 0.5, and AP50 (K,) in percent."""
     precision = evaluation.eval["precision"][_at_half(evaluation), :, :, 0, -1]
     return precision, evaluation.params.recThrs, class_metrics(evaluation)[:, 1]
 
 
-def metrics_table(found: dict[str, COCOeval], classes: Sequence[str]) -> str:
-    """Markdown: overall and per class, the number of objects, and AP, AP50 and AR of boxes and masks."""
-    by_kind = [class_metrics(evaluation) for evaluation in found.values()]
-    objects = class_objects(next(iter(found.values())))
+def metrics_table(evaluations: dict[str, COCOeval], classes: Sequence[str]) -> str:
+    """Return a Markdown table: objects, and AP, AP50 and AR of boxes and masks, overall and for each class."""
+    by_kind = [class_metrics(evaluation) for evaluation in evaluations.values()]
+    objects = class_objects(next(iter(evaluations.values())))
     headers = ["class", "objects"]
-    headers += [f"{KINDS[kind]} {metric}" for kind in found for metric in ("AP", "AP50", "AR")]
+    headers += [f"{KINDS[kind]} {metric}" for kind in evaluations for metric in ("AP", "AP50", "AR")]
     metrics = np.concatenate(by_kind, axis=1)
     has_objects = np.isfinite(metrics).all(1)
     overall = metrics[has_objects].mean(0) if has_objects.any() else np.full(metrics.shape[1], np.nan)
@@ -158,51 +159,53 @@ def _percent(value: float) -> str:
 
 
 def class_objects(evaluation: COCOeval) -> list[int]:
-    """Objects of each class that are no crowds."""
+    """Return the number of objects of each class, without crowds."""
     coco: COCO = evaluation.cocoGt
     ids = [a["category_id"] for a in coco.anns.values() if not a.get("iscrowd")]
     return [ids.count(category) for category in evaluation.params.catIds]
 
 
-# ------------------------------------------------------------------------- matches and what they say
+# --------------------------------------------------------------------------- matches and their counts
 
 
 def match_evaluation(evaluation: COCOeval) -> list[ImageMatches]:
-    """Detections and objects of every image of an evaluation, matched whatever their classes."""
+    """Match the detections and objects of every image of an evaluation, whatever their classes."""
     index = {category: k for k, category in enumerate(evaluation.params.catIds)}
     return [_match(evaluation, image_id, index) for image_id in evaluation.params.imgIds]
 
 
 def _match(evaluation: COCOeval, image_id: int | str, index: dict[int, int]) -> ImageMatches:
     truth = evaluation.cocoGt.imgToAnns.get(image_id, [])
-    found = evaluation.cocoDt.imgToAnns.get(image_id, [])
+    detections = evaluation.cocoDt.imgToAnns.get(image_id, [])
     crowd = np.array([bool(a.get("iscrowd")) for a in truth], bool)
     return match_image(
         image_id,
-        np.array([d["score"] for d in found], float),
-        np.array([index[d["category_id"]] for d in found], int),
+        np.array([d["score"] for d in detections], float),
+        np.array([index[d["category_id"]] for d in detections], int),
         np.array([index[a["category_id"]] for a in truth], int),
-        _overlaps(evaluation, found, truth, crowd),
+        _overlaps(evaluation, detections, truth, crowd),
         crowd,
     )
 
 
-def _overlaps(evaluation: COCOeval, found: list[dict], truth: list[dict], crowd: np.ndarray) -> np.ndarray:
-    """(D, G) IoU of boxes or masks, whichever the evaluation is of."""
-    if not found or not truth:
-        return np.zeros((len(found), len(truth)))
+def _overlaps(
+    evaluation: COCOeval, detections: list[dict], truth: list[dict], crowd: np.ndarray
+) -> np.ndarray:
+    """Return the IoU, (D, G), of the boxes or masks that the evaluation is about."""
+    if not detections or not truth:
+        return np.zeros((len(detections), len(truth)))
     if evaluation.params.iouType == "segm":
         shapes: list[Any] = [
             [coco.annToRLE(a) for a in annotations]
-            for coco, annotations in ((evaluation.cocoDt, found), (evaluation.cocoGt, truth))
+            for coco, annotations in ((evaluation.cocoDt, detections), (evaluation.cocoGt, truth))
         ]
     else:
-        shapes = [np.array([a["bbox"] for a in annotations], float) for annotations in (found, truth)]
+        shapes = [np.array([a["bbox"] for a in annotations], float) for annotations in (detections, truth)]
     return np.asarray(mask_util.iou(*shapes, crowd.astype(np.uint8).tolist()))
 
 
 def counts_text(kept: Sequence[ImageMatches], matrix: np.ndarray, kind: str) -> str:
-    """How many detections and objects there are, and how many are right."""
+    """Describe how many detections and objects there are, and how many are right."""
     counts = count(kept)
     wrong = int(matrix[:-1, :-1].sum() - np.trace(matrix[:-1, :-1]))
     return (
@@ -215,7 +218,7 @@ def counts_text(kept: Sequence[ImageMatches], matrix: np.ndarray, kind: str) -> 
 
 
 def most_frequent_confusions(matrix: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """Pairs of classes that are taken for each other, most frequent first."""
+    """Return the pairs of classes that are confused with each other, the most frequent first."""
     pairs = [
         (int(matrix[i, j]), i, j)
         for i in range(len(classes))
@@ -241,7 +244,7 @@ def _draw_extremes(
     folder: Path, dataset_name: str, evaluation: COCOeval, kept: Sequence[ImageMatches], threshold: float
 ) -> str:
     ranked = by_quality(kept)
-    half = ranked[len(ranked) // 2 :]  # of a small data set no picture is both
+    half = ranked[len(ranked) // 2 :]  # so that no picture of a small data set is on both sheets
     sheets = [_Sheet(WORST_FILE, ranked[:SHOWN]), _Sheet(BEST_FILE, half[::-1][:SHOWN])]
     if len(ranked) < 2 * SHOWN:
         sheets[0] = _Sheet(WORST_FILE, ranked[: max(1, len(ranked) // 2)])
@@ -271,16 +274,17 @@ def _mistakes(image: ImageMatches) -> str:
 
 
 def to_instances(evaluation: COCOeval, record: dict, threshold: float) -> Instances:
-    """The detections of an image of at least this score, for drawing."""
+    """Return the detections of an image with at least this score, for drawing."""
     index = {category: k for k, category in enumerate(evaluation.params.catIds)}
-    found = [d for d in evaluation.cocoDt.imgToAnns.get(record["image_id"], []) if d["score"] >= threshold]
+    every = evaluation.cocoDt.imgToAnns.get(record["image_id"], [])
+    detections = [d for d in every if d["score"] >= threshold]
     instances = Instances((record["height"], record["width"]))
-    boxes = np.array([d["bbox"] for d in found], float).reshape(-1, 4)
+    boxes = np.array([d["bbox"] for d in detections], float).reshape(-1, 4)
     instances.pred_boxes = Boxes(BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS))
-    instances.scores = torch.tensor([d["score"] for d in found])
-    instances.pred_classes = torch.tensor([index[d["category_id"]] for d in found], dtype=torch.long)
+    instances.scores = torch.tensor([d["score"] for d in detections])
+    instances.pred_classes = torch.tensor([index[d["category_id"]] for d in detections], dtype=torch.long)
     if evaluation.params.iouType == "segm":
-        masks = [mask_util.decode(d["segmentation"]) for d in found]
+        masks = [mask_util.decode(d["segmentation"]) for d in detections]
         instances.pred_masks = torch.from_numpy(
             np.stack(masks).astype(bool) if masks else np.zeros((0, record["height"], record["width"]), bool)
         )

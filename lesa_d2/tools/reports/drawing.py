@@ -1,4 +1,4 @@
-"""Detections drawn by detectron2's Visualizer, every class in a colour of its own that stays."""
+"""Drawing of detections by detectron2's Visualizer, with one constant colour for each class."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,21 +10,21 @@ from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import ColorMode, VisImage, Visualizer
 from PIL import Image, ImageDraw, ImageFont
 
-LEAST_WIDTH = 320  # pixels that a picture is drawn at, so that labels of small images can be read
-STUFF_ALPHA = 0.4  # of the colours of pixels, below the objects
+LEAST_WIDTH = 320  # pixels; smaller images are drawn enlarged, so that their labels can be read
+STUFF_ALPHA = 0.4  # opacity of the colours of pixel classes, which are drawn below the objects
 LEAST_SIDE = 3  # pixels; Visualizer refuses thinner masks
-TITLE_SHARE = 26  # a title's letters are this part of its picture's width high …
-TITLE_SIZES = (13, 40)  # … within these pixels
+TITLE_SHARE = 26  # the width of a picture, divided by the height of the letters in its title
+TITLE_SIZES = (13, 40)  # least and greatest height of these letters in pixels
 
 
 class ClassVisualizer(Visualizer):
-    """Draw without random changes of colours: truth, prediction and the next frame look alike.
+    """Draw without random changes of colours, so that truth, predictions and all frames have the same ones.
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        class_names: of objects, by class index.
-        width: pixels to draw it at; None is its own, or ``LEAST_WIDTH`` if that is more.
-        stuff_names: of pixels, by class index.
+        class_names: names of the classes of objects, by index.
+        width: width of the drawing in pixels; None is the image's own, but at least ``LEAST_WIDTH``.
+        stuff_names: names of the classes of pixels, by index.
     """
 
     def __init__(
@@ -46,24 +46,25 @@ class ClassVisualizer(Visualizer):
     def draw_detections(self, detections: Instances) -> np.ndarray:
         """Draw boxes, masks, keypoints, classes and scores; return (h, w, 3) RGB.
 
-        ``draw_instance_predictions`` of detectron2 hides what is below its masks.
+        ``draw_instance_predictions`` of detectron2 is not used, as it hides what is below its masks.
         """
         names, colours = self.metadata.thing_classes, self.metadata.thing_colors
-        found = list(zip(detections.pred_classes.tolist(), detections.scores.tolist(), strict=True))
+        scored = list(zip(detections.pred_classes.tolist(), detections.scores.tolist(), strict=True))
         self.overlay_instances(
             boxes=detections.pred_boxes,
             masks=detections.pred_masks.numpy() if detections.has("pred_masks") else None,
-            labels=[f"{names[index]} {score:.0%}" for index, score in found],
+            labels=[f"{names[index]} {score:.0%}" for index, score in scored],
             keypoints=detections.pred_keypoints if detections.has("pred_keypoints") else None,
-            assigned_colors=[tuple(part / 255 for part in colours[index]) for index, _ in found],
+            assigned_colors=[tuple(part / 255 for part in colours[index]) for index, _ in scored],
         )
         return self.output.get_image()
 
     def draw_truth(self, record: dict) -> np.ndarray:
-        """The objects of a dataset dict, (h, w, 3) RGB; its stuff map is left out."""
+        """Draw the objects of a dataset dict without its stuff map; return (h, w, 3) RGB."""
         return self.draw_dataset_dict({"annotations": record.get("annotations", [])}).get_image()
 
     def draw_text(self, text: str, *args: Any, **options: Any) -> VisImage:
+        """Draw text in which ``$`` is a plain character."""
         return super().draw_text(as_plain_text(text), *args, **options)
 
     def _jitter(self, color: tuple[float, float, float]) -> tuple[float, float, float]:
@@ -71,18 +72,18 @@ class ClassVisualizer(Visualizer):
 
 
 def as_plain_text(text: str) -> str:
-    """For matplotlib, which takes what is between two ``$`` for mathematics, and raises where it is none."""
+    """Escape ``$`` for matplotlib, which reads text between two of them as a formula, and fails if it is none."""
     return text.replace("$", r"\$")
 
 
 def class_colours(number: int) -> list[tuple[int, int, int]]:
-    """RGB, 0 to 255, of each class; they repeat after 74."""
+    """Return the RGB colour, 0 to 255, of each class; the colours repeat after 74 classes."""
     palette = colormap(rgb=True, maximum=255)
     return [tuple(palette[index % 74].tolist()) for index in range(number)]
 
 
 def named_classes(class_names: Sequence[str], *detections: Instances) -> list[str]:
-    """``class_names`` with numbers for classes of the detections that have no name."""
+    """Return ``class_names``, extended by numbers for classes of the detections that have no name."""
     most = max((int(d.pred_classes.max()) + 1 for d in detections if len(d)), default=0)
     return [*class_names, *(f"class {index}" for index in range(len(class_names), most))]
 
@@ -98,17 +99,17 @@ def draw_detections(
 
     Args:
         image: (H, W, 3) uint8, BGR.
-        detections: of detectron2, in the image's pixels, on the CPU.
-        class_names: by class index; classes without a name are numbered.
+        detections: detections of detectron2, in pixels of the image, on the CPU.
+        class_names: names of the classes of objects, by index; classes without a name are numbered.
         labels: (H, W), the class of every pixel; None draws none.
-        stuff_names: by the classes of pixels; classes without a name are numbered.
+        stuff_names: names of the classes of pixels, by index; classes without a name are numbered.
 
     Returns:
-        (h, w, 3) uint8, BGR: the image's size, or ``LEAST_WIDTH`` pixels wide where that is more.
+        (h, w, 3) uint8, BGR, of the image's size, but at least ``LEAST_WIDTH`` pixels wide.
     """
     names = named_classes(class_names, detections)
     if min(image.shape[:2]) < LEAST_SIDE and detections.has("pred_masks"):
-        detections = detections[:]  # the caller's keep their masks
+        detections = detections[:]  # a copy: the caller's detections keep their masks
         detections.remove("pred_masks")
     stuff = list(stuff_names)
     if labels is not None:
@@ -121,7 +122,7 @@ def draw_detections(
 
 
 def add_title(picture: np.ndarray, title: str) -> np.ndarray:
-    """``picture`` (h, w, 3) below a white strip with ``title``, which is shortened to its width."""
+    """Return ``picture`` (h, w, 3) below a white strip with ``title``, which is shortened to the width."""
     width = picture.shape[1]
     least, most = TITLE_SIZES
     size = min(max(width // TITLE_SHARE, least), most)

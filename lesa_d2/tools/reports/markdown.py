@@ -1,6 +1,6 @@
-"""Names that users chose, in Markdown."""
+"""Names chosen by users as text in Markdown."""
 
 
 def escaped(name: str) -> str:
-    """On one line, without what would end a table's cell or start a tag."""
+    """Return a name on one line, with the characters escaped that would end a table's cell or start a tag."""
     return " ".join(name.split()).replace("|", r"\|").replace("<", "&lt;")

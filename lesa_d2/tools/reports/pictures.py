@@ -1,4 +1,4 @@
-"""Contact sheets of predictions beside the truth, drawn by detectron2's Visualizer."""
+"""Sheets of pictures with truth and predictions, drawn by detectron2's Visualizer."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,8 +14,8 @@ from ...errors import LesaError
 from .drawing import ClassVisualizer
 
 GAP = 6  # white pixels between tiles
-TILE_WIDTH = 320  # pixels that a picture is drawn at, so that labels of small images can be read
-PHOTO_WIDTH = 420  # of pictures with many objects
+TILE_WIDTH = 320  # pixels; small images are drawn enlarged, so that their labels can be read
+PHOTO_WIDTH = 420  # pixels, for pictures with many objects
 
 
 @torch.no_grad()
@@ -29,14 +29,15 @@ def draw_predictions(
     columns: int = 4,
     score_threshold: float = 0.5,
 ) -> Path:
-    """Write a sheet of the first images of ``loader``: truth above, predictions below.
+    """Write a sheet of the first images of ``loader``, with truth above and predictions below.
 
     Args:
-        model: a detector; evaluated in eval mode, its mode restored.
+        model: a detector; it runs in eval mode, and keeps the mode that it is in.
         loader: batches of mapped dicts with ``file_name`` and ``image_id``.
-        dataset_name: registered name, for annotations and class names.
-        file: the PNG to write; its folder is made.
-        num_images, columns: size of the sheet.
+        dataset_name: registered name of the data set, for annotations and class names.
+        file: the PNG to write; its folder is created.
+        num_images: number of images on the sheet.
+        columns: number of images in a row.
         score_threshold: predictions below it are left out of the picture.
     """
     truth = {record["image_id"]: record for record in DatasetCatalog.get(dataset_name)}
@@ -65,7 +66,7 @@ def _first(model: nn.Module, loader: Iterable[list[dict]], number: int) -> Itera
 
 
 def _stack(images: list[np.ndarray], axis: int) -> np.ndarray:
-    """Side by side (axis 1) or one below the other (axis 0), padded with white to a common size."""
+    """Put images side by side (axis 1) or one below the other (axis 0), padded with white to a common size."""
     other = 1 - axis
     size = max(image.shape[other] for image in images)
     padded = []
@@ -78,21 +79,21 @@ def _stack(images: list[np.ndarray], axis: int) -> np.ndarray:
 
 
 def photo_canvas(record: dict, class_names: Sequence[str]) -> ClassVisualizer:
-    """A dataset dict's picture to draw on, ``PHOTO_WIDTH`` pixels wide."""
+    """Return a canvas with the picture of a dataset dict, ``PHOTO_WIDTH`` pixels wide, to draw on."""
     return ClassVisualizer(utils.read_image(record["file_name"], format="RGB"), class_names, PHOTO_WIDTH)
 
 
 def write_sheet(tiles: list[np.ndarray], columns: int, file: str | Path) -> Path:
-    """Write pictures (H, W, 3) RGB in rows of ``columns`` to a PNG."""
+    """Write pictures (H, W, 3) RGB to a PNG, ``columns`` in each row, and return the file."""
     rows = [_stack(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]
     return write_picture(_stack(rows, axis=0)[:, :, ::-1], Path(file))
 
 
 def write_picture(picture: np.ndarray, file: Path) -> Path:
-    """Write a picture (H, W, 3) BGR in the format of the file's suffix.
+    """Write a picture (H, W, 3) BGR in the format of the file's suffix, and return the file.
 
     Raises:
-        LesaError: the file cannot be written; OpenCV itself would only return False.
+        LesaError: the file cannot be written.
     """
     try:
         file.write_bytes(cv2.imencode(file.suffix, picture)[1].tobytes())

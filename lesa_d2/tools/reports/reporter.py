@@ -1,4 +1,4 @@
-"""The reports of a run, as the engine asks for them."""
+"""The reports of a run, written when the engine asks for them."""
 
 import argparse
 
@@ -30,7 +30,7 @@ class DetectionReports:
 
     def report_evaluation(self, cfg: DictConfig, evaluator: DatasetEvaluator) -> str:
         """Write ``evaluation.md`` and its pictures; return the report's text."""
-        assert isinstance(evaluator, CocoEvaluator)  # the check of the data has seen to that
+        assert isinstance(evaluator, CocoEvaluator)  # guaranteed by the check of the data
         return write_detection_report(
             cfg.train.output_dir,
             evaluator,
@@ -39,7 +39,7 @@ class DetectionReports:
 
 
 def seen_size(cfg: DictConfig) -> tuple[int, int] | None:
-    """Return (height, width) in pixels of the images for testing, where all are resized to one."""
+    """Return (height, width) in pixels of the images for testing, if all are resized to the same size."""
     resizings = [instantiate(a) for a in cfg.dataloader.test.mapper.augmentations]
     if len(resizings) == 1 and isinstance(resizings[0], T.Resize):
         height, width = resizings[0].shape

@@ -31,11 +31,11 @@ def test_runs_as_a_module():
         ("opencv-python>=4.8", "cv2", 'pip install "opencv-python>=4.8"'),
     ],
 )
-def test_names_the_command_that_mends(requirement, module, command, monkeypatch, capsys):
+def test_names_the_command_that_fixes_it(requirement, module, command, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, module, None)
     finding = environment.check_package(requirement)
     assert "does not import" in finding.state
-    assert command in finding.mend
+    assert command in finding.fix
     monkeypatch.setattr(report, "check_environment", lambda: [finding])
     assert main([]) == 1
     assert command in capsys.readouterr().out
@@ -47,15 +47,21 @@ def test_checks_all_that_setup_declares():
     assert "pytest" not in names
 
 
+def test_without_packaging(monkeypatch):
+    monkeypatch.setitem(sys.modules, "packaging.requirements", None)
+    (finding,) = environment.check_requirements()
+    assert finding.fix.endswith("-m pip install packaging")
+
+
 def test_sees_versions_out_of_range():
     finding = environment.check_package("yacs>=99")
     assert "is outside >=99" in finding.state
-    assert 'pip install "yacs>=99"' in finding.mend
+    assert 'pip install "yacs>=99"' in finding.fix
 
 
 def test_without_detectron2(monkeypatch):
     monkeypatch.setitem(sys.modules, "detectron2", None)
-    assert "install_detectron2.py" in environment.check_detectron2().mend
+    assert "install_detectron2.py" in environment.check_detectron2().fix
 
 
 def python(code):
@@ -67,7 +73,7 @@ def python(code):
 def test_names_a_missing_dependency_of_detectron2():
     code = (
         "import sys; sys.modules['termcolor'] = None\n"
-        "from lesa_d2.tools.doctor import environment; print(environment.check_detectron2().mend)"
+        "from lesa_d2.tools.doctor import environment; print(environment.check_detectron2().fix)"
     )
     assert python(code).endswith("-m pip install termcolor")
 
@@ -94,4 +100,4 @@ def test_the_folder_of_weights(tmp_path, monkeypatch):
     (tmp_path / "mine.pth").touch()
     finding = environment.check_weights()
     assert finding.state == f"{tmp_path}: mine.pth"
-    assert not finding.mend
+    assert not finding.fix

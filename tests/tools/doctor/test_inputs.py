@@ -69,7 +69,7 @@ def test_all_in_one_go(tmp_path, capsys):
 
 def test_a_good_config_alone_generates_nothing(tmp_path):
     found = findings("quickstart_htc")
-    assert not any(finding.mend for finding in found.values())
+    assert not any(finding.fix for finding in found.values())
     assert "generated when training starts" in found["data of the config"].state
     assert not (tmp_path / "datasets").exists()
 
@@ -100,20 +100,20 @@ def test_a_good_config_alone_generates_nothing(tmp_path):
         (["--checkpoint", "lesa://mine.pth"], "checkpoint", "put the file there"),
     ],
 )
-def test_what_must_be_mended(arguments, name, words, capsys):
+def test_what_must_be_fixed(arguments, name, words, capsys):
     assert main(arguments) == 1
     out = capsys.readouterr().out
-    report, _, mends = out.partition("To mend:")
+    report, _, fixes = out.partition("To fix:")
     assert any(line.startswith(f"!!  {name} ") for line in report.splitlines())
     assert "unexpectedly" not in out
-    assert words in mends
+    assert words in fixes
 
 
 def test_every_mistake_of_a_data_set_is_listed(tmp_path):
     finding = findings(dataset=make_dataset(tmp_path / "bad", box=(2, 2, -8, 8)))["data set"]
-    assert "2 problems in" in finding.mend
+    assert "2 problems in" in finding.fix
     found = findings("quickstart_lesa", dataset=str(tmp_path / "bad"))
-    assert "2 problems in" in found["data set"].mend
+    assert "2 problems in" in found["data set"].fix
     assert "data of the config" not in found  # it would say the same again
 
 
@@ -123,7 +123,7 @@ def test_pictures_of_classes(tmp_path):
             (tmp_path / "pictures" / split / name).mkdir(parents=True)
             Image.new("RGB", (32, 32)).save(tmp_path / "pictures" / split / name / "a.jpg")
     found = findings("imagenet_lesa_r50", str(tmp_path / "pictures"), overrides=["train.init_checkpoint=''"])
-    assert not any(finding.mend for finding in found.values())
+    assert not any(finding.fix for finding in found.values())
     assert found["data set"].state == "2 classes of pictures: cat, dog"
     assert found["start"].state == "from scratch"
 
@@ -132,14 +132,14 @@ def test_a_number_of_classes_that_the_data_does_not_have(tmp_path):
     found = findings(
         "quickstart_lesa", make_dataset(tmp_path / "mine"), "", ["model.roi_heads.num_classes=5"]
     )
-    assert "the data set has 1 (cat)" in found["data of the config"].mend
+    assert "(--dataset) has 1 (cat)" in found["data of the config"].fix
 
 
 @pytest.mark.parametrize("config", ["quickstart_classifier", "quickstart_lesa"])
 def test_a_complete_checkpoint(config, tmp_path):
     path = save(model_zoo.get(config).state_dict(), tmp_path / "x.pth")
     found = findings(config, checkpoint=path)
-    assert not any(finding.mend for finding in found.values())
+    assert not any(finding.fix for finding in found.values())
     assert found["checkpoint and model"].state.startswith("the model's own: 100.0% of the model")
 
 
@@ -148,14 +148,14 @@ def test_a_classifier_starts_a_detector(tmp_path):
     found = findings("quickstart_lesa", checkpoint=path)
     assert found["checkpoint"].state.endswith("is an ImageNet classifier of lesa_d2")
     assert found["checkpoint and model"].state.startswith("can start the model: ")
-    assert not found["checkpoint and model"].mend
+    assert not found["checkpoint and model"].fix
 
 
 def test_a_checkpoint_of_another_model(tmp_path):
     path = save(model_zoo.get("quickstart_conv").state_dict(), tmp_path / "x.pth")
     finding = findings("quickstart_lesa", checkpoint=path)["checkpoint and model"]
     assert finding.state.endswith("of the model fits")
-    assert "cannot start this model" in finding.mend
+    assert "cannot start this model" in finding.fix
 
 
 def test_weights_of_others_are_to_be_converted(tmp_path):
@@ -163,7 +163,7 @@ def test_weights_of_others_are_to_be_converted(tmp_path):
     path = save(to_official(ours), tmp_path / "x.pth")
     finding = findings("imagenet_conv_r50", checkpoint=path)["checkpoint"]
     assert finding.state.endswith("with bottleneck blocks")
-    assert f"convert_checkpoint.py --from torchvision {path} DST.pth" in finding.mend
+    assert f"convert_checkpoint.py --from torchvision {path} DST.pth" in finding.fix
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_weights_of_others_are_to_be_converted(tmp_path):
 def test_what_is_no_checkpoint(content, words, tmp_path):
     file = tmp_path / "x.pth"
     file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
-    assert words in findings(checkpoint=str(file))["checkpoint"].mend
+    assert words in findings(checkpoint=str(file))["checkpoint"].fix
 
 
 def test_a_failing_check_fails_alone(monkeypatch):
@@ -187,8 +187,8 @@ def test_a_failing_check_fails_alone(monkeypatch):
     monkeypatch.setattr(inputs.Inputs, "_check_values", fails)
     found = findings("quickstart_lesa")
     assert found["config values"].state == "fails unexpectedly: RuntimeError: boom"
-    assert "report it" in found["config values"].mend
-    assert not found["model"].mend
+    assert "report it" in found["config values"].fix
+    assert not found["model"].fix
 
 
 def test_an_empty_check_finds_nothing():
