@@ -41,7 +41,7 @@ MASK_PARTS = ("mask_in_features", "mask_pooler", "mask_head", "mask_heads")
 
 @register_task
 class Detection(Task):
-    """Train on records of detectron2's catalog, or on a folder of the user's in a known format."""
+    """Train on records of detectron2's catalog, or on a folder of the user in a known format."""
 
     name = "detection"
     command = "train_net.py (lesa train)"
@@ -165,7 +165,7 @@ def use_dataset_folder(
     Args:
         cfg: a training config of a detector of boxes, with or without masks.
         directory: in a format that :func:`lesa_d2.data.open_folder` knows.
-        drop_invalid: leave out what the check finds wrong, instead of refusing the folder.
+        drop_invalid: leave out invalid images and annotations instead of refusing the folder.
         notes: lines about the changes are appended to it.
 
     Raises:

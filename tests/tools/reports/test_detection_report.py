@@ -125,15 +125,15 @@ def test_threshold_of_the_best_f1(evaluated, tmp_path):
 
 def test_no_detection_at_all(evaluated, tmp_path):
     (tmp_path / "best.png").write_text("of an earlier evaluation")
-    text = write_detection_report(tmp_path, evaluated([]), highest_score=0.0312)
-    assert "highest score of any box is 0.0312" in text
-    assert "test_score_thresh" in text
+    text = write_detection_report(tmp_path, evaluated([]))
+    assert "No detection reaches the model's test_score_thresh" in text
+    assert "Train longer" in text
     assert not any((tmp_path / name).exists() for name in PICTURES)
 
 
 def test_no_detection_above_the_threshold(evaluated, tmp_path):
     text = write_detection_report(tmp_path, evaluated(MIXED), score_threshold=0.95)
-    assert "No detection reaches 0.95: the highest score of any box is 0.9" in text
+    assert "No detection reaches 0.95: the highest score is 0.9." in text
     assert "box AP" in text
     assert not (tmp_path / "best.png").exists()
 
