@@ -149,8 +149,7 @@ class Setting:
 
     def step_memory(self) -> int:
         """Return the most bytes that a step adds to what was there before; errors as of :meth:`flops`."""
-        has_pairs = self._is_extrapolated() and self._makes_pairs()
-        return max(self._measured_or_extrapolated("peaks", has_pairs).values())
+        return max(self._measured_or_extrapolated("peaks").values())
 
     def flops(self) -> dict[str, int]:
         """Return the FLOPs of a forward pass by module.
@@ -158,7 +157,7 @@ class Setting:
         Raises:
             ConfigError: the model cannot be built, or not be run on so little.
         """
-        return self._measured_or_extrapolated("flops", has_pairs=True)
+        return self._measured_or_extrapolated("flops")
 
     @property
     def micro_batch(self) -> int:
@@ -167,9 +166,6 @@ class Setting:
 
     def _target(self) -> Point:
         return self.micro_batch, self.measured.padded(self.size)
-
-    def _is_extrapolated(self) -> bool:
-        return self.micro_batch * math.prod(self._target()[1]) > MEASURED_PIXELS
 
     def _sizes(self) -> list[Size]:
         """Return the sizes of single images that are measured for larger ones."""
@@ -191,14 +187,14 @@ class Setting:
         notable = [name for name, made in most.made.items() if made > max(most.peaks.values()) / 20]
         return any(most.made[name] > growth * least.made.get(name, 0) for name in notable)
 
-    def _measured_or_extrapolated(self, quantity: str, has_pairs: bool) -> dict[str, int]:
+    def _measured_or_extrapolated(self, quantity: str) -> dict[str, int]:
         """Return a quantity of a step that is small enough, else what smaller steps say.
 
-        With N images of P pixels it is c₀ + c₁·NP and, for regions, c₂·N; for maps of all pairs of positions also
-        c₃·NP².  There are as many measured points as terms.
+        With N images of P pixels it is c₀ + c₁·NP and, for regions, c₂·N; FLOPs and maps of all pairs of positions
+        need c₃·NP² as well.  There are as many measured points as terms.
         """
         images, size = target = self._target()
-        if not self._is_extrapolated():
+        if images * math.prod(size) <= MEASURED_PIXELS:
             return getattr(self.measured.step(images, size, False), quantity)
         points: list[Point] = [(4, size), (2, size)]
         terms: list[Term] = [lambda n, p: 1, lambda n, p: n * p]
@@ -207,7 +203,7 @@ class Setting:
             points = [(1, large), (1, middle)]
             if images > 1:
                 points, terms = [*points, (2, middle)], [*terms, lambda n, p: n]
-            if has_pairs:
+            if quantity == "flops" or self._makes_pairs():
                 points, terms = [*points, (1, small)], [*terms, lambda n, p: n * p**2]
         steps = [getattr(self.measured.step(*point, True), quantity) for point in points]
         return extrapolate(points, steps, target, terms)

@@ -37,7 +37,6 @@ def test_published_classifiers(name, gflops, parameters):
         ("mask_rcnn_conv_r50", 290, 44_396_336),
         ("mask_rcnn_sa_r50", 357, 36_651_216),
         ("mask_rcnn_lesa_r50", 387, 42_372_304),
-        ("cascade_mask_rcnn_lesa_r50", 387, 70_014_014),
     ],
 )
 def test_detectors(name, gflops, parameters):
@@ -48,10 +47,9 @@ def test_detectors(name, gflops, parameters):
     # RPN: 3×3 and two 1×1 on all levels; Mask R-CNN's heads by hand
     positions = sum((256 >> k) ** 2 for k in range(5))
     assert found["proposal_generator"][1] == pytest.approx(2 * positions * 256 * (9 * 256 + 3 + 12), rel=1e-6)
-    if name.startswith("mask_rcnn"):
-        boxes = 1000 * (256 * 49 * 1024 + 1024 * 1024 + 1024 * (81 + 320))
-        masks = 100 * (4 * 196 * 9 * 256 * 256 + 196 * 256 * 256 * 4 + 784 * 256 * 80)
-        assert found["roi_heads"][1] == pytest.approx(2 * (boxes + masks), rel=1e-6)
+    boxes = 1000 * (256 * 49 * 1024 + 1024 * 1024 + 1024 * (81 + 320))
+    masks = 100 * (4 * 196 * 9 * 256 * 256 + 196 * 256 * 256 * 4 + 784 * 256 * 80)
+    assert found["roi_heads"][1] == pytest.approx(2 * (boxes + masks), rel=1e-6)
 
 
 def test_training_sees_other_numbers_of_regions():

@@ -38,11 +38,11 @@ def test_extrapolation_by_hand():
     ],
 )
 def test_larger_steps_are_foreseen(name, images, training, overrides, monkeypatch):
-    size = (448, 384)
+    size = (384, 320)
     large = setting(name, size, images, training=training, overrides=overrides)
     monkeypatch.setattr(memory, "MEASURED_PIXELS", 10**9)
     measured, flops = large.step_memory(), sum(large.flops().values())
-    monkeypatch.setattr(memory, "MEASURED_PIXELS", 256**2)
+    monkeypatch.setattr(memory, "MEASURED_PIXELS", 224**2)
     found = setting(name, size, images, training=training, overrides=overrides)
     assert found.step_memory() == pytest.approx(measured, rel=0.1)
     assert sum(found.flops().values()) == pytest.approx(flops, rel=0.02)
@@ -99,7 +99,7 @@ def test_sizes_are_padded_as_the_model_pads_them(name, size, padded):
 @pytest.mark.parametrize(
     "case",
     [
-        Case("quickstart_lesa", 512, images=2),
+        Case("quickstart_lesa", 448, images=2),
         Case("quickstart_lesa", 512, "forward", images=2),
         Case("quickstart_classifier", 160, images=16, overrides=["model.mixup=0.2"]),
     ],
