@@ -5,7 +5,7 @@ import math
 import os
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ class Throughput(Report):
 class Estimates(Report):
     """Measured memory beside estimates: bytes by variant and mode."""
 
-    estimates: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    estimates: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def table(self) -> str:
         """Return Markdown: both, and their ratio."""
