@@ -66,7 +66,10 @@ def exit_status(run: Callable[[], int | None]) -> int:
 
 def _message(error: LesaError) -> str:
     """Return the text of an error; one from a data loader's worker carries that worker's traceback before it."""
-    return str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
+    text = str(error)
+    if text.startswith("Caught ") and "Original Traceback" in text:
+        text = text.rpartition(f"{type(error).__name__}: ")[2]
+    return text.strip()
 
 
 def _rank() -> str:

@@ -147,7 +147,7 @@ def _check_device(device: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table, and which other weights there are; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m lesa_d2.model_zoo", description="Print the model zoo.")
+    parser = argparse.ArgumentParser(prog="lesa zoo", description="Print the model zoo.")
     parser.parse_args(arguments)
     zoo, folder = available(), models_folder()
     print(zoo)

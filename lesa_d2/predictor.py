@@ -4,6 +4,7 @@ detectron2's DefaultPredictor takes yacs configs alone; this one also takes Lazy
 image before it reaches the network is up to the config's own test mapper: there is no second preprocessing.
 """
 
+import contextlib
 import copy
 import logging
 import os
@@ -147,17 +148,26 @@ class Predictor:
         """Make of an image (H, W, 3) uint8, BGR, what detectron2's models take, by the config's test mapper."""
         _check_image(image)
         seen = T.AugInput(np.ascontiguousarray(image[:, :, ::-1]) if self.image_format == "RGB" else image)
-        numbers = np.random.get_state()  # detectron2's resizing draws one even from a single size
-        self._augmentations(seen)
-        np.random.set_state(numbers)
+        with _numpy_numbers_kept():  # detectron2's resizing draws one even from a single size
+            self._augmentations(seen)
         pixels = torch.as_tensor(np.ascontiguousarray(seen.image.transpose(2, 0, 1)))
         return {"image": pixels, "height": image.shape[0], "width": image.shape[1]}
 
     def _run(self, batch: list[dict[str, Any]]) -> list[Output]:
         device = next(self.model.parameters()).device.type
         half = self._precision is not torch.float32
-        with torch.no_grad(), torch.autocast(device, self._precision if half else None, enabled=half):
+        autocast = torch.autocast(device, self._precision if half else None, enabled=half)
+        with torch.no_grad(), autocast, _numpy_numbers_kept():  # test-time augmentation resizes too
             return self.model(batch)
+
+
+@contextlib.contextmanager
+def _numpy_numbers_kept() -> Iterator[None]:
+    numbers = np.random.get_state()
+    try:
+        yield
+    finally:
+        np.random.set_state(numbers)
 
 
 def _size(model_input: dict[str, Any]) -> tuple[int, ...]:
@@ -220,7 +230,8 @@ def trained_weights(cfg: DictConfig | CfgNode) -> str:
         given, folder, was_saved_by_run = cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR, False
     else:
         given, folder = cfg.train.init_checkpoint, cfg.train.output_dir
-        was_saved_by_run = bool(cfg.train.class_names or cfg.train.stuff_names)
+        # a run saves the names of its data, an empty list where they have none
+        was_saved_by_run = cfg.train.class_names is not None or cfg.train.get("stuff_names") is not None
     last = last_checkpoint(folder)
     is_elsewhere = last and given.startswith("lesa://") and not PathManager.isfile(given)
     if given and not is_elsewhere and not was_saved_by_run and holds_trained_model(given):

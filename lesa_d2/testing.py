@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import EvalBatchNorm2d, SlotOperator
+from .layers.registry import find_operator
 
 IN_CHANNELS, OUT_CHANNELS = 8, 16
 SIZES = ((6, 6), (5, 7), (1, 3), (1, 1), (9, 4))
@@ -69,8 +70,9 @@ def check_operator(operator: type[SlotOperator]) -> None:
 
     Raises:
         AssertionError: the operator breaks the contract; names the check and the variant.
+        TypeError: it is no operator of the slot.
     """
-    for variant, check in itertools.product(variants(operator), CHECKS):
+    for variant, check in itertools.product(variants(find_operator(operator)), CHECKS):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             try:

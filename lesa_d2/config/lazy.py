@@ -13,7 +13,7 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from ..errors import ConfigError, described
+from ..errors import ConfigError, described, is_of_user
 from .files import find_config
 from .settings import SETTINGS, fill_defaults
 from .yaml_form import load_yaml
@@ -69,9 +69,9 @@ def read_config(file: str) -> DictConfig:
             cfg = LazyConfig.load(file)
         else:
             cfg = load_yaml(file)
-    except ConfigError:
-        raise
     except Exception as error:  # a config is a program and may raise anything
+        if isinstance(error, ConfigError) and not is_of_user(error):
+            raise
         raise ConfigError(f"config file {file!r} cannot be loaded: {described(error)}") from error
     finally:
         builtins.__import__ = original_import  # after an error detectron2 does not restore it
@@ -100,10 +100,19 @@ def config_sources(file: str) -> dict[str, str]:
         with PathManager.open(path) as content:
             sources[path] = content.read()
         for node in ast.walk(ast.parse(sources[path], path)):
-            if isinstance(node, ast.ImportFrom) and node.level and node.module:
-                folder = Path(path).parents[node.level - 1]
-                waiting.append(str(folder.joinpath(*node.module.split(".")).with_suffix(".py")))
+            waiting += _read_by(node, Path(path).absolute())
     return sources
+
+
+def _read_by(node: ast.AST, path: Path) -> Iterator[str]:
+    """Yield the config file that a relative import or ``LazyConfig.load_rel("file.py")`` in ``path`` reads."""
+    if isinstance(node, ast.ImportFrom) and node.level and node.module and node.level <= len(path.parents):
+        folder = path.parents[node.level - 1]
+        yield str(folder.joinpath(*node.module.split(".")).with_suffix(".py"))
+    if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "load_rel" and node.args:
+        name = getattr(node.args[0], "value", None)
+        if isinstance(name, str) and name.endswith(".py"):
+            yield str(path.parent / name)
 
 
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
@@ -175,7 +184,12 @@ def parameters(node: DictConfig) -> set[str]:
 def target(node: Any) -> Any:
     """Return the callable that a node of a config describes; None if it describes none."""
     value = node.get("_target_") if isinstance(node, DictConfig) else None
-    return locate(value) if isinstance(value, str) else value  # a saved config has the path as text
+    if not isinstance(value, str):
+        return value
+    try:
+        return locate(value)  # a saved config has the path as text
+    except ImportError as error:
+        raise ConfigError(f"the config names {value!r}, which cannot be imported: {error}") from error
 
 
 def nodes(node: Any, prefix: str = "") -> Iterator[tuple[str, DictConfig]]:

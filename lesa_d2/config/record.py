@@ -5,7 +5,9 @@ A config that has a form without Python objects becomes ``config.yaml``.  For al
 changed.  Nothing is pickled.
 """
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import ConfigError
-from .lazy import config_sources, read_config
+from ..layers.registry import OPERATORS
+from .lazy import config_sources, lesa_backbones, read_config
 from .yaml_form import NoYamlFormError, plain, to_yaml
 
 YAML_FILE, PYTHON_FILE = "config.yaml", "config.py"
@@ -26,6 +29,9 @@ from lesa_d2.config.record import restored
 
 globals().update(restored(__file__))
 '''
+
+
+_ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -40,20 +46,38 @@ def save_config(cfg: DictConfig, folder: str | Path, origin: Origin | None = Non
     """Write the config of a run into ``folder``; return the file that :func:`.load_config` reads.
 
     Raises:
-        ConfigError: it has no form without Python objects, and is not from a .py file.
+        ConfigError: it has no form without Python objects, and is not from a .py file; or ``folder`` holds a
+            config.py of somebody else.
     """
     folder = Path(folder)
+    has_source = origin is not None and origin.file.endswith(".py")
     try:
         text = to_yaml(cfg)
     except NoYamlFormError as error:
-        if origin is None or not origin.file.endswith(".py"):
+        if origin is None or not has_source:
             raise ConfigError(
                 f"the config cannot be saved: it holds {error}; keep it in a .py file"
             ) from None
         return _save_source(cfg, folder, origin)
+    if origin is not None and has_source and _has_outside_operator(cfg):
+        return _save_source(cfg, folder, origin)  # the file imports the module that defines the operator
+    if _is_record(folder / PYTHON_FILE):  # of an earlier run
+        (folder / PYTHON_FILE).unlink()
     file = folder / YAML_FILE
     file.write_text(text, encoding="utf-8")
     return file
+
+
+def _has_outside_operator(cfg: DictConfig) -> bool:
+    """Tell whether a backbone has an operator that is registered by a module outside this package."""
+    package = __name__.partition(".")[0]
+    names = [node.get("operator") for node in lesa_backbones(cfg).values()]
+    classes = [OPERATORS[name] for name in names if isinstance(name, str) and name in OPERATORS]
+    return any(operator.__module__.partition(".")[0] != package for operator in classes)
+
+
+def _is_record(file: Path) -> bool:
+    return file.is_file() and file.read_text(encoding="utf-8") == TEXT
 
 
 def run_config(folder: str | Path) -> Path:
@@ -69,19 +93,24 @@ def run_config(folder: str | Path) -> Path:
 
 
 def _save_source(cfg: DictConfig, folder: Path, origin: Origin) -> Path:
-    changes = yaml.safe_dump(changed(origin.written, cfg))
+    file, target = folder / PYTHON_FILE, folder / SOURCES
+    if file.is_file() and not _is_record(file):
+        raise ConfigError(
+            f"{file} is not the config of a run, and would be replaced: choose another train.output_dir"
+        )
     earlier = Path(origin.file).with_name(SOURCES)
-    is_record = Path(origin.file).name == PYTHON_FILE and (earlier / MAIN).is_file()
-    target = folder / SOURCES
-    if is_record and earlier.resolve() != target.resolve():
-        shutil.copytree(earlier, target, dirs_exist_ok=True)
-    elif not is_record:
+    is_record = _is_record(Path(origin.file)) and (earlier / MAIN).is_file()
+    if not is_record:
         _copy_sources(origin.file, target)
-    if is_record:  # the changes are those since the original files
-        changes = yaml.safe_dump(changed(read_config(_main(target)), cfg))
-    (target / CHANGES).write_text(changes, encoding="utf-8")
-    (folder / PYTHON_FILE).write_text(TEXT, encoding="utf-8")
-    return folder / PYTHON_FILE
+    elif earlier.resolve() != target.resolve():
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(earlier, target)
+    # the changes of a record are those since the original files
+    before = read_config(_main(target)) if is_record else origin.written
+    (target / CHANGES).write_text(yaml.safe_dump(changed(before, cfg)), encoding="utf-8")
+    file.write_text(TEXT, encoding="utf-8")
+    (folder / YAML_FILE).unlink(missing_ok=True)  # of an earlier run
+    return file
 
 
 def _copy_sources(file: str, target: Path) -> None:
@@ -89,6 +118,7 @@ def _copy_sources(file: str, target: Path) -> None:
     sources = {Path(path).resolve(): text for path, text in config_sources(file).items()}
     parents = [set(path.parents) for path in sources]
     root = max(set.intersection(*parents), key=lambda path: len(path.parts))
+    shutil.rmtree(target, ignore_errors=True)  # of an earlier run
     for path, text in sources.items():
         copy = target / path.relative_to(root)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -104,32 +134,40 @@ def restored(file: str) -> dict[str, Any]:
     """Return the sections of a run's config, for its ``config.py``."""
     sources = Path(file).with_name(SOURCES)
     cfg = read_config(_main(sources))
-    for key, value in yaml.safe_load((sources / CHANGES).read_text(encoding="utf-8")).items():
-        OmegaConf.update(cfg, key, value, merge=False, force_add=True)
+    for change in yaml.safe_load((sources / CHANGES).read_text(encoding="utf-8")):
+        *parents, name = change["key"]
+        node: Any = cfg
+        for parent in parents:
+            node = node[parent]
+        if "value" in change:
+            node[name] = change["value"]
+        else:
+            del node[name]
     return {str(name): cfg[name] for name in cfg}
 
 
-def changed(before: DictConfig, after: DictConfig) -> dict[str, Any]:
-    """Return the values of ``after`` that differ from ``before``, by key; values without a YAML form are left out."""
+def changed(before: DictConfig, after: DictConfig) -> list[dict[str, Any]]:
+    """Return what differs between two configs.
+
+    Returns:
+        For each difference its ``key``, the names and indices that lead to it, and the ``value`` of ``after``;
+        without a value where ``after`` lacks the key.  Values without a YAML form are left out: they are from the
+        file, as the command line and the data set plain values only.
+    """
     first, second = (OmegaConf.to_container(cfg, resolve=False) for cfg in (before, after))
-    return _changed(first, second, "")
+    return list(_changed(first, second, []))
 
 
-def _changed(before: Any, after: Any, key: str) -> dict[str, Any]:
+def _changed(before: Any, after: Any, key: list[str | int]) -> Iterator[dict[str, Any]]:
     if isinstance(before, dict) and isinstance(after, dict):
-        differences: dict[str, Any] = {}
+        for name in before.keys() - after.keys():
+            yield {"key": [*key, name]}
         for name, value in after.items():
-            inner = f"{key}.{name}" if key else str(name)
-            differences |= _changed(before[name], value, inner) if name in before else {inner: plain(value)}
-        return differences
-    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        pairs = enumerate(zip(before, after, strict=True))
-        return {k: v for i, (b, a) in pairs for k, v in _changed(b, a, f"{key}.{i}").items()}
-    if before is after or before == after:
-        return {}
-    try:
-        return {key: plain(after)}
-    except (
-        NoYamlFormError
-    ):  # such a value is from the file: the command line and the data set plain values only
-        return {}
+            yield from _changed(before.get(name, _ABSENT), value, [*key, name])
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for index, pair in enumerate(zip(before, after, strict=True)):
+            yield from _changed(*pair, [*key, index])
+    elif before is not after and before != after:
+        with contextlib.suppress(NoYamlFormError):
+            is_target = key[-1:] == ["_target_"]
+            yield {"key": key, "value": plain({"_target_": after})["_target_"] if is_target else plain(after)}

@@ -50,7 +50,11 @@ def text(pattern: str, expected: str) -> Rule:
 
 SWITCH = Rule(lambda value: type(value) is bool, "True or False")
 POSITIVE = number(lambda value: 0 < value < float("inf"), "a positive number")
-NAMES = Rule(lambda value: isinstance(value, ListConfig), "a list of names").or_null()
+NAMES = Rule(
+    lambda value: isinstance(value, ListConfig) and all(isinstance(name, str) for name in value),
+    "a list of names",
+).or_null()
+SEED = Rule(lambda value: type(value) is int and 0 <= value < 2**32, "a whole number from 0 to below 2^32")
 SCALES = Rule(
     lambda value: isinstance(value, ListConfig) and len(value) > 0 and all(map(POSITIVE.test, value)),
     "a list of positive numbers such as [0.75, 1.0, 1.25]",
@@ -100,7 +104,7 @@ SETTINGS: dict[str, Setting] = {
         "passes over the data, from which max_iter follows; null: max_iter as it is",
         "classification",
     ),
-    "train.seed": Setting(0, whole(0), "order of images, augmentation and sampling follow from it"),
+    "train.seed": Setting(0, SEED, "order of images, augmentation and sampling follow from it"),
     "train.accumulate": Setting(1, whole(1), "micro-batches of an optimizer step; the batch size stays"),
     "train.clip_grad_norm": Setting(None, POSITIVE.or_null(), "limit of the gradient's 2-norm"),
     "train.reference_batch": Setting(
@@ -241,7 +245,7 @@ def check_settings(
             like a misspelled one of ours; the message lists all of them.
     """
     task = OmegaConf.select(cfg, "train.task") if has_key(cfg, "train.task") else "detection"
-    faults: list[str] = []
+    faults = list(dict.fromkeys(_not_sections(cfg, sections)))
     for key, setting in settings_of(task if isinstance(task, str) else "detection").items():
         if key.split(".")[0] in sections:
             faults += _faults(cfg, key, setting)
@@ -251,7 +255,21 @@ def check_settings(
         raise ConfigError("wrong values in the config:\n  " + "\n  ".join(faults))
 
 
+def _not_sections(cfg: DictConfig, sections: tuple[str, ...]) -> Iterator[str]:
+    """Yield a message for each section that is null, and for each part of ``train`` that is a single value."""
+    of_training = ("lr_multiplier", "dataloader.train", "dataloader.test") if "dataloader" in sections else ()
+    for name in (*sections, *of_training):
+        if has_key(cfg, name) and OmegaConf.select(cfg, name) is None:
+            yield f"{name} must be a section of the config, got null"
+    for key in (key.rpartition(".")[0] for key in SETTINGS if key.startswith("train.")):
+        value = OmegaConf.select(cfg, key) if has_key(cfg, key) else None
+        if value is not None and not isinstance(value, DictConfig):
+            yield f"{key} must be a section of the config, got {value!r}"
+
+
 def _faults(cfg: DictConfig, key: str, setting: Setting) -> Iterator[str]:
+    if not _has_section(cfg, key):  # one message says so for all its keys
+        return
     if not has_key(cfg, key):
         if setting.default is not FOREIGN:
             yield f"{key} is missing; expected {setting.rule.expected} (docs/settings.md)"

@@ -98,12 +98,13 @@ examples:
         if cfg.train.report.enabled:
             _check_reportable(cfg)
         check_datasets(cfg, eval_only)
-        metadata = MetadataCatalog.get(
-            dataset_names(cfg.dataloader.test if eval_only else cfg.dataloader.train)[0]
-        )
+        names = dataset_names(cfg.dataloader.test if eval_only else cfg.dataloader.train)
+        metadata = MetadataCatalog.get(names[0]) if names else {}
         kinds = set(class_count_keys(cfg).values()) or {"thing_classes"}
-        cfg.train.class_names = _names(metadata, "thing_classes") if "thing_classes" in kinds else None
-        cfg.train.stuff_names = _names(metadata, "stuff_classes") if "stuff_classes" in kinds else None
+        for key, kind in (("class_names", "thing_classes"), ("stuff_names", "stuff_classes")):
+            cfg.train[key] = (
+                (_names(metadata, kind) or []) if kind in kinds else None
+            )  # []: they have no names
 
     def describe(self, cfg: DictConfig) -> Iterator[tuple[str, str]]:
         """Yield a line with the names of the classes, and one with those of stuff classes."""
@@ -129,7 +130,12 @@ def class_count_keys(cfg: DictConfig) -> dict[str, str]:
 
 
 def dataset_names(loader: DictConfig) -> list[str]:
-    """Return the registered names of the data sets of a loader's config, and register them if needed."""
+    """Return the registered names of the data sets of a loader's config, and register them if needed.
+
+    A loader that is not made of detectron2's parts has none.
+    """
+    if OmegaConf.select(loader, "dataset.names") is None:
+        return []
     names = instantiate(loader.dataset.names)
     return [names] if isinstance(names, str) else list(names)
 
@@ -201,17 +207,21 @@ def use_dataset_folder(
         notes.append(
             "No stuff maps are read from --dataset: Hybrid Task Cascade without its semantic branch."
         )
-    cfg.train.report.enabled = isinstance(target(cfg.dataloader.evaluator), type) and issubclass(
-        target(cfg.dataloader.evaluator), CocoEvaluator
-    )
+    evaluator = target(cfg.dataloader.get("evaluator"))
+    cfg.train.report.enabled = isinstance(evaluator, type) and issubclass(evaluator, CocoEvaluator)
 
 
 def _check_takes_folder(cfg: DictConfig) -> None:
     """Check that a folder of boxes and masks has everything that the model learns from.
 
     Raises:
-        ConfigError: the model learns from keypoints or from labels of pixels.
+        ConfigError: the model learns from keypoints or from labels of pixels, or the loaders name no data sets.
     """
+    for name in ("train", "test"):
+        if OmegaConf.select(cfg, f"dataloader.{name}.dataset.names") is None:
+            raise ConfigError(
+                f"--dataset sets dataloader.{name}.dataset.names, which this config lacks: its loader is its own"
+            )
     needs = []
     if OmegaConf.select(cfg, "model.sem_seg_head") is not None:
         needs.append("a label for every pixel (model.sem_seg_head)")
@@ -240,8 +250,11 @@ def switch_masks_off(cfg: DictConfig) -> None:
     for name in parts:
         heads[name] = None
     cfg.dataloader.train.mapper.use_instance_mask = False
-    if "tasks" in cfg.dataloader.evaluator or target(cfg.dataloader.evaluator) is CocoEvaluator:
-        cfg.dataloader.evaluator.tasks = ["bbox"]
+    if cfg.dataloader.train.mapper.get("recompute_boxes"):  # boxes of cropped masks
+        cfg.dataloader.train.mapper.recompute_boxes = False
+    evaluator = cfg.dataloader.get("evaluator")
+    if evaluator is not None and ("tasks" in evaluator or target(evaluator) is CocoEvaluator):
+        evaluator.tasks = ["bbox"]
     if cfg.train.best_metric:
         cfg.train.best_metric = cfg.train.best_metric.replace("segm/", "bbox/")
 
@@ -297,6 +310,8 @@ def check_datasets(cfg: DictConfig, eval_only: bool = False) -> None:
         for name in dataset_names(loader):
             _check_files(name)
     names = dataset_names(loaders[0])
+    if not names:
+        return
     if not eval_only:
         for head in SEMANTIC_HEADS:
             if OmegaConf.select(cfg, head) is not None:

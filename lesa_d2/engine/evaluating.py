@@ -27,8 +27,11 @@ def evaluate(cfg: DictConfig, model: nn.Module, reporter: Reporter | None = None
         model: a model in any mode, which it keeps.
         reporter: writes the report of the evaluation if the config asks for one.
     """
-    was_training = model.training
+    if cfg.dataloader.get("evaluator") is None:
+        logger.info("Not evaluated: the config has no dataloader.evaluator")
+        return OrderedDict()
     detector, loader = model, cfg.dataloader.test
+    was_training = model.training
     if "tta" in cfg.train and cfg.train.tta.enabled:
         detector, loader = with_test_time_augmentation(cfg, model)
     evaluator = build_evaluator(cfg.dataloader.evaluator)

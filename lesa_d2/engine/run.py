@@ -9,7 +9,7 @@ from typing import Any
 from detectron2.utils import comm
 from omegaconf import DictConfig
 
-from ..config.lazy import apply_overrides, config_path, read_config
+from ..config.lazy import apply_overrides, config_path, override_keys, read_config
 from ..config.record import Origin
 from ..config.settings import check_settings
 from ..errors import ConfigError
@@ -52,8 +52,8 @@ def _train_or_evaluate(
         for note in task.notes:
             logger.info(note)
     if args.eval_only:
-        start = cfg.train.init_checkpoint
-        return evaluate_only(cfg, task, typed=start if start != origin.written.train.init_checkpoint else "")
+        is_typed = "train.init_checkpoint" in override_keys(args.opts)
+        return evaluate_only(cfg, task, typed=cfg.train.init_checkpoint if is_typed else "")
     if cfg.train.get("report") and cfg.train.report.enabled and task.reporter and comm.is_main_process():
         logger.info("%s\n", task.reporter.report_data(cfg, args))
     return train(cfg, task, resume=args.resume, origin=origin)

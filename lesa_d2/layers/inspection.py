@@ -19,7 +19,7 @@ class InspectableAttention(ABC):
 
     Attributes:
         without_self: whether positions attend to all others but not to themselves; for evaluation, see
-            :func:`lesa_d2.analysis.without_own_position`.
+            :func:`lesa_d2.tools.analysis.without_own_position`.
     """
 
     training: bool

@@ -21,13 +21,18 @@ def register_operator(name: str) -> Callable[[Operator], Operator]:
     Registering another class under a name that is taken replaces the first, as when a notebook's cell runs again.
 
     Raises:
-        ValueError: the name is that of the convolution, or looks like an import path.
+        ValueError: the name is that of the convolution or of an operator of this package, or looks like an
+            import path.
         TypeError: the class is no operator of the slot.
     """
     if name == CONVOLUTION or "." in name:
         raise ValueError(f"an operator's name must not be {CONVOLUTION!r} or hold a dot, got {name!r}")
 
     def register(operator: Operator) -> Operator:
+        package = __name__.partition(".")[0]
+        taken = OPERATORS.get(name, operator).__module__
+        if taken != operator.__module__ and taken.partition(".")[0] == package:
+            raise ValueError(f"{name!r} is an operator of {package}: register yours under another name")
         OPERATORS[name] = check_operator_class(operator)
         return operator
 
@@ -48,12 +53,13 @@ def find_operator(operator: str | type[SlotOperator]) -> type[SlotOperator]:
     """
     if isinstance(operator, type):
         return check_operator_class(operator)
-    if operator in OPERATORS:
+    if isinstance(operator, str) and operator in OPERATORS:
         return OPERATORS[operator]
     if not isinstance(operator, str) or "." not in operator:
         raise ValueError(
             f"operator must be one of {operator_names()}, a subclass of SlotOperator, or its import path "
-            f"'module.Class', got {operator!r}"
+            f"'module.Class', got {operator!r}; a name that is registered elsewhere is known once that module is "
+            "imported"
         )
     module, _, name = operator.rpartition(".")
     try:

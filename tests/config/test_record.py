@@ -1,6 +1,7 @@
 """The config of a run: YAML without Python objects, or its source."""
 
 import copy
+import sys
 from functools import partial
 
 import pytest
@@ -16,6 +17,7 @@ from lesa_d2.config.lazy import apply_overrides, read_config
 from lesa_d2.config.record import Origin, changed
 from lesa_d2.config.yaml_form import NoYamlFormError, load_yaml, plain, to_yaml
 from lesa_d2.errors import ConfigError
+from lesa_d2.layers.registry import OPERATORS
 
 SECTIONS = "dataloader = optimizer = lr_multiplier = {}\ntrain = dict(max_iter=3)\n"
 
@@ -136,6 +138,83 @@ def test_a_folder_without_a_record(tmp_path):
 
 
 def test_changes_by_key():
-    before = config(a=1, b={"c": [1, 2], "d": [3]}, e=None)
-    after = config(a=1, b={"c": [1, 5], "d": [3, 4]}, e={"f": 1})
-    assert changed(before, after) == {"b.c.1": 5, "b.d": [3, 4], "e": {"f": 1}}
+    before = config(a=1, b={"c": [1, 2], "d": [3], "gone": 1}, e=None, f={"x.y": {"z": 1}})
+    after = config(a=1, b={"c": [1, 5], "d": [3, 4]}, e={"f": 1}, f={"x.y": {"z": 2}})
+    assert changed(before, after) == [
+        {"key": ["b", "gone"]},
+        {"key": ["b", "c", 1], "value": 5},
+        {"key": ["b", "d"], "value": [3, 4]},
+        {"key": ["e"], "value": {"f": 1}},
+        {"key": ["f", "x.y", "z"], "value": 2},
+    ]
+
+
+def test_a_replaced_callable_is_restored_with_its_own_arguments(source, tmp_path):
+    source.write_text(
+        source.read_text() + "from detectron2.config import LazyCall as L\nfrom torch import nn\n"
+        "model.layer = L(nn.Linear)(in_features=2, out_features=3)\nmodel.rates = {'a.b': dict(lr=1)}\n"
+    )
+    cfg = read_config(str(source))
+    origin = Origin(str(source), copy.deepcopy(cfg))
+    cfg.model.layer = L(nn.ReLU)(inplace=True)
+    cfg.model.rates["a.b"].lr = 2
+    again = read_config(str(save_config(cfg, tmp_path, origin)))
+    assert isinstance(instantiate(again.model.layer), nn.ReLU)
+    assert again.model.rates == {"a.b": {"lr": 2}}
+
+
+def test_the_record_of_an_earlier_run_is_replaced(source, tmp_path):
+    cfg = read_config(str(source))
+    origin = Origin(str(source), copy.deepcopy(cfg))
+    without_lambda = config(model={"a": 1})
+    for values, name in (
+        (without_lambda, "config.yaml"),
+        (cfg, "config.py"),
+        (without_lambda, "config.yaml"),
+    ):
+        save_config(values, tmp_path, origin)
+        assert run_config(tmp_path).name == name
+        assert len(list(tmp_path.glob("config.*"))) == 1
+
+
+def test_a_file_of_somebody_else_is_not_replaced(source, tmp_path):
+    (tmp_path / "config.py").write_text("mine = 1")
+    cfg = read_config(str(source))
+    with pytest.raises(ConfigError, match=r"choose another train\.output_dir"):
+        save_config(cfg, tmp_path, Origin(str(source), copy.deepcopy(cfg)))
+    assert (tmp_path / "config.py").read_text() == "mine = 1"
+
+
+def test_files_read_by_load_rel_are_kept(source, tmp_path):
+    (source.parent / "other.py").write_text("sizes = dict(width=4)\n")
+    source.write_text(
+        source.read_text()
+        + "from detectron2.config import LazyConfig\nmodel.w = LazyConfig.load_rel('other.py').sizes.width\n"
+    )
+    cfg = read_config(str(source))
+    file = save_config(cfg, tmp_path, Origin(str(source), copy.deepcopy(cfg)))
+    (source.parent / "other.py").unlink()
+    assert read_config(str(file)).model.w == 4
+
+
+def test_the_source_of_a_registered_operator_is_kept(tmp_path, monkeypatch):
+    (tmp_path / "outside_op.py").write_text(
+        "from lesa_d2.layers import LESA, register_operator\n\n\n"
+        "@register_operator('of_outside')\nclass Mine(LESA):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    main = tmp_path / "main.py"
+    main.write_text(
+        "import outside_op\nfrom lesa_d2.config import load_config\n\ncfg = load_config('quickstart_lesa')\n"
+        "model, dataloader, optimizer = cfg.model, cfg.dataloader, cfg.optimizer\n"
+        "lr_multiplier, train = cfg.lr_multiplier, cfg.train\n"
+        "model.backbone.bottom_up.operator = 'of_outside'\n"
+    )
+    cfg = read_config(str(main))
+    (tmp_path / "run").mkdir()
+    file = save_config(cfg, tmp_path / "run", Origin(str(main), copy.deepcopy(cfg)))
+    OPERATORS.pop("of_outside")
+    monkeypatch.delitem(sys.modules, "outside_op")
+    again = read_config(str(file))
+    assert again.model.backbone.bottom_up.operator == "of_outside"
+    assert OPERATORS.pop("of_outside").__name__ == "Mine"

@@ -138,7 +138,13 @@ def test_divergence_is_one_message_that_names_a_module(tmp_path, capsys, dataset
     ("override", "words"),
     [
         ("train.max_iter=0", "train.max_iter must be a whole number of at least 1, got 0"),
-        ("train=3", "train.max_iter is missing"),
+        ("train=3", "train must be a section of the config, got 3"),
+        ("train.amp=True", "train.amp must be a section of the config, got True"),
+        ("dataloader.train=null", "dataloader.train must be a section of the config, got null"),
+        ("model=null", "model must be a section of the config, got null"),
+        ("lr_multiplier=null", "lr_multiplier must be a section of the config, got null"),
+        ("train.seed=4294967296", "train.seed must be a whole number from 0 to below 2^32"),
+        ("train.class_names=[1,2]", "train.class_names must be a list of names"),
         ("model.backbone.bottom_up.operator=foo", "operator must be one of"),
         ("model.backbone.bottom_up.num_heads=5", "multiple of num_heads"),
         ("model.backbone.bottom_up.norm=GN", "norm must be one of"),
@@ -157,10 +163,23 @@ def test_output_folder_that_cannot_be_made(tmp_path, capsys, datasets):
     assert "cannot be made" in message(capsys, tmp_path / "file")
 
 
-@pytest.mark.parametrize("text", ["model = (", "import nowhere_at_all", "x = 1"])
-def test_config_that_cannot_be_loaded(tmp_path, capsys, text):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model = (", "bad.py:1: SyntaxError"),
+        ("import nowhere_at_all", "bad.py:1: ModuleNotFoundError"),
+        ("x = 1", "does not define ['model'"),
+        ("raise RuntimeError('ConfigError: all of it')", "bad.py:1: RuntimeError: ConfigError: all of it"),
+        (
+            "\nimport lesa_d2\nlesa_d2.model_zoo.get_config('nowhere')",
+            "bad.py:3: ConfigError: no config is named",
+        ),
+        ("from ............above import model", "bad.py:1"),
+    ],
+)
+def test_config_that_cannot_be_loaded(tmp_path, capsys, text, words):
     (tmp_path / "bad.py").write_text(text)
-    message(capsys, tmp_path / "run", config=str(tmp_path / "bad.py"))
+    assert words in message(capsys, tmp_path / "run", config=str(tmp_path / "bad.py"))
 
 
 def test_yacs_file_as_config(tmp_path, capsys):
