@@ -75,6 +75,7 @@ examples:
                     "--drop-invalid concerns the folder given by --dataset DIR, which is missing"
                 )
             return []
+        _check_takes_folder(written)
         use_folder = partial(
             use_dataset_folder, directory=args.dataset, drop_invalid=args.drop_invalid, notes=self.notes
         )

@@ -30,7 +30,7 @@ def register_operator(name: str) -> Callable[[Operator], Operator]:
 
     def register(operator: Operator) -> Operator:
         package = __name__.partition(".")[0]
-        taken = OPERATORS.get(name, operator).__module__
+        taken = getattr(OPERATORS.get(name), "__module__", "")
         if taken != operator.__module__ and taken.partition(".")[0] == package:
             raise ValueError(f"{name!r} is an operator of {package}: register yours under another name")
         OPERATORS[name] = check_operator_class(operator)

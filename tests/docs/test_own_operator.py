@@ -3,6 +3,7 @@
 import shutil
 
 import numpy as np
+import pytest
 import torch
 from generated_data import SIDE, shapes
 from runs import ROOT, load_file, losses, train, weights
@@ -65,6 +66,8 @@ def test_an_operator_has_a_name_once_it_is_registered(monkeypatch):
     operator = load_file(FILE).GlobalContext
     monkeypatch.setitem(OPERATORS, "global_context", None)
     assert register_operator("global_context")(operator) is operator
+    with pytest.raises(ValueError, match="'lesa' is an operator of lesa_d2"):
+        register_operator("lesa")(operator)
     assert find_operator("global_context") is operator
     small = dict(base_channels=8, stem_channels=8, num_heads=4, image_size=SIDE)
     named, given = build_lesa_resnet("global_context", **small), build_lesa_resnet(operator, **small)

@@ -74,6 +74,7 @@ LSJ = [
     f"dataloader.train.mapper.augmentations.0.target_width={SIDE}",
     f"dataloader.train.mapper.augmentations.1.crop_size=[{SIDE},{SIDE}]",
 ]
+OWN_LOADER_FILE = str(ROOT / "tests/engine/own_loader.py")
 VITDET_FILE = str(ROOT / "tests/engine/plain_vitdet.py")
 
 
@@ -234,3 +235,17 @@ def test_micro_batches_need_a_loader_that_gives_them(tmp_path, datasets, capsys)
 def test_a_folder_of_boxes_and_masks_is_refused_where_it_does_not_apply(config, needs, tmp_path, capsys):
     assert run(config, tmp_path / "run", flags=["--dataset", str(tmp_path)]) == 2
     assert needs in capsys.readouterr().err
+
+
+def test_a_loader_of_ones_own_and_no_evaluator(tmp_path, capsys):
+    """A start from a trained detector on data without names; then its own last checkpoint is the trained one."""
+    kept = [o for o in [*RUN, *BACKBONE, *ROI] if not o.startswith(("dataloader.train.", "train.init"))]
+    options = [*kept, "model.roi_heads.num_classes=4", shapes("val", 3), "train.max_iter=2"]
+    assert run(OWN_LOADER_FILE, tmp_path / "first", *options, "train.init_checkpoint=''") == 0
+    assert "Not evaluated: the config has no dataloader.evaluator" in (tmp_path / "first/log.txt").read_text()
+    start = f"train.init_checkpoint={tmp_path / 'first/model_final.pth'}"
+    assert run(OWN_LOADER_FILE, tmp_path / "second", *options, start) == 0
+    saved = load_config(str(run_config(tmp_path / "second")))
+    assert Predictor(saved).weights == str(tmp_path / "second/model_final.pth")
+    assert run(OWN_LOADER_FILE, tmp_path / "third", *options, flags=["--dataset", str(tmp_path)]) == 2
+    assert "which this config lacks: its loader is its own" in capsys.readouterr().err
