@@ -171,7 +171,7 @@ def test_output_folder_that_cannot_be_made(tmp_path, capsys, datasets):
         ("x = 1", "does not define ['model'"),
         ("raise RuntimeError('ConfigError: all of it')", "bad.py:1: RuntimeError: ConfigError: all of it"),
         (
-            "\nimport lesa_d2\nlesa_d2.model_zoo.get_config('nowhere')",
+            "from lesa_d2 import model_zoo\n\nmodel_zoo.get_config('nowhere')",
             "bad.py:3: ConfigError: no config is named",
         ),
         ("from ............above import model", "bad.py:1"),
