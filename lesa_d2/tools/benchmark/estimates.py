@@ -53,14 +53,13 @@ class Case:
 
 
 def usual_cases(sides: Sequence[int]) -> list[Case]:
-    """Return steps of several kinds of detectors and of a classifier; the heaviest at the smallest size."""
+    """Return steps of two kinds of detectors and of a classifier."""
     return [
         *(Case("mask_rcnn_lesa_r50", side) for side in sides),
         Case("mask_rcnn_lesa_r50", max(sides), "forward"),
         Case("retinanet_lesa_r50", max(sides)),
         Case("imagenet_lesa_r50", 224, images=16),
         Case("imagenet_lesa_r50", 224, "forward", images=16),
-        Case("htc_lesa_dconv_wr50_20e_1280", min(sides)),
     ]
 
 
