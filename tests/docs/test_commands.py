@@ -15,9 +15,10 @@ NOT_HERE = {
     r"make bench": "tests/tools/benchmark runs its tables small; three quarters of an hour in full",
     r"pip install .*": "what `make setup` does",
     r"python tools/install_detectron2.py": "what `make setup` does",
-    r".*compare_operators.py": "tests/engine/test_compare_operators.py",
-    r".*--webcam": "there is no camera; tests/demo/test_video.py",
+    r".*compare_operators.py": "tests/tools/analysis",
+    r".*--webcam": "there is no camera; tests/tools/demo/test_video.py",
     r".*(own_operator.py|new_baselines|retinanet_lesa_r50).*": "tests/docs/test_own_operator.py, tests/engine",
+    r".*benchmark cost .*(--memory|htc_).*": "minutes for large models; tests/tools/benchmark/test_cost.py",
     r".*--from official-detector .*": "tests/checkpoint/test_files.py",
 }
 FIRST = """
