@@ -1,4 +1,4 @@
-"""An operator of one's own in a ResNet-101, as a config file: ``lesa train --config-file own_operator.py``."""
+"""An operator of one's own in a ResNet-101, as a config file: ``lesa train --config-file docs/own_operator.py``."""
 
 from torch import Tensor, nn
 

@@ -11,7 +11,7 @@ from .environment import check_environment
 from .findings import Finding
 from .inputs import Inputs
 
-COMMAND = "python -m lesa_d2.doctor"
+COMMAND = "lesa doctor"
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
