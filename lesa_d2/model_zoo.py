@@ -5,7 +5,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tabulate import tabulate
 from torch import nn
 
@@ -22,9 +22,8 @@ from .checkpoint import load_weights, models_folder, weights_state
 from .checkpoint.weights import RESULTS, Result
 from .config import load_any_config
 from .config.files import config_files, find_config
-from .config.lazy import target
+from .config.lazy import lesa_backbones
 from .errors import ConfigError
-from .modeling import build_lesa_resnet
 from .modeling.build import build_yacs_model, instantiate_model
 
 
@@ -74,20 +73,10 @@ def _operator_and_task(name: str) -> tuple[str, str]:
     cfg = get_config(name)
     if isinstance(cfg, CfgNode):
         return _describe(cfg.MODEL.LESA.OPERATOR, cfg.MODEL.LESA.DEFORMABLE), "detection"
-    backbone = next(_backbones(cfg.model), None)
-    task = OmegaConf.select(cfg, "train.task", default="detection")
+    backbone = next(iter(lesa_backbones(cfg).values()), None)
     if backbone is None:
-        return "", task
-    return _describe(backbone.get("operator", "lesa"), backbone.get("deformable", False)), task
-
-
-def _backbones(node: Any) -> Iterator[DictConfig]:
-    """Yield the calls of :func:`build_lesa_resnet` that stand anywhere in a config."""
-    if target(node) is build_lesa_resnet:
-        yield node
-    elif OmegaConf.is_config(node):
-        for value in node.values() if OmegaConf.is_dict(node) else node:
-            yield from _backbones(value)
+        return "", cfg.train.task
+    return _describe(backbone.get("operator", "lesa"), backbone.get("deformable", False)), cfg.train.task
 
 
 def _describe(operator: Any, deformable: bool) -> str:
