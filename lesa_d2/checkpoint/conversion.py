@@ -1,4 +1,4 @@
-"""Convert checkpoint files of others to ours: what ``projects/LESA/convert_checkpoint.py`` does.
+"""Convert checkpoint files of others to ours: what ``lesa convert`` does.
 
 The file written holds ``{"model": {name: tensor}}`` in the format of detectron2's model zoo, free of pickled
 objects.

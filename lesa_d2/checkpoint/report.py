@@ -120,7 +120,7 @@ class LoadReport:
         if any(FOREIGN.match(name.removeprefix("module.")) for name in self.unexpected):
             lines.append(
                 "  the file has the names of torchvision or of the authors' release: convert it first, by "
-                "projects/LESA/convert_checkpoint.py"
+                "lesa convert"
             )
         shapes = [f"{name} {a} in the file, {b} expected" for name, (a, b) in self.mismatched.items()]
         missing = [name for name in missing if name not in self.mismatched]

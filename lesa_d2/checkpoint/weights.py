@@ -132,8 +132,8 @@ def _how_to_get(file: Path) -> str:
     name, present = file.name, sorted(path.name for path in file.parent.glob("*.pth"))
     return (
         f"no weights {name!r}: expected the file {file}, in the folder of {FOLDER_VARIABLE}, which holds "
-        f"{listed(present) or 'no .pth file'}; there is no download. Train them (train_net.py; classifiers: "
-        "projects/LESA/pretrain_imagenet.py) or convert them (projects/LESA/convert_checkpoint.py), "
+        f"{listed(present) or 'no .pth file'}; there is no download. Train them (lesa train; classifiers: "
+        "lesa pretrain) or convert them (lesa convert), "
         'and put the file there; or go without: train.init_checkpoint="" (yacs: MODEL.WEIGHTS "", model zoo: '
         "trained=False)"
     )

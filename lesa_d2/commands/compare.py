@@ -7,11 +7,10 @@ the seeds of one detector.
 """
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..config import find_config
-from ..config.lazy import override_keys
+from ..config.lazy import config_path, override_keys
 from ..modeling import operator_names
 from ..tools.analysis.comparison import (
     BOX_AP,
@@ -38,13 +37,13 @@ def main(arguments: Sequence[str]) -> int:
     operators.add_argument(
         "--operators", nargs="+", dest="compared", default=operator_names(), metavar="OPERATOR"
     )
-    operators.add_argument("--config-file", type=Path, default=find_config("quickstart_classifier"))
+    operators.add_argument("--config-file", metavar="FILE", default="quickstart_classifier")
     detectors = _add_parser(kinds, "detectors")
     detectors.add_argument(
         "--config-files",
         nargs="+",
         dest="compared",
-        default=[str(find_config(name)) for name in DETECTORS],
+        default=list(DETECTORS),
         metavar="FILE",
     )
     args = parser.parse_args(arguments)
@@ -69,12 +68,12 @@ def _compare_operators(args: argparse.Namespace, parser: argparse.ArgumentParser
     unknown = [item for item in args.compared if item not in operator_names()]
     if unknown or not args.compared:
         parser.error(f"--operators takes some of {', '.join(operator_names())}, got {unknown or 'none'}")
-    _check_files(parser, [args.config_file])
-    command = ["pretrain", "--config-file", str(args.config_file), *args.opts]
+    file = Path(config_path(args.config_file)).resolve()
+    command = ["pretrain", "--config-file", str(file), *args.opts]
     runs = RepeatedRuns(
         folder=args.output,
         commands={operator: [*command, f"{OPERATOR_KEY}={operator}"] for operator in args.compared},
-        settings={"config": str(args.config_file.resolve()), "overrides": args.opts},
+        settings={"config": str(file), "overrides": args.opts},
         seeds=args.seeds,
         jobs=args.jobs,
     )
@@ -86,8 +85,7 @@ def _compare_detectors(args: argparse.Namespace, parser: argparse.ArgumentParser
     stems = [Path(file).stem for file in args.compared]
     if not stems or len(set(stems)) < len(stems):
         parser.error(f"--config-files takes files of different names, one or more, got {stems or 'none'}")
-    _check_files(parser, args.compared)
-    files = {Path(file).stem: Path(file).resolve() for file in args.compared}
+    files = {Path(file).stem: Path(config_path(file)).resolve() for file in args.compared}
     runs = RepeatedRuns(
         folder=args.output,
         commands={name: ["train", "--config-file", str(file), *args.opts] for name, file in files.items()},
@@ -109,12 +107,6 @@ def _check(args: argparse.Namespace, parser: argparse.ArgumentParser, own_keys: 
         parser.error(f"{', '.join(taken)}: the comparison sets this itself ({options})")
     if args.seeds < 1 or args.jobs < 1:
         parser.error("--seeds and --jobs must be at least 1")
-
-
-def _check_files(parser: argparse.ArgumentParser, files: Iterable[str | Path]) -> None:
-    for file in files:
-        if not Path(file).is_file():
-            parser.error(f"config file {file} does not exist")
 
 
 def _train_and_show(runs: RepeatedRuns, kind: str, metrics: Sequence[Metric]) -> int:

@@ -18,8 +18,8 @@ kinds of SRC:
   imagenet-to-detector  our classifier -> the backbone a detector starts from
 
 examples:
-  python projects/LESA/convert_checkpoint.py --from torchvision resnet50.pth models/imagenet_conv_r50.pth
-  python projects/LESA/convert_checkpoint.py --from imagenet-to-detector \\
+  lesa convert --from torchvision resnet50.pth models/imagenet_conv_r50.pth
+  lesa convert --from imagenet-to-detector \\
       models/imagenet_lesa_r50.pth models/start_lesa_r50.pth
 """
 

@@ -21,10 +21,10 @@ from ..tools.reports.pictures import write_picture
 
 EXAMPLES = """
 examples:
-  python projects/LESA/demo.py --config-file RUN/config.yaml --input photos/ --output drawn --report
-  python projects/LESA/demo.py --config-file RUN1/config.yaml --compare RUN2/config.yaml \\
+  lesa demo --config-file RUN/config.yaml --input photos/ --output drawn --report
+  lesa demo --config-file RUN1/config.yaml --compare RUN2/config.yaml \\
       --video-input a.mp4 --output drawn
-  python projects/LESA/demo.py --config-file configs/yacs/mask_rcnn_lesa_r50.yaml --weights FILE.pth \\
+  lesa demo --config-file configs/yacs/mask_rcnn_lesa_r50.yaml --weights FILE.pth \\
       --input '*.jpg' --output drawn
 """
 WINDOW = "LESA"

@@ -13,8 +13,8 @@ from ..tools.export.backbone import DTYPES
 
 EPILOG = """
 examples:
-  python projects/LESA/export.py --config-file output/quickstart/lesa/config.yaml --output output/export
-  python projects/LESA/export.py --config-file mask_rcnn_lesa_r50 --weights model_final.pth \\
+  lesa export --config-file output/quickstart/lesa/config.yaml --output output/export
+  lesa export --config-file mask_rcnn_lesa_r50 --weights model_final.pth \\
       --output output/export --format onnx --image-size 1024 1024
 """
 

@@ -38,8 +38,8 @@ from ..tools.analysis.terms import PLOT_FILE
 
 EXAMPLES = """
 examples:
-  python projects/LESA/inspect_terms.py --config-file configs/quickstart_lesa.py --images DIR
-  python projects/LESA/inspect_terms.py --config-file configs/mask_rcnn_lesa_r50.py --weights FILE.pth \\
+  lesa inspect --config-file configs/quickstart_lesa.py --images DIR
+  lesa inspect --config-file configs/mask_rcnn_lesa_r50.py --weights FILE.pth \\
       --images a.jpg b.jpg --position 320 200 --position 40 60 --layers res4.1 res5.2
 """
 

@@ -23,13 +23,13 @@ class Classification(Task):
     """Train classifiers on a folder of pictures for each class."""
 
     name = "classification"
-    command = "pretrain_imagenet.py (lesa pretrain)"
+    command = "lesa pretrain"
 
     examples = """
 examples:
-  python projects/LESA/pretrain_imagenet.py --config-file configs/imagenet_lesa_r50.py --data DIR --num-gpus 8
-  python projects/LESA/pretrain_imagenet.py --config-file configs/imagenet_lesa_r50.py --data DIR --resume
-  python projects/LESA/pretrain_imagenet.py --config-file configs/quickstart_classifier.py
+  lesa pretrain --config-file configs/imagenet_lesa_r50.py --data DIR --num-gpus 8
+  lesa pretrain --config-file configs/imagenet_lesa_r50.py --data DIR --resume
+  lesa pretrain --config-file configs/quickstart_classifier.py
 """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

@@ -44,13 +44,13 @@ class Detection(Task):
     """Train on records of detectron2's catalog, or on a folder of the user in a known format."""
 
     name = "detection"
-    command = "train_net.py (lesa train)"
+    command = "lesa train"
 
     examples = """
 examples:
-  python train_net.py --config-file configs/mask_rcnn_lesa_r50.py --num-gpus 8
-  python train_net.py --config-file configs/mask_rcnn_lesa_r50.py --resume
-  python train_net.py --config-file configs/quickstart_lesa.py --dataset DIR
+  lesa train --config-file configs/mask_rcnn_lesa_r50.py --num-gpus 8
+  lesa train --config-file configs/mask_rcnn_lesa_r50.py --resume
+  lesa train --config-file configs/quickstart_lesa.py --dataset DIR
   torchrun --nproc-per-node 2 train_net.py --config-file configs/quickstart_lesa.py train.max_iter=100
 """
 

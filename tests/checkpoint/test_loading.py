@@ -248,6 +248,6 @@ def test_resuming_takes_no_classifier(tmp_path):
 def test_a_file_of_another_library_is_sent_to_the_converter(tmp_path):
     weights = {"layer1.0.conv1.weight": torch.ones(2), "fc.bias": torch.ones(3)}
     with pytest.raises(
-        CheckpointError, match=r"0% of the backbone fits(.|\n)*convert it first, by .*convert_checkpoint"
+        CheckpointError, match=r"0% of the backbone fits(.|\n)*convert it first, by .*lesa convert"
     ):
         start(tmp_path, weights, WithResNet())

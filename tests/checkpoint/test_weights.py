@@ -45,9 +45,9 @@ def test_missing_weights_say_what_is_there_and_what_to_do(tmp_path, monkeypatch)
     for words in (
         str(tmp_path / "imagenet_lesa_r50.pth"),
         "other.pth",
-        "train_net.py",
-        "pretrain_imagenet.py",
-        "convert_checkpoint.py",
+        "lesa train",
+        "lesa pretrain",
+        "lesa convert",
         'train.init_checkpoint=""',
         "MODEL.WEIGHTS",
         "trained=False",

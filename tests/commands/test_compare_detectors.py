@@ -37,7 +37,7 @@ def test_runs_table_and_plot_and_nothing_twice(datasets, tmp_path):
     [
         (["--config-files", CONFIGS[0], "other/quickstart_htc.py"], "takes files of different names"),
         (["--config-files", "train.max_iter=1"], "takes files of different names, one or more, got none"),
-        (["--config-files", "gone.py"], "gone.py does not exist"),
+        (["--config-files", "gone.py"], "'gone.py' does not exist"),
     ],
 )
 def test_options_that_make_no_sense(given, message, tmp_path):

@@ -42,7 +42,7 @@ def test_runs_table_and_curves_and_nothing_twice(datasets, tmp_path):
             ["--operators", "conv", "train.seed=1", "+train.output_dir=x"],
             "train.seed, train.output_dir: the comparison",
         ),
-        (["--config-file", "gone.py"], "gone.py does not exist"),
+        (["--config-file", "gone.py"], "'gone.py' does not exist"),
     ],
 )
 def test_options_that_make_no_sense(given, message, tmp_path):

@@ -279,7 +279,7 @@ def test_missing_checkpoint(tmp_path, capsys, datasets):
 def test_missing_weights_of_our_own_say_how_to_get_them(tmp_path, capsys, datasets, monkeypatch):
     monkeypatch.setenv("LESA_MODELS", str(tmp_path / "models"))
     text = message(capsys, tmp_path / "run", "train.init_checkpoint=lesa://imagenet_lesa_r50.pth")
-    for words in ("models/imagenet_lesa_r50.pth", "pretrain_imagenet.py", "convert_checkpoint.py"):
+    for words in ("models/imagenet_lesa_r50.pth", "lesa pretrain", "lesa convert"):
         assert words in text
 
 

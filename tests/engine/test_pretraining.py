@@ -217,7 +217,7 @@ def test_a_broken_picture_is_named(data, tmp_path, capsys, workers):
 @pytest.mark.parametrize(
     ("command", "config", "message"),
     [
-        (train, CLASSIFIER, "pretrain_imagenet.py (lesa pretrain) takes it"),
+        (train, CLASSIFIER, "lesa pretrain takes it"),
         (pretrain, str(ROOT / "configs/mask_rcnn_conv_r50.py"), "train_net.py (lesa train) takes it"),
     ],
 )

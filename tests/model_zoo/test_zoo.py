@@ -123,7 +123,7 @@ def test_without_weights_it_says_how_to_get_them(models):
     with pytest.raises(CheckpointError) as error:
         model_zoo.get("mask_rcnn_lesa_dconv_r50_20e", trained=True)
     file = str(models / "mask_rcnn_lesa_dconv_r50_20e.pth")
-    for words in (file, "train_net.py", "convert_checkpoint.py", "trained=False"):
+    for words in (file, "lesa train", "lesa convert", "trained=False"):
         assert words in str(error.value)
 
 

@@ -118,12 +118,13 @@ class Inputs:
 
     def _is_generated(self) -> bool:
         """Tell whether the pictures of the config are generated; the doctor leaves that to training."""
+        from omegaconf import OmegaConf
+
         from ...config.lazy import target
         from ...data import shape_images, shapes_split
 
-        dataset = self.cfg.dataloader.train.dataset
-        node = dataset.get("names") if self.is_detector else dataset
-        return target(node) in (shape_images, shapes_split)
+        key = "dataloader.train.dataset.names" if self.is_detector else "dataloader.train.dataset"
+        return target(OmegaConf.select(self.cfg, key)) in (shape_images, shapes_split)
 
     def _check_yacs_data(self) -> list[Finding]:
         from omegaconf import OmegaConf
@@ -180,7 +181,7 @@ class Inputs:
             return [Finding("checkpoint", state, f"{self.checkpoint}: expected one of these: {expected}")]
         findings = [Finding("checkpoint", f"{self.checkpoint} is {KINDS[kind]}")]
         if kind in CONVERSIONS:
-            command = f"python projects/LESA/convert_checkpoint.py --from {kind} {self.checkpoint} DST.pth"
+            command = f"lesa convert --from {kind} {self.checkpoint} DST.pth"
             return [Finding("checkpoint", findings[0].state, f"convert it, and use DST.pth: {command}")]
         if self.model is not None:
             findings += checked("checkpoint and model", self._fit, "do not fit")

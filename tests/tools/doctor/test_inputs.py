@@ -86,7 +86,7 @@ def test_a_good_config_alone_generates_nothing(tmp_path):
             "train.max_iter must be",
         ),
         (["--config-file", "mask_rcnn_lesa_r50"], "data of the config", "DETECTRON2_DATASETS"),
-        (["--config-file", "mask_rcnn_lesa_r50"], "start", "convert_checkpoint.py"),
+        (["--config-file", "mask_rcnn_lesa_r50"], "start", "lesa convert"),
         (["--config-file", "quickstart_lesa", "train.init_checkpoint=gone.pth"], "start", "does not exist"),
         (["--config-file", "quickstart_lesa", "model.backbone.bottom_up.num_heads=7"], "model", "7"),
         (["--config-file", "imagenet_lesa_r50"], "data of the config", "no folder"),
@@ -163,7 +163,7 @@ def test_weights_of_others_are_to_be_converted(tmp_path):
     path = save(to_official(ours), tmp_path / "x.pth")
     finding = findings("imagenet_conv_r50", checkpoint=path)["checkpoint"]
     assert finding.state.endswith("with bottleneck blocks")
-    assert f"convert_checkpoint.py --from torchvision {path} DST.pth" in finding.fix
+    assert f"lesa convert --from torchvision {path} DST.pth" in finding.fix
 
 
 @pytest.mark.parametrize(
