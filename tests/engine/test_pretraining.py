@@ -218,7 +218,7 @@ def test_a_broken_picture_is_named(data, tmp_path, capsys, workers):
     ("command", "config", "message"),
     [
         (train, CLASSIFIER, "lesa pretrain takes it"),
-        (pretrain, str(ROOT / "configs/mask_rcnn_conv_r50.py"), "train_net.py (lesa train) takes it"),
+        (pretrain, str(ROOT / "configs/mask_rcnn_conv_r50.py"), "lesa train takes it"),
     ],
 )
 def test_a_config_of_the_other_script_is_refused(command, config, message, tmp_path, capsys):

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from PIL import Image
+from runs import ROOT
 
 from lesa_d2 import model_zoo
 from lesa_d2.checkpoint import to_official
@@ -205,3 +206,11 @@ def test_bug_report(capsys):
         "numpy",
     ):
         assert words in out
+
+
+def test_a_config_with_a_loader_of_its_own():
+    names = "dataloader.test.dataset.names={_target_:lesa_d2.data.shapes_split,split:val,num_images:2}"
+    options = [names, "train.init_checkpoint=''", "model.roi_heads.num_classes=4"]
+    found = findings(str(ROOT / "tests/engine/own_loader.py"), overrides=options)
+    assert not any(finding.fix for finding in found.values()), found
+    assert {"config", "data of the config", "model"} <= found.keys()
