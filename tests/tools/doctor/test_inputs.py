@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from generated_data import shapes
 from PIL import Image
 from runs import ROOT
 
@@ -209,8 +210,7 @@ def test_bug_report(capsys):
 
 
 def test_a_config_with_a_loader_of_its_own():
-    names = "dataloader.test.dataset.names={_target_:lesa_d2.data.shapes_split,split:val,num_images:2}"
-    options = [names, "train.init_checkpoint=''", "model.roi_heads.num_classes=4"]
+    options = [shapes("val", 2), "train.init_checkpoint=''", "model.roi_heads.num_classes=4"]
     found = findings(str(ROOT / "tests/engine/own_loader.py"), overrides=options)
     assert not any(finding.fix for finding in found.values()), found
     assert {"config", "data of the config", "model"} <= found.keys()
