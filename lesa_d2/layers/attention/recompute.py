@@ -41,7 +41,7 @@ class NotTwice(torch.autograd.Function):
         """Refuse second derivatives.
 
         Raises:
-            NotImplementedError: always.
+            NotImplementedError: on every call, as the recomputing backward has no derivative.
         """
         raise NotImplementedError(
             "this attention can be differentiated once; for second derivatives use backend='reference'"
