@@ -260,10 +260,9 @@ def _not_sections(cfg: DictConfig, sections: tuple[str, ...]) -> Iterator[str]:
     of_training = ("lr_multiplier", "dataloader.train", "dataloader.test") if "dataloader" in sections else ()
     for name in (*sections, *of_training):
         if has_key(cfg, name) and OmegaConf.select(cfg, name) is None:
-            yield f"{name} must be a section of the config, got null"
+            yield f"{name} must be a section of the config, got None"
     for key in (key.rpartition(".")[0] for key in SETTINGS if key.startswith("train.")):
-        value = OmegaConf.select(cfg, key) if has_key(cfg, key) else None
-        if value is not None and not isinstance(value, DictConfig):
+        if has_key(cfg, key) and not isinstance(value := OmegaConf.select(cfg, key), DictConfig):
             yield f"{key} must be a section of the config, got {value!r}"
 
 

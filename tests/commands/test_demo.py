@@ -206,7 +206,7 @@ def test_without_trained_weights(config, photos, tmp_path, call, monkeypatch):
     status, _, err = call("--config-file", config, "--input", photos, "--output", tmp_path / "out")
     assert status == 2
     assert f"{config.removesuffix('.py').rpartition('/')[2]}.pth" in err
-    assert "convert_checkpoint.py" in err
+    assert "lesa convert" in err
 
 
 def test_a_run_that_was_moved(trained, photos, tmp_path, call):

@@ -70,6 +70,7 @@ VITDET = [
 ]
 LSJ = [
     *PLAIN,
+    "optimizer.lr=0.001",  # at 0.1 two steps can leave a model that detects nothing
     f"dataloader.train.mapper.augmentations.0.target_height={SIDE}",
     f"dataloader.train.mapper.augmentations.0.target_width={SIDE}",
     f"dataloader.train.mapper.augmentations.1.crop_size=[{SIDE},{SIDE}]",

@@ -3,8 +3,8 @@
 from runs import TINY
 from torch import nn
 
-from lesa_d2.engine import load_config
-from lesa_d2.engine.run import build_model
+from lesa_d2.config import load_config
+from lesa_d2.engine import build_model
 from lesa_d2.layers.deform import DeformableConv2d
 
 

@@ -1,6 +1,7 @@
-"""Running a script several times; it is one that notes its arguments."""
+"""Running ``lesa`` several times; in its place is a script that notes its arguments."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -8,23 +9,27 @@ import pytest
 from lesa_d2.errors import LesaError
 from lesa_d2.tools.analysis.repeated_runs import RepeatedRuns, is_finished, run_folder
 
-SCRIPT = """
+SCRIPT = f"""#!{sys.executable}
 import os, sys
 from pathlib import Path
-arguments = dict(item.split("=") for item in sys.argv[1:])
+module, command, *options = sys.argv[2:]  # after -m
+assert (module, command) == ("lesa_d2.cli", "train")
+arguments = dict(item.split("=") for item in options)
 if arguments["variant"] == arguments.get("broken"):
     sys.exit("no such variant")
 with open(Path(arguments["train.output_dir"]) / "log.txt", "a") as log:
-    print(*sys.argv[1:], os.environ["OMP_NUM_THREADS"], file=log)
+    print(*options, os.environ["OMP_NUM_THREADS"], file=log)
 """
 
 
 @pytest.fixture
-def runs(tmp_path):
+def runs(tmp_path, monkeypatch):
     """Two trainings, two seeds each."""
-    script = tmp_path / "script.py"
+    script = tmp_path / "python"
     script.write_text(SCRIPT)
-    commands = {name: [str(script), f"variant={name}"] for name in ("a", "b")}
+    script.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(script))
+    commands = {name: ["train", f"variant={name}"] for name in ("a", "b")}
     return RepeatedRuns(tmp_path / "runs", commands, {"config": "one.py", "overrides": []}, seeds=2, jobs=2)
 
 

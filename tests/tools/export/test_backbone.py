@@ -8,8 +8,7 @@ import torch
 from small_detector import small_detector
 
 from lesa_d2 import model_zoo
-from lesa_d2.engine import load_config
-from lesa_d2.engine.run import build_model
+from lesa_d2.engine import build_model, load_config
 from lesa_d2.errors import ExportError
 from lesa_d2.tools.export import FORMATS, FeaturePyramid, export_backbone
 from lesa_d2.tools.export import formats as formats_module
