@@ -62,7 +62,7 @@ def test_yacs(tmp_path):
     again = load_detector(name, str(tmp_path / "x.pth"), options)
     assert not again.training
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in first.state_dict().items())
-    with pytest.raises(CheckpointError, match="no weights .start_lesa_r50.pth."):
+    with pytest.raises(CheckpointError, match=r"no weights .start_lesa_r50\.pth."):
         load_detector(name, overrides=options)
 
 
