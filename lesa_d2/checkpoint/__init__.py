@@ -1,6 +1,7 @@
 """Checkpoints: conversion, weights by name, loading with a report, saving and resuming."""
 
 from .conversion import CONVERSIONS, Conversion, convert_file
+from .foreign import Notes, Origin, author_of, origin_of, to_our_names
 from .kinds import KINDS, holds_trained_model, kind_of, kind_of_file
 from .loading import compare_weights, load_evaluated_weights, load_weights, unwrap
 from .official import convert_backbone, convert_classifier, convert_detector, convert_layer, to_official
@@ -18,8 +19,11 @@ __all__ = [
     "Conversion",
     "DetectorStart",
     "LoadReport",
+    "Notes",
+    "Origin",
     "RunCheckpointer",
     "WeightsWriter",
+    "author_of",
     "classifier_to_detector",
     "compare_weights",
     "convert_backbone",
@@ -34,8 +38,10 @@ __all__ = [
     "load_evaluated_weights",
     "load_weights",
     "models_folder",
+    "origin_of",
     "read_checkpoint",
     "to_official",
+    "to_our_names",
     "unwrap",
     "weights_state",
 ]

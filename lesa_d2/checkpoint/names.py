@@ -26,6 +26,12 @@ DERIVED = "binary.positions.index"
 
 FOREIGN = re.compile(r"(backbone\.(body\.)?)?layer[1-4]\.\d+\.")
 """The beginning of a block's names in torchvision and in the authors' release."""
+CAFFE2 = re.compile(r"res[2-5]_\d+_branch(1|2[abc])_")
+"""The beginning of a block's names in Caffe2's Detectron."""
+TORCHVISION_BODY = "backbone.body."
+"""Prefix of the backbone's names in torchvision's detectors."""
+FC_IN_STEM = "stem.fc."
+"""What detectron2's own converter makes of torchvision's ``fc``, in its R-50.pkl."""
 BLOCK_INDEX = re.compile(r"(?<=layer[1-4]\.)\d{1,3}(?=\.)|(?<=res[2-5]\.)\d{1,3}(?=\.)")
 ANY = "*"
 
@@ -84,6 +90,35 @@ RPN = {
     "rpn_head.rpn_conv": "proposal_generator.rpn_head.conv",
     "rpn_head.rpn_cls": "proposal_generator.rpn_head.objectness_logits",
     "rpn_head.rpn_reg": "proposal_generator.rpn_head.anchor_deltas",
+}
+
+TORCHVISION_HEADS = {
+    **{f"backbone.fpn.inner_blocks.{i}.0": f"backbone.fpn_lateral{i + 2}" for i in range(4)},
+    **{f"backbone.fpn.layer_blocks.{i}.0": f"backbone.fpn_output{i + 2}" for i in range(4)},
+    "rpn.head.conv.0.0": "proposal_generator.rpn_head.conv",
+    "rpn.head.cls_logits": "proposal_generator.rpn_head.objectness_logits",
+    "rpn.head.bbox_pred": "proposal_generator.rpn_head.anchor_deltas",
+    "roi_heads.box_head.fc6": "roi_heads.box_head.fc1",
+    "roi_heads.box_head.fc7": "roi_heads.box_head.fc2",
+    "roi_heads.box_predictor.cls_score": "roi_heads.box_predictor.cls_score",
+    "roi_heads.box_predictor.bbox_pred": "roi_heads.box_predictor.bbox_pred",
+    **{f"roi_heads.mask_head.{i}.0": f"roi_heads.mask_head.mask_fcn{i + 1}" for i in range(4)},
+    "roi_heads.mask_predictor.conv5_mask": "roi_heads.mask_head.deconv",
+    "roi_heads.mask_predictor.mask_fcn_logits": "roi_heads.mask_head.predictor",
+}
+TORCHVISION_OLD = (  # patterns of the names in torchvision's published files -> its present ones
+    (r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(?=weight|bias)", r"\1.0."),
+    (r"^rpn\.head\.conv\.(?=weight|bias)", "rpn.head.conv.0.0."),
+    *((rf"^roi_heads\.mask_head\.mask_fcn{i + 1}\.", f"roi_heads.mask_head.{i}.0.") for i in range(4)),
+)
+CAFFE2_PARTS = {  # beginnings of detectron2's names for Caffe2's tensors -> the part of our detectors
+    "stem.": BACKBONE,
+    "res": BACKBONE,
+    "fpn_": CLASSIFIER,
+    "box_head.": "roi_heads.",
+    "mask_head.": "roi_heads.",
+    "cls_score.": "roi_heads.box_predictor.",
+    "bbox_pred.": "roi_heads.box_predictor.",
 }
 
 
@@ -163,3 +198,12 @@ CLASSIFIER_NAMES = Names({**BACKBONE_NAMES.modules, "fc": "linear"})
 _TRUNK = {**_under("backbone.", BACKBONE, BACKBONE_NAMES.modules), **NECK, **RPN}
 MASK_RCNN_NAMES = Names({**_TRUNK, **_roi_heads("")})
 HTC_NAMES = Names({**_TRUNK, **_cascade_heads()})
+TORCHVISION_DETECTOR_NAMES = Names(
+    {**_under(TORCHVISION_BODY, BACKBONE, BACKBONE_NAMES.modules), **TORCHVISION_HEADS}
+)
+
+
+def of_classifier(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a ResNet of torchvision's names without prefixes; mmpretrain has ``backbone.`` and ``head.fc``."""
+    stripped = strip_prefixes(state_dict, ("module.",))
+    return {re.sub(r"^(backbone\.|head\.(?=fc\.))", "", key): value for key, value in stripped.items()}

@@ -38,6 +38,8 @@ StateDict = dict[str, Tensor]
 
 TERMS = ("binary.", "unary.", "gate.")
 PROJECTION = "binary.qkv.weight"
+CASCADE = r"roi_head\.(semantic_head\.|\w+\.\d\.)"
+"""Official names that only a cascade has."""
 
 
 def convert_layer(state_dict: Mapping[str, Tensor]) -> StateDict:
@@ -84,7 +86,7 @@ def convert_detector(state_dict: Mapping[str, Tensor]) -> StateDict:
         CheckpointError: lists every key that is left over and every one that is missing.
     """
     stripped = strip_prefixes(state_dict, ("module.",))
-    return _detector(stripped, r"roi_head\.(semantic_head\.|\w+\.\d\.)").from_official(stripped)
+    return _detector(stripped, CASCADE).from_official(stripped)
 
 
 def to_official(state_dict: Mapping[str, Tensor]) -> StateDict:
@@ -113,15 +115,7 @@ class Kind:
         Raises:
             CheckpointError: lists every key that is left over and every one that is missing.
         """
-        converted, unknown = {}, []
-        for key, value in state_dict.items():
-            name = self.names.ours(key)
-            if name is None or (name.endswith(DERIVED) and self._table_of(name) not in state_dict):
-                unknown.append(key)
-            elif not name.endswith(DERIVED):
-                # their projection is a 1-D convolution over the flattened map
-                is_flat = name.endswith(PROJECTION) and value.dim() == 3
-                converted[name] = value[..., None] if is_flat else value
+        converted, _, unknown = rename(self.names, state_dict)
         converted |= _absent_counters(converted)
         self._check(f"not a complete official {self.title}", unknown, converted)
         return converted
@@ -145,9 +139,6 @@ class Kind:
         self._check(f"not a {self.title} of the released layout", unknown, state_dict)
         return converted
 
-    def _table_of(self, index: str) -> str | None:
-        return self.names.theirs(index.removesuffix(DERIVED) + FLATTENED)
-
     def _check(self, verdict: str, unknown: list[str], got: Iterable[str]) -> None:
         """Check that nothing is ``unknown`` and that ``got``, our names, are the expected ones."""
         expected, got = self.expected(got), set(got) - set(unknown)
@@ -158,6 +149,28 @@ class Kind:
                 f"{verdict}: left over {sorted(unknown) or 'none'}, "
                 f"missing (our names) {missing or 'none'}, of no use (our names) {surplus or 'none'}"
             )
+
+
+def rename(names: Names, state_dict: Mapping[str, Tensor]) -> tuple[StateDict, dict[str, str], list[str]]:
+    """Rename official tensors to ours.
+
+    Returns:
+        The tensors by our names, the official name of each, and the names that the table does not know.
+    """
+    converted, sources, unknown = {}, {}, []
+    for key, value in state_dict.items():
+        name = names.ours(key)
+        if name is None or (name.endswith(DERIVED) and _table_of(names, name) not in state_dict):
+            unknown.append(key)
+        elif not name.endswith(DERIVED):
+            # their projection is a 1-D convolution over the flattened map
+            is_flat = name.endswith(PROJECTION) and value.dim() == 3
+            converted[name], sources[name] = value[..., None] if is_flat else value, key
+    return converted, sources, unknown
+
+
+def _table_of(names: Names, index: str) -> str | None:
+    return names.theirs(index.removesuffix(DERIVED) + FLATTENED)
 
 
 def _absent_counters(converted: StateDict) -> StateDict:
@@ -193,6 +206,11 @@ HTC = Kind("Hybrid Task Cascade", HTC_NAMES, partial(_detector_keys, HTC_NAMES))
 
 def _detector(keys: Iterable[str], cascade: str) -> Kind:
     return HTC if any(re.match(cascade, key) for key in keys) else MASK_RCNN
+
+
+def detector_names(keys: Iterable[str]) -> Names:
+    """Return the table for the official names of a detector."""
+    return _detector(keys, CASCADE).names
 
 
 def _our_kind(keys: Iterable[str]) -> Kind:

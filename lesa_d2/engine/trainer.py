@@ -13,6 +13,7 @@ import torch
 from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from ..checkpoint import unwrap
 from ..data.loader import mix_seed
@@ -169,17 +170,15 @@ def first_non_finite(model: nn.Module) -> Iterator[list[str]]:
     A module that folds a norm into a convolution calls neither of them, so its own name is collected instead.
     """
     names: list[str] = []
+    known = {module: name for name, module in model.named_modules()}
 
-    def watch(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and not torch.isfinite(output).all():
-                names.append(f"{name} ({type(module).__name__})")
+    def watch(module: nn.Module, inputs: Any, output: Any) -> None:
+        if module in known and isinstance(output, Tensor) and not torch.isfinite(output).all():
+            names.append(f"{known[module]} ({type(module).__name__})")
 
-        return hook
-
-    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules()]
+    # Hooks of single modules would change what is computed: norms that have hooks are not folded.
+    handle = register_module_forward_hook(watch)
     try:
         yield names
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()

@@ -8,7 +8,7 @@ head.  The channels of the projection are head-major: head g holds [q (dq), k (d
 :mod:`.definition` has the formula as it stands, each map of logits through its norm; here the same is computed
 without such maps.  A norm of logits is a·s + b with b the same for all keys, so that b drops out of the softmax
 and only the factor a remains.  It folds into the queries: a comes from the stored statistics, or in training from
-moments in closed form, and no logit is normalised.
+moments in closed form, and no logit is normalised.  A logit norm with hooks is called with the maps after all.
 """
 
 from __future__ import annotations  # nested ones are evaluated while torch.compile traces
@@ -20,11 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from .attention import check_backend
+from .attention.reference import relative_logits, softmax_without_self
 from .folding import (
     batch_affine,
     check_is_batch_norm,
     conv_affine,
     conv_norm,
+    is_foldable,
+    must_be_called,
     stored_affine,
     uses_batch_statistics,
 )
@@ -105,6 +108,11 @@ class BinaryTerm(nn.Module, InspectableAttention):
         shape = (self.num_logit_terms, self.num_heads, 1, 1)
         return scale.view(shape), shift.view(shape)
 
+    def call_logit_norm(self, *terms: Tensor) -> Tensor:
+        """Return the sum of all terms of the logits, each through the norm: (N, G, n, n) each -> (N, G, n, n)."""
+        maps = self.logit_norm(torch.cat(terms, dim=1))
+        return maps.unflatten(1, (self.num_logit_terms, self.num_heads)).sum(1)
+
 
 class DecomposedBinaryTerm(BinaryTerm, ThinAttention):
     """Detection: logits = BN(qk) + BN(qr) with one table an axis; exact for any H×W."""
@@ -139,15 +147,26 @@ class DecomposedBinaryTerm(BinaryTerm, ThinAttention):
         The weights of a query sum to one, so that an affine map of the output is one of the values.  Without its
         own position they sum to one too, except on a map of one position, where none remains.
         """
-        batch_statistics = uses_batch_statistics(self.qkv_norm) or uses_batch_statistics(self.out_norm)
-        return not batch_statistics and not self.without_self
+        are_foldable = is_foldable(self.qkv_norm) and is_foldable(self.out_norm)
+        return are_foldable and not must_be_called(self.qkv) and not self.without_self
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
         """Attend by the operator's backend: q, k (N, G, n, dq), v (N, G, n, dv) -> (N, C', n)."""
-        out = self.attend_thinly(*self._fold_logit_norm(q, k, v, size))
+        if must_be_called(self.logit_norm):
+            out = self._attend_with_maps(q, k, v, size)
+        else:
+            out = self.attend_thinly(*self._fold_logit_norm(q, k, v, size))
         if v.stride(3) == 1:  # the map is channels_last, and stays so
             return out.transpose(1, 2).flatten(2).transpose(1, 2)
         return out.transpose(2, 3).flatten(1, 2)
+
+    def _attend_with_maps(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
+        """Attend with every logit in memory, as the logit norm has hooks that want to see them: -> (N, G, n, dv)."""
+        with no_autocast(q):
+            q, k, wide = map(at_least_float32, (q, k, v))
+            logits = self.call_logit_norm(q @ k.mT, relative_logits(*self.positions(q, size)))
+            weights = softmax_without_self(logits) if self.leaves_out_self() else logits.softmax(-1)
+            return weights @ wide
 
     def attention_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return q, k, v and the biases of an input (N, C, H, W), with the logit norm folded in."""
@@ -210,6 +229,12 @@ class FlattenedBinaryTerm(BinaryTerm, MappedAttention):
             by_query, by_key = rq.permute(1, 2, 0), rk.permute(2, 1, 0)
             return [content_moments(q, k), pair_moments(q, by_query), pair_moments(k, by_key)]
 
+        if must_be_called(self.logit_norm):
+            return self.call_logit_norm(
+                q @ k.mT,
+                torch.einsum("bgic,cij->bgij", q, rq),
+                torch.einsum("bgjc,cij->bgij", k, rk),
+            )
         scale, shift = self.logit_affine(moments)
         logits = (q * scale[0]) @ k.transpose(-2, -1)
         logits += torch.einsum("bgic,cij->bgij", q * scale[1], rq)

@@ -11,9 +11,29 @@ from .norm import BatchNorm, EvalBatchNorm2d
 BATCH_NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 
+def must_be_called(*modules: nn.Module) -> bool:
+    """Return whether one of the modules has hooks of its own, which only a call runs; it must then not be folded.
+
+    Observers of quantisation, pruning, spectral norms, summaries and precise batch norms are such hooks.  Hooks of all
+    modules at once (``register_module_forward_hook``) see the modules that are called.
+    """
+    return any(
+        hooks
+        for m in modules
+        for hooks in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks)
+    )
+
+
 def uses_batch_statistics(norm: nn.Module) -> bool:
     """Return whether the next call of ``norm`` normalises by the statistics of its input."""
-    return norm.training and isinstance(norm, BatchNorm) and not isinstance(norm, EvalBatchNorm2d)
+    if isinstance(norm, EvalBatchNorm2d):
+        return norm.is_estimated
+    return norm.training and isinstance(norm, BatchNorm)
+
+
+def is_foldable(norm: nn.Module) -> bool:
+    """Return whether :func:`stored_affine` does all that a call of ``norm`` would do."""
+    return has_stored_affine(norm) and not uses_batch_statistics(norm) and not must_be_called(norm)
 
 
 def stored_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -25,9 +45,10 @@ def stored_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
     """Compute norm(conv(x)), conv without bias; a norm with stored statistics costs no pass over the map."""
-    if uses_batch_statistics(norm) or not has_stored_affine(norm):
-        return norm(conv(x))
-    return conv_affine(conv, *stored_affine(norm), x)
+    if is_foldable(norm) and not must_be_called(conv):
+        return conv_affine(conv, *stored_affine(norm), x)
+    out = norm(conv(x))
+    return out.clone() if must_be_called(norm) else out  # a hook may keep what callers change in place
 
 
 def conv_affine(conv: nn.Conv2d, scale: Tensor, shift: Tensor, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from .resnet import (
 )
 from .roi_heads import CascadeMaskHead, FusedSemanticHead, HybridTaskCascadeHeads
 from .rpn import InsideRPN
+from .statistics import estimate_statistics
 
 __all__ = [
     "NORMS",
@@ -26,6 +27,7 @@ __all__ = [
     "build_lesa_resnet",
     "build_lesa_resnet_backbone",
     "build_lesa_resnet_fpn_backbone",
+    "estimate_statistics",
     "make_lesa_stages",
     "make_norm",
     "operator_names",

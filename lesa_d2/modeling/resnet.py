@@ -298,7 +298,7 @@ def freeze(resnet: ResNet, freeze_at: int) -> ResNet:
     if not any(isinstance(module, EvalBatchNorm2d) for module in resnet.modules()):
         return resnet.freeze(freeze_at)
     for stage in (resnet.stem, *resnet.stages)[:freeze_at]:
-        stage.requires_grad_(False)
+        stage.requires_grad_(False).train(stage.training)  # frozen norms leave training mode
     return resnet
 
 

@@ -80,11 +80,20 @@ def test_the_release(released):
     assert kind_of(released("htc_lesa_wrn50_dconv_20e_1280")) == "official-detector"
 
 
-def test_other_models_are_of_no_kind(classifier):
+def test_other_code_bases(classifier):
     with torch.device("meta"):
-        foreign = torchvision.models.detection.maskrcnn_resnet50_fpn(weights_backbone=None).state_dict()
+        detector = torchvision.models.detection.maskrcnn_resnet50_fpn(weights_backbone=None).state_dict()
         trunk = under("backbone.", torchvision.models.resnet50().state_dict())
-    assert kind_of(foreign) == kind_of({**trunk, "head.fc.bias": torch.ones(1)}) == ""
+    assert kind_of(detector) == "torchvision-detector"
+    assert kind_of({**trunk, "head.fc.bias": torch.ones(1)}) == "torchvision"  # of mmpretrain
+    assert kind_of({**trunk, "decode_head.conv_seg.bias": torch.ones(1)}) == ""
+    assert kind_of({**classifier, "stem.fc.bias": torch.ones(1)}) == "detectron2-imagenet"
+    caffe2 = {"res2_0_branch2a_w": torch.ones(1), "conv1_w": torch.ones(1)}
+    assert kind_of(caffe2) == "caffe2-imagenet"
+    assert kind_of({**caffe2, "conv_rpn_fpn2_w": torch.ones(1)}) == "caffe2-detector"
+
+
+def test_other_models_are_of_no_kind(classifier):
     assert kind_of({"transformer.weight": torch.ones(1)}) == kind_of({}) == ""
     official = to_official(build_lesa_resnet("conv", num_classes=3, **SMALL).state_dict())
     assert kind_of(official) == "torchvision"

@@ -6,19 +6,14 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from busy_norm import busy_norm
 from torch import nn
+from torch.nn.utils import prune
 
-from lesa_d2.layers import EvalBatchNorm2d
+from lesa_d2.layers import LESA, EvalBatchNorm2d, SelfAttention
+from lesa_d2.layers.definition import lesa
 from lesa_d2.layers.folding import batch_affine, check_is_batch_norm, conv_norm
 from lesa_d2.layers.moments import Moments
-
-
-def busy_norm(norm):
-    nn.init.uniform_(norm.weight, 0.5, 1.5)
-    nn.init.normal_(norm.bias)
-    nn.init.normal_(norm.running_mean)
-    nn.init.uniform_(norm.running_var, 0.5, 1.5)
-    return norm
 
 
 def moments_of(x):
@@ -116,3 +111,66 @@ def test_synchronised_moments_are_those_of_all_processes(tmp_path):
     for part in (first, second):
         torch.testing.assert_close(torch.tensor(part[2]), norm.running_mean)
         torch.testing.assert_close(torch.tensor(part[3]), norm.running_var)
+
+
+FOLDED = [
+    "unary.project",
+    "unary.norm",
+    "binary.qkv",
+    "binary.qkv_norm",
+    "binary.logit_norm",
+    "binary.out_norm",
+]
+FOLDED += ["gate.fc1", "gate.norm1", "gate.fc2", "gate.norm2"]
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("positions", ["decomposed", "flattened"])
+@pytest.mark.parametrize("name", FOLDED)
+def test_hooks_of_folded_modules_run_and_take_effect(name, positions, training):
+    """A hook that changes nothing, and one that changes the output, compared with the definition."""
+    layer = LESA(8, 8, num_heads=2, feat_size=(4, 5), positions=positions, norm=EvalBatchNorm2d).double()
+    for norm in layer.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            busy_norm(norm)
+    layer.train(training)
+    x, calls = torch.randn(2, 8, 4, 5, dtype=torch.double), []
+    expected = layer(x)
+    part = layer.get_submodule(name)
+    observer = part.register_forward_pre_hook(lambda module, args: calls.append(args[0].shape))
+    torch.testing.assert_close(layer(x), expected)
+    assert len(calls) == 1
+    observer.remove()
+    part.register_forward_hook(lambda module, args, out: out.square())
+    out = layer(x)
+    torch.testing.assert_close(out, lesa(layer, x))
+    assert not torch.allclose(out, expected)
+
+
+def test_hooks_of_the_backward_pass_run():
+    layer, calls = LESA(8, 8, num_heads=2, feat_size=4, norm=EvalBatchNorm2d), []
+    for name in FOLDED:
+        part = layer.get_submodule(name)
+        part.register_full_backward_hook(lambda module, before, after, name=name: calls.append(name))
+    layer(torch.randn(2, 8, 4, 4)).sum().backward()
+    assert sorted(calls) == sorted(FOLDED)
+
+
+def test_a_logit_norm_with_hooks_without_the_own_position():
+    term = SelfAttention(8, 8, num_heads=2, feat_size=(4, 5)).double().eval().binary
+    term.without_self, x = True, torch.randn(2, 8, 4, 5, dtype=torch.double)
+    expected = term(x)
+    term.logit_norm.register_forward_hook(lambda module, args, out: None)
+    torch.testing.assert_close(term(x), expected)
+
+
+def test_pruned_and_spectrally_normalised_convolutions():
+    """They keep their weights right by a hook before each call."""
+    layer, x = LESA(8, 8, num_heads=2, feat_size=4).eval(), torch.randn(1, 8, 4, 4)
+    prune.l1_unstructured(layer.gate.fc1, "weight", amount=0.5)
+    torch.nn.utils.spectral_norm(layer.binary.qkv)
+    with torch.no_grad():
+        layer.gate.fc1.weight_orig.mul_(2)
+        layer.binary.qkv.weight_orig.add_(1)
+    out, expected = layer(x), lesa(layer, x)
+    torch.testing.assert_close(out, expected)
