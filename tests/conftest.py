@@ -7,6 +7,13 @@ import pytest
 # Several test processes share the cores; one thread each is fastest.  Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+LONGEST = "tests/docs/test_commands.py"
+
+
+def pytest_collection_modifyitems(items):
+    """Start the longest file first: each file runs in one process, and the others fill the rest of the time."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
 
 @pytest.fixture(autouse=True)
 def _seed():

@@ -1,0 +1,421 @@
+"""Turn the weights of a trained convolutional ResNet into the start of one with an operator in its slots.
+
+Everything outside the slots is copied.  In a slot the dense 3×3 becomes the operator's unary term
+(:mod:`.factorisation`), and its norm becomes the norm of that term, or the trailing norm of an operator that has one.
+The binary term starts silent: weight and bias of its output's norm are zero, while their gradients are not.
+
+With images, each factorisation is fitted to what the convolutional network computes on them, and the statistics of
+all norms behind the first slot are estimated on them.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from detectron2.layers import Conv2d
+from detectron2.modeling.backbone import ResNet
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from ..errors import CheckpointError, listed
+from ..layers import SlotOperator
+from ..layers.baselines import AttentionAugmentation
+from ..layers.binary import BinaryTerm
+from ..layers.deform import DeformableConv2d
+from ..layers.folding import BATCH_NORM_TENSORS, stored_affine
+from ..layers.norm import BatchNorm
+from ..layers.unary import UnaryTerm
+from ..modeling.statistics import estimate_statistics
+from .factorisation import (
+    Factors,
+    PatchMoments,
+    ProjectionFit,
+    box_filtered,
+    box_fitted,
+    factorise,
+    group_channels,
+)
+
+COPIED, FRESH = "copied", "initial value"
+
+
+@dataclass(frozen=True)
+class SlotStart:
+    """Report on one slot: its name, what was done, and how near it comes to the convolution.
+
+    ``energy`` is the share of the weights' energy that is kept; None where nothing is factored.  ``errors`` are
+    the relative errors of the term's output on the images, ‖difference‖ / ‖output‖, both centred and divided by the
+    norm's deviation: first of the factorisation that knows the weights alone, then of the one that is written.  None
+    without images.
+    """
+
+    name: str
+    how: str
+    energy: float | None = None
+    errors: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class ConvolutionStart:
+    """Hold the complete weights of a backbone that starts from a convolutional one.
+
+    ``notes`` say of each tensor whether it is copied, converted and how, or at its initial value; ``slots`` report
+    on the slots.
+    """
+
+    weights: dict[str, Tensor]
+    notes: dict[str, str]
+    slots: list[SlotStart]
+
+    def table(self) -> str:
+        """Return a table with a row a slot."""
+        rows = [
+            (slot.name, slot.how, *map(_percent, (slot.energy, *(slot.errors or (None, None)))))
+            for slot in self.slots
+        ]
+        headers = ("slot", "start", "energy kept", "error, weights alone", "error")
+        return tabulate(rows, headers=headers, disable_numparse=True)
+
+
+def slot_operators(backbone: nn.Module) -> dict[str, SlotOperator]:
+    """Return the operators in the slots of a backbone by name, such as ``res4.1.conv2``."""
+    return {name: module for name, module in backbone.named_modules() if isinstance(module, SlotOperator)}
+
+
+def convolution_to_lesa(
+    state_dict: Mapping[str, Tensor], backbone: ResNet, images: Sequence[Tensor] = ()
+) -> ConvolutionStart:
+    """Convert the weights of a convolutional ResNet to a start of ``backbone``, which stays unchanged.
+
+    Args:
+        state_dict: the convolutional network's, under the names of ``backbone``; its ``linear`` may be missing or
+            have another number of classes.  Its 3×3 convolutions may have groups and offsets.
+        backbone: of :func:`lesa_d2.modeling.build_lesa_resnet`; what the file cannot give keeps its values.
+        images: batches, normalised as the network expects, (N, 3, H, W) each.  Without any, the factorisation knows
+            the weights alone, and the statistics of norms stay those of the convolutional network.
+
+    Raises:
+        CheckpointError: these are not the weights of a convolutional ResNet of this architecture.
+    """
+    target = copy.deepcopy(backbone).eval()
+    operators = slot_operators(target)
+    source = _convolutional(target, operators, state_dict)
+    slots = {
+        name: slot_class(operator)(source.get_submodule(name), operator, source.get_submodule(_before(name)))
+        for name, operator in operators.items()
+    }
+    if images and slots:
+        _run(source, {slot: slot.see_inputs for slot in slots.values()}, images)
+        _run(source, {slot: slot.see_outputs for slot in slots.values()}, images)
+    notes = _copy_outside(source, target, state_dict, slots)
+    for slot in slots.values():
+        slot.fill()
+    if images and slots:
+        _estimate_behind(next(iter(slots)), target, images)
+    return ConvolutionStart(target.state_dict(), notes, [slot.report(name) for name, slot in slots.items()])
+
+
+def _before(name: str) -> str:
+    """Return the name of the 1×1 convolution before the slot of this name."""
+    return name.removesuffix("2") + "1"
+
+
+def _run(
+    source: nn.Module, see: Mapping["Slot", Callable[[Tensor, Tensor], None]], images: Iterable[Tensor]
+) -> None:
+    """Run the convolutional network on images, and show each slot the input and output of its convolution."""
+    inputs: dict[Slot, Tensor] = {}
+    handles = []
+    for slot, show in see.items():
+        handles.append(slot.conv.register_forward_pre_hook(lambda _, x, slot=slot: inputs.update({slot: x[0]})))
+        handles.append(
+            slot.conv.norm.register_forward_pre_hook(lambda _, y, slot=slot, show=show: show(inputs[slot], y[0]))
+        )
+    device = next(source.parameters()).device
+    try:
+        with torch.no_grad():
+            for image in images:
+                source(image.to(device))
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _estimate_behind(slot: str, backbone: nn.Module, images: Sequence[Tensor]) -> None:
+    """Estimate, in place, the statistics of the norms from the first slot on."""
+    modules = dict(backbone.named_modules())
+    behind = list(modules)[list(modules).index(slot) :]
+    norms = [modules[name] for name in behind if isinstance(modules[name], BatchNorm)]
+    device = next(backbone.parameters()).device
+    estimate_statistics(backbone, [image.to(device) for image in images], norms)
+
+
+def _convolutional(
+    backbone: nn.Module, operators: Mapping[str, SlotOperator], state_dict: Mapping[str, Tensor]
+) -> nn.Module:
+    """Return the convolutional network that ``backbone`` is without its operators, with the weights of the file.
+
+    Its convolutions in the slots have no groups: grouped ones are written as dense ones.
+
+    Raises:
+        CheckpointError: names or shapes do not fit.
+    """
+    source = copy.deepcopy(backbone)
+    weights = dict(state_dict)
+    for name, operator in operators.items():
+        kernel = weights.get(f"{name}.weight")
+        if kernel is not None and kernel.dim() == 4:
+            weights[f"{name}.weight"] = _dense(kernel, operator.in_channels)
+        source.set_submodule(name, _convolution(operator, deformable=f"{name}.offset.weight" in weights))
+    expected = source.state_dict()
+    linear = {key for key in {*expected, *weights} if key.startswith("linear.")}
+    optional = linear | {
+        key for key in expected if key.endswith((".num_batches_tracked", ".offset.weight", ".offset.bias"))
+    }
+    faults = [f"{key} is missing" for key in expected if key not in weights and key not in optional]
+    faults += [f"{key} is unknown" for key in weights if key not in expected and key not in linear]
+    faults += [
+        f"{key} is {tuple(weights[key].shape)}, expected {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in weights and weights[key].shape != value.shape and key not in linear
+    ]
+    if faults:
+        raise CheckpointError(
+            f"not the weights of a convolutional ResNet of this architecture: {listed(faults)}"
+        )
+    fitting = {
+        key: weights[key]
+        for key, value in expected.items()
+        if key in weights and weights[key].shape == value.shape
+    }
+    source.load_state_dict(fitting, strict=False)
+    return source
+
+
+def _convolution(operator: SlotOperator, deformable: bool) -> nn.Module:
+    """Return the 3×3 convolution in whose place the operator is, with its norm."""
+    conv_class = DeformableConv2d if deformable else Conv2d
+    norm = nn.BatchNorm2d(operator.out_channels).eval()
+    return conv_class(
+        operator.in_channels,
+        operator.out_channels,
+        3,
+        stride=operator.stride,
+        padding=1,
+        bias=False,
+        norm=norm,
+    )
+
+
+def _dense(kernel: Tensor, in_channels: int) -> Tensor:
+    """Write a grouped kernel (C', C/K, 3, 3) as a dense one (C', C, 3, 3) with zeros between the groups."""
+    groups, rest = divmod(in_channels, kernel.shape[1])
+    if rest or groups == 1 or kernel.shape[0] % groups:
+        return kernel
+    blocks = kernel.new_zeros(groups, len(kernel) // groups, groups, *kernel.shape[1:])
+    index = torch.arange(groups)
+    blocks[index, :, index] = kernel.unflatten(0, (groups, -1))
+    return blocks.flatten(0, 1).flatten(1, 2)
+
+
+def _copy_outside(
+    source: nn.Module, target: nn.Module, given: Mapping[str, Tensor], slots: Iterable[str]
+) -> dict[str, str]:
+    """Copy, in place, what is not in a slot, and return a note for every tensor that is not."""
+    inside = tuple(f"{name}." for name in slots)
+    values, notes = source.state_dict(), {}
+    for key, value in target.state_dict().items():
+        if not key.startswith(inside):
+            is_given = key in given and given[key].shape == value.shape
+            notes[key] = COPIED if is_given else FRESH
+            if is_given:
+                value.copy_(values[key])
+    return notes
+
+
+class Slot:
+    """Start one slot: this base knows nothing of the operator and leaves it at its initial values.
+
+    Args:
+        conv: the trained 3×3 convolution with its norm.
+        operator: what takes its place; :meth:`fill` changes it in place.
+        before: the 1×1 convolution before it, with its norm; a ReLU follows.
+    """
+
+    how = "initial values: the operator has no unary term"
+
+    def __init__(self, conv: nn.Module, operator: SlotOperator, before: nn.Module) -> None:
+        self.conv, self.operator, self.before = conv, operator, before
+
+    @property
+    def kernel(self) -> Tensor:
+        """Return the dense kernel (C', C, 3, 3) of a convolution at stride 1, which a pool follows at stride 2."""
+        kernel = self.conv.weight.detach()
+        return box_fitted(kernel) if self.operator.stride == 2 else kernel
+
+    def see_inputs(self, x: Tensor, y: Tensor) -> None:
+        """Learn from input and output of the convolution, without its norm, in the first pass over the images."""
+
+    def see_outputs(self, x: Tensor, y: Tensor) -> None:
+        """Learn from the same in the second pass."""
+
+    @torch.no_grad()
+    def fill(self) -> None:
+        """Write the operator's weights, in place."""
+        if self.operator.has_trailing_norm:
+            copy_norm(self.conv.norm, self.operator.norm)
+
+    def report(self, name: str) -> SlotStart:
+        """Return the report on the slot of this name."""
+        return SlotStart(name, self.how)
+
+
+class UnarySlot(Slot):
+    """Start the unary term from the convolution, while the binary term beside it is silent."""
+
+    how = "unary term from the convolution, binary term silent"
+
+    def __init__(self, conv: nn.Module, operator: SlotOperator, before: nn.Module) -> None:
+        super().__init__(conv, operator, before)
+        self.term: UnaryTerm = operator.unary
+        self.groups = operator.num_heads
+        self.scale = stored_affine(conv.norm)[0].detach()
+        self.moments = PatchMoments(self.groups, operator.stride)
+        self.plain_fit, self.fit, self.unpooled = ProjectionFit(), ProjectionFit(), ProjectionFit()
+        self._order_channels()
+        self.plain = factorise(self.kernel, self.groups)
+        self.factors = self.plain
+
+    def _order_channels(self) -> None:
+        """Choose which channels share a group, and reorder both convolutions, which changes nothing else."""
+        order = group_channels(self.kernel, self.groups, relu_variance(self.before.norm))
+        with torch.no_grad():
+            for tensor in (
+                self.before.weight,
+                *(getattr(self.before.norm, name) for name in BATCH_NORM_TENSORS),
+            ):
+                tensor.copy_(tensor[order])
+            self.conv.weight.copy_(self.conv.weight[:, order])
+            if isinstance(self.conv, DeformableConv2d):
+                self.conv.offset.weight.copy_(self.conv.offset.weight[:, order])
+
+    def see_inputs(self, x: Tensor, y: Tensor) -> None:
+        """Add up the covariance of the patches, at stride 2 of the averages that the pool makes."""
+        self.moments.add(box_filtered(x) if self.operator.stride == 2 else x)
+
+    def see_outputs(self, x: Tensor, y: Tensor) -> None:
+        """Compare what the grouped convolution makes of the input with what the dense one does."""
+        if self.factors is self.plain:
+            self.factors = factorise(self.kernel, self.groups, self.moments.covariance(), self.scale)
+        for factors, fit in ((self.plain, self.plain_fit), (self.factors, self.fit)):
+            self._set_convolution(factors)
+            features = self.term.conv(x)
+            fit.add(self.operator.pool(features), y)
+        if self.operator.stride == 2:
+            self.unpooled.add(features, features)
+
+    def _set_convolution(self, factors: Factors) -> None:
+        self.term.conv.weight.data.copy_(factors.grouped)
+        if isinstance(self.conv, DeformableConv2d) and isinstance(self.term.conv, DeformableConv2d):
+            self.term.conv.offset.load_state_dict(self.conv.offset.state_dict())
+
+    @torch.no_grad()
+    def fill(self) -> None:
+        """Write the unary term, the norms, and zero for the binary term's output."""
+        super().fill()
+        self._set_convolution(self.factors)
+        self.project = self.fit.solve(self.factors.project) if self.fit.count else self.factors.project
+        self.term.project.weight.copy_(self.project)
+        if self.operator.has_trailing_norm:
+            set_identity(self.term.norm)
+        else:
+            copy_norm(self.conv.norm, self.term.norm)
+            if self.unpooled.count:  # the norm divides by the deviation before the pool, which is larger
+                deviations = (fit.variance(self.project).sqrt() for fit in (self.unpooled, self.fit))
+                self.term.norm.weight.mul_(torch.div(*deviations).clamp(1, 4).to(self.term.norm.weight))
+        binary = getattr(self.operator, "binary", None)
+        if isinstance(binary, BinaryTerm):
+            nn.init.zeros_(binary.out_norm.weight)
+            nn.init.zeros_(binary.out_norm.bias)
+
+    def report(self, name: str) -> SlotStart:
+        """Return the report, with the errors of the weights as they were written."""
+        errors = None
+        if self.fit.count:
+            errors = (
+                self.plain_fit.error(self.plain.project, self.scale),
+                self.fit.error(self.project, self.scale),
+            )
+        return SlotStart(name, self.how, self.factors.energy, errors)
+
+
+class AttentionSlot(Slot):
+    """Start an operator without convolution: its values are what the convolution computes of constant maps."""
+
+    how = "values from the sum of the kernel's taps; queries, keys and positions at their initial values"
+
+    @torch.no_grad()
+    def fill(self) -> None:
+        """Write the rows of the values, head by head."""
+        super().fill()
+        binary = self.operator.binary
+        rows = binary.qkv.weight.data.unflatten(0, (binary.num_heads, -1))
+        rows[:, -binary.value_dim :] = self._tap_sums().unflatten(0, (binary.num_heads, -1))
+
+    def _tap_sums(self) -> Tensor:
+        """Return the sum over the kernel's taps, as a 1×1 kernel (C', C, 1, 1)."""
+        return self.conv.weight.detach().sum((2, 3), keepdim=True)
+
+
+class AugmentedSlot(AttentionSlot):
+    """Start attention augmentation: its convolution keeps the first output channels, attention has the last ones."""
+
+    how = "convolution's first channels copied; the last ones are attended sums of the kernel's taps"
+
+    @torch.no_grad()
+    def fill(self) -> None:
+        """Write the convolution, the rows of the values, and an identity behind them."""
+        Slot.fill(self)
+        operator = self.operator
+        operator.conv.weight.copy_(self.kernel[: len(operator.conv.weight)])
+        if isinstance(self.conv, DeformableConv2d) and isinstance(operator.conv, DeformableConv2d):
+            operator.conv.offset.load_state_dict(self.conv.offset.state_dict())
+        operator.qkv.weight.data[-operator.value_channels :] = self._tap_sums()[-operator.value_channels :]
+        operator.project.weight.data[:, :, 0, 0] = torch.eye(operator.value_channels)
+
+
+def slot_class(operator: SlotOperator) -> type[Slot]:
+    """Return what starts this operator."""
+    if isinstance(getattr(operator, "unary", None), UnaryTerm):
+        return UnarySlot
+    if isinstance(operator, AttentionAugmentation):
+        return AugmentedSlot
+    return AttentionSlot if isinstance(getattr(operator, "binary", None), BinaryTerm) else Slot
+
+
+def copy_norm(source: nn.Module, target: nn.Module) -> None:
+    """Copy weight, bias and statistics of a batch norm, in place; the types may differ."""
+    for name in BATCH_NORM_TENSORS:
+        getattr(target, name).data.copy_(getattr(source, name))
+
+
+def set_identity(norm: nn.Module) -> None:
+    """Make a batch norm with stored statistics pass its input on, in place."""
+    for name, value in zip(BATCH_NORM_TENSORS, (1.0, 0.0, 0.0, 1.0 - norm.eps), strict=True):
+        getattr(norm, name).data.fill_(value)
+
+
+def relu_variance(norm: nn.Module) -> Tensor:
+    """Return the variance (C,) of ReLU(norm(x)), for inputs that are normal with the norm's statistics."""
+    deviation, mean = norm.weight.detach().double().abs().clamp_min(1e-12), norm.bias.detach().double()
+    ratio = mean / deviation
+    density, share = torch.exp(-ratio.square() / 2) / math.sqrt(2 * math.pi), torch.special.ndtr(ratio)
+    first = mean * share + deviation * density
+    second = (mean.square() + deviation.square()) * share + mean * deviation * density
+    return (second - first.square()).clamp_min(0)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
