@@ -51,7 +51,8 @@ def backbone_names(names: Iterable[str], *, is_whole: bool = False, is_classifie
 def check_backbone_shapes(weights: Mapping[str, Tensor]) -> str:
     """Check ``weights`` against the backbone that their names and first layers announce.
 
-    What no weight depends on cannot be seen: strides, and blocks that are missing at the end of a stage.
+    What no weight depends on cannot be seen: strides but for those that decomposed position tables of a classifier
+    show, and blocks that are missing at the end of a stage.
 
     Args:
         weights: complete, with the names of :func:`lesa_d2.modeling.build_lesa_resnet`.
@@ -71,6 +72,7 @@ def check_backbone_shapes(weights: Mapping[str, Tensor]) -> str:
             "width_multiplier": middle // base,
             "num_groups": middle // weights["res2.0.conv2.weight"].shape[1],
             "image_size": _image_size(weights),
+            "res5_stride": _res5_stride(weights),
             "num_classes": None if classes is None else len(classes),
             "stem_channels": weights["stem.conv1.weight"].shape[0],
             "base_channels": base,
@@ -116,6 +118,13 @@ def _positions(names: Iterable[str]) -> str:
 
 def _is_deformable(names: Iterable[str]) -> bool:
     return any(".offset." in name for name in names)
+
+
+def _res5_stride(weights: Mapping[str, Tensor]) -> int | None:
+    """Return 2 where the tables of res5 are smaller than those of res4, as in the detection layout."""
+    tables = [weights.get(f"{stage}.1.conv2.binary.positions.rel_width") for stage in ("res4", "res5")]
+    first, last = (None if table is None else len(table) for table in tables)
+    return 2 if first and last and last < first else None
 
 
 def _image_size(weights: Mapping[str, Tensor]) -> int | tuple[int, int]:

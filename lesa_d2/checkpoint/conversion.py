@@ -1,7 +1,7 @@
 """Convert checkpoint files of others to ours: what ``lesa convert`` does.
 
 The file written holds ``{"model": {name: tensor}}`` in the format of detectron2's model zoo, free of pickled
-objects.
+objects; named .safetensors, it is in that format.
 """
 
 import os
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, listed
 from .architecture import check_backbone_shapes
+from .foreign import Notes, Origin, author_of, to_our_names
 from .kinds import KINDS, kind_of
 from .names import (
     BACKBONE,
@@ -24,15 +25,30 @@ from .names import (
     DERIVED,
     HTC_NAMES,
     MASK_RCNN_NAMES,
+    of_classifier,
     strip_prefixes,
 )
 from .official import StateDict, convert_classifier, convert_detector
 from .reading import read_checkpoint
+from .safetensors import write_safetensors
 from .start import classifier_to_detector
 
 OTHER_FORMATS = (".pkl", ".pyth", ".txt")
 """Suffixes of files that detectron2 reads differently, and of our listing."""
 ACTIONS = ("renamed", "converted", "added", "dropped")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Say what a file does not show.
+
+    ``author`` is as from :func:`author_of`, ``origin`` that of the config that the file belongs to.
+    ``keep_positions`` keeps the decomposed position tables of a classifier for a detector.
+    """
+
+    author: str = ""
+    origin: Origin | None = None
+    keep_positions: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,16 +97,25 @@ class Conversion:
 
 
 def convert_file(
-    kind: str, source: str | Path, target: str | Path, *, force: bool = False, unsafe: bool = False
+    kind: str,
+    source: str | Path,
+    target: str | Path,
+    *,
+    force: bool = False,
+    unsafe: bool = False,
+    origin: Origin | None = None,
+    keep_positions: bool = False,
 ) -> Conversion:
     """Convert the checkpoint ``source`` and write ``target``, and its listing beside it as ``.txt``.
 
     Args:
         kind: one of ``CONVERSIONS``.
-        source: the file to read.
-        target: the ``.pth`` file to write.
+        source: the file to read, or an address as for :func:`read_checkpoint`.
+        target: the ``.pth`` or ``.safetensors`` file to write.
         force: replace files that exist.
         unsafe: unpickle objects, which can run code from the file.
+        origin: of the model that the weights were trained with, for files that do not show it.
+        keep_positions: see :func:`classifier_to_detector`.
 
     Raises:
         CheckpointError: a file cannot be read or written, or ``source`` is not of this kind.
@@ -98,50 +123,57 @@ def convert_file(
     target = Path(target)
     listing = target.with_suffix(".txt")
     _check_target(Path(source), target, listing, force)
-    state_dict = dict(read_checkpoint(source, unsafe)["model"])
+    checkpoint = read_checkpoint(source, unsafe)
+    state_dict = dict(checkpoint["model"])
     convert = _find_conversion(kind, state_dict, source)
     try:
-        conversion = convert(state_dict)
+        conversion = convert(state_dict, Options(author_of(checkpoint), origin, keep_positions))
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from None
-    checkpoint = {
-        "model": {name: _plain(value) for name, value in conversion.weights.items()},
-        "__author__": "lesa_d2",
-        "matching_heuristics": False,
-    }
+    weights = {name: _plain(value) for name, value in conversion.weights.items()}
     _write(listing, lambda file: file.write_text(conversion.listing(), encoding="utf-8"))
-    _write(target, lambda file: torch.save(checkpoint, file))
+    _write(target, lambda file: _save(weights, file, target.suffix))
     return conversion
 
 
-def _find_conversion(kind: str, state_dict: StateDict, file: str | Path) -> Callable[[StateDict], Conversion]:
+def _save(weights: StateDict, file: Path, suffix: str) -> None:
+    if suffix == ".safetensors":
+        write_safetensors(weights, file)
+    else:
+        torch.save({"model": weights, "__author__": "lesa_d2", "matching_heuristics": False}, file)
+
+
+def _find_conversion(kind: str, state_dict: StateDict, file: str | Path) -> "Convert":
     """Return the conversion ``kind``; CheckpointError when the file is of another kind."""
     if kind not in CONVERSIONS:
         raise CheckpointError(f"unknown kind {kind!r}; expected one of {', '.join(CONVERSIONS)}")
     actual = kind_of(state_dict)
-    name = "imagenet-to-detector" if actual == "classifier" else actual
-    if name == kind:
-        return CONVERSIONS[kind]
-    wanted = KINDS["classifier" if kind == "imagenet-to-detector" else kind]
-    wanted = f"not like {wanted}, which --from {kind} takes"
+    if actual in CONVERSIONS[kind]:
+        return BY_KIND[actual]
+    wanted = f"not like {KINDS[CONVERSIONS[kind][0]]}, which --from {kind} takes"
     if not actual:
         names = listed(list(state_dict))
         raise CheckpointError(f"{file} looks like none of the known kinds, {wanted}: it has {names}")
-    advice = f"use --from {name}" if name in CONVERSIONS else "it needs no conversion"
+    name = next((name for name, kinds in CONVERSIONS.items() if actual in kinds), "")
+    advice = f"use --from {name}" if name and actual != "detector" else "it needs no conversion"
     if kind == "imagenet-to-detector" and actual in ("official-imagenet", "torchvision"):
         advice += ", then --from imagenet-to-detector on the result"
     raise CheckpointError(f"{file} looks like {KINDS[actual]}, {wanted}; {advice}")
 
 
-def _convert_classifier(state_dict: StateDict) -> Conversion:
-    converted = convert_classifier(state_dict)
+def _convert_classifier(state_dict: StateDict, options: Options) -> Conversion:
+    bare = of_classifier(state_dict)
+    converted = convert_classifier(bare)
     network = check_backbone_shapes(converted)
-    targets = [CLASSIFIER + str(CLASSIFIER_NAMES.ours(key)) for key in strip_prefixes(state_dict)]
+    targets = [CLASSIFIER + str(CLASSIFIER_NAMES.ours(key)) for key in bare]
     weights = {CLASSIFIER + name: value for name, value in converted.items()}
     return Conversion(weights, _official_rows(state_dict, targets, weights), network)
 
 
-def _convert_detector(state_dict: StateDict) -> Conversion:
+def _convert_detector(state_dict: StateDict, options: Options) -> Conversion:
+    to_our_names(
+        state_dict, author=options.author, origin=options.origin
+    )  # refuses mmdetection's Caffe style
     weights = convert_detector(state_dict)
     trunk = {name: value for name, value in weights.items() if name.startswith(BACKBONE)}
     network = check_backbone_shapes(strip_prefixes(trunk, (BACKBONE,)))
@@ -159,9 +191,31 @@ def _official_rows(state_dict: StateDict, targets: list[str], weights: StateDict
     return _rows(state_dict, targets, weights, notes)
 
 
-def _convert_to_detector(state_dict: StateDict) -> Conversion:
+def _convert_foreign(state_dict: StateDict, options: Options) -> Conversion:
+    """Convert a file whose tensors may be any part of a model."""
+    weights, notes = to_our_names(state_dict, author=options.author, origin=options.origin)
+    prefix = BACKBONE if any(name.startswith(BACKBONE) for name in weights) else CLASSIFIER
+    trunk = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    trunk = {name: value for name, value in trunk.items() if name.startswith(("stem.", "res"))}
+    return Conversion(weights, _foreign_rows(state_dict, weights, notes), check_backbone_shapes(trunk))
+
+
+def _foreign_rows(state_dict: StateDict, weights: StateDict, notes: Notes) -> list[Row]:
+    rows = []
+    for name, value in weights.items():
+        source = notes.renamed.get(name, name)
+        note = notes.converted.get(name, "")
+        action = "added" if source not in state_dict else "converted" if note else "renamed"
+        rows.append(Row(source if source in state_dict else "", name, tuple(value.shape), action, note))
+    used = {row.source for row in rows}
+    return rows + [
+        Row(key, "", tuple(value.shape), "dropped") for key, value in state_dict.items() if key not in used
+    ]
+
+
+def _convert_to_detector(state_dict: StateDict, options: Options) -> Conversion:
     state_dict = strip_prefixes(state_dict, ("module.",))
-    start = classifier_to_detector(state_dict)
+    start = classifier_to_detector(state_dict, keep_positions=options.keep_positions)
     targets = [
         name if name in start.dropped else BACKBONE + name.removeprefix(CLASSIFIER) for name in state_dict
     ]
@@ -186,12 +240,28 @@ def _rows(state_dict: StateDict, targets: list[str], weights: StateDict, notes: 
     return rows
 
 
-CONVERSIONS: dict[str, Callable[[StateDict], Conversion]] = {
+Convert = Callable[[StateDict, Options], Conversion]
+BY_KIND: dict[str, Convert] = {
     "official-imagenet": _convert_classifier,
     "official-detector": _convert_detector,
     "torchvision": _convert_classifier,
-    "imagenet-to-detector": _convert_to_detector,
+    "torchvision-detector": _convert_foreign,
+    "detector": _convert_foreign,
+    "detectron2-imagenet": _convert_foreign,
+    "caffe2-imagenet": _convert_foreign,
+    "caffe2-detector": _convert_foreign,
+    "classifier": _convert_to_detector,
 }
+CONVERSIONS: dict[str, tuple[str, ...]] = {
+    "official-imagenet": ("official-imagenet",),
+    "official-detector": ("official-detector",),
+    "torchvision": ("torchvision", "torchvision-detector"),
+    "timm": ("torchvision",),
+    "mmdetection": ("official-detector", "torchvision"),
+    "detectron2": ("detectron2-imagenet", "detector", "caffe2-imagenet", "caffe2-detector"),
+    "imagenet-to-detector": ("classifier",),
+}
+"""What ``lesa convert --from`` takes, and the kinds of files that each is for."""
 
 
 def _group(name: str) -> str:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
+from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts, convert_c2_detectron_names
 from detectron2.config import CfgNode
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from .kinds import kind_of
@@ -40,7 +40,7 @@ SAME_MEAN = 2.0
 NORM_EPS = 1e-5
 COCO_ROWS = [category["id"] for category in COCO_CATEGORIES if category["isthing"]]
 """The 80 of torchvision's 91 classes of COCO that exist, in our order; its class 0 is the background."""
-TORCHVISION, OURS, MMCV_CAFFE = "torchvision", "lesa_d2", "mmcv, style='caffe'"
+TORCHVISION, OURS, CAFFE2, MMCV_CAFFE = "torchvision", "lesa_d2", "Caffe2", "mmcv, style='caffe'"
 
 WRONG_STRIDE = (
     "the blocks of this ResNet have their stride in the first 1×1 convolution, as MSRA's, and ours in the 3×3: the "
@@ -50,7 +50,7 @@ WRONG_STRIDE = (
 UNKNOWN_ORIGIN = (
     "these weights do not show whether their images are RGB or BGR, nor where the blocks have their stride, and most "
     "such files come from MSRA's ResNets, which differ from ours in both. Convert them with the config that they "
-    "belong to: lesa convert --from {kind} --config-file CONFIG SRC DST.pth"
+    "belong to: lesa convert --from detectron2 --config-file CONFIG SRC DST.pth"
 )
 
 
@@ -125,21 +125,57 @@ def to_our_names(
         CheckpointError: the weights mean something else than those of our models, or may do so and ``origin`` is
             not given.
     """
+    kind = kind_of(state_dict)
+    if origin is None and _is_doubtful(kind, state_dict, author):
+        raise CheckpointError(_refusal(kind, state_dict, author))
+    weights, notes = translate(state_dict)
+    return (weights, notes) if origin is None else _with_our_input(weights, notes, origin)
+
+
+def translate(state_dict: Mapping[str, Tensor]) -> tuple[StateDict, Notes]:
+    """Return what :func:`to_our_names` does, for a model whose images and strides are those of the file."""
     given = strip_prefixes(state_dict, ("module.",))
     kind = kind_of(given)
-    if origin is None and _is_doubtful(kind, given, author):
-        raise CheckpointError(_refusal(kind, given, author))
-    weights, notes = TRANSLATIONS[kind](given) if kind in TRANSLATIONS else (given, Notes())
-    if origin is None:
-        return weights, notes
-    return _with_our_input(weights, notes, origin)
+    return TRANSLATIONS[kind](given) if kind in TRANSLATIONS else (given, Notes())
+
+
+def match_by_ends(
+    model: nn.Module, weights: Mapping[str, Tensor], author: str
+) -> tuple[StateDict, Notes, dict[str, str]]:
+    """Return the tensors that a model of detectron2 has, matched by the ends of their names as detectron2 does.
+
+    Args:
+        model: whose names and shapes are looked for.
+        weights: tensors by name; those of the author "Caffe2" get detectron2's names first.
+        author: as from :func:`author_of`.
+
+    Returns:
+        The tensors by the model's names, where they come from, and why the others are not used.
+    """
+    given, keys = dict(weights), {key: key for key in weights}
+    if author == CAFFE2:
+        given, keys = convert_c2_detectron_names(given)
+    done = _complete_norms(given, r"\.norm\.weight$")
+    keys |= {name: name for name in done}
+    names = {id(value): keys[name] for name, value in given.items()}
+    matched = align_and_update_state_dicts(model.state_dict(), given, c2_conversion=False)
+    renamed = {name: names[id(value)] for name, value in matched.items() if name != names[id(value)]}
+    used = {id(value) for value in matched.values()}
+    dropped = {
+        keys[name]: "nothing in the model matches it"
+        for name, value in given.items()
+        if id(value) not in used
+    }
+    return matched, Notes(renamed), dropped
 
 
 def _is_doubtful(kind: str, given: Mapping[str, Tensor], author: str) -> bool:
     """Return whether weights may belong to another order of colours, or another stride, than ours."""
     if author == TORCHVISION:
         return False
-    means = given["pixel_mean"].flatten() if "pixel_mean" in given else torch.zeros(1)
+    means = next(
+        (value.flatten() for name, value in given.items() if name.endswith("pixel_mean")), torch.zeros(1)
+    )
     return (
         kind.startswith("caffe2")
         or author == MMCV_CAFFE
@@ -159,7 +195,7 @@ def _refusal(kind: str, given: Mapping[str, Tensor], author: str) -> str:
     second = given.get("res2_0_branch2b_w")
     is_dense = second is None or second.shape[0] == second.shape[1]
     is_msra = author == MMCV_CAFFE or (kind.endswith("imagenet") and is_dense)
-    return WRONG_STRIDE if is_msra else UNKNOWN_ORIGIN.format(kind=kind)
+    return WRONG_STRIDE if is_msra else UNKNOWN_ORIGIN
 
 
 def _by_table(names: Names, given: StateDict) -> tuple[StateDict, Notes]:
@@ -263,18 +299,24 @@ def _with_our_input(weights: StateDict, notes: Notes, origin: Origin) -> tuple[S
         if origin.is_bgr or not torch.allclose(scale, torch.ones(3)):
             weights[name] = stem * scale.to(stem.dtype).view(-1, 1, 1)
             converted[name] = "for RGB images divided by our standard deviation"
-    for name in [name for name in weights if re.search(r"\b(stem|res\d).*\.norm\.weight$", name)]:
+    converted |= _complete_norms(weights, r"\b(stem|res\d).*\.norm\.weight$")
+    return {n: v for n, v in weights.items() if n not in ("pixel_mean", "pixel_std")}, Notes(
+        notes.renamed, converted
+    )
+
+
+def _complete_norms(weights: StateDict, pattern: str) -> dict[str, str]:
+    """Give norms that are only a weight and a bias, in place, the statistics that change nothing."""
+    done: dict[str, str] = {}
+    for name in [name for name in weights if re.search(pattern, name)]:
         norm = name.removesuffix("weight")
         if norm + "running_var" not in weights:
             weights[norm + "running_mean"] = torch.zeros_like(weights[name])
             weights[norm + "running_var"] = torch.full_like(weights[name], 1 - NORM_EPS)
-            statistics = dict.fromkeys(
+            done |= dict.fromkeys(
                 (norm + "running_mean", norm + "running_var"), "of a norm without statistics"
             )
-            converted |= statistics
-    return {n: v for n, v in weights.items() if n not in ("pixel_mean", "pixel_std")}, Notes(
-        notes.renamed, converted
-    )
+    return done
 
 
 def _has_true(node: Any, key: str) -> bool:

@@ -24,7 +24,7 @@ KINDS = {
     "classifier": "an ImageNet classifier of lesa_d2",
     "official-imagenet": "an ImageNet classifier of the authors' release",
     "official-detector": "a detector of the authors' release or of mmdetection",
-    "torchvision": "a ResNet, Wide ResNet or ResNeXt of torchvision, timm or mmpretrain with bottleneck blocks",
+    "torchvision": "a ResNet, Wide ResNet or ResNeXt of torchvision with bottleneck blocks, or timm's or mmpretrain's",
     "torchvision-detector": "a detector of torchvision with a ResNet and FPN",
     "detectron2-imagenet": "an ImageNet ResNet that detectron2 took over from torchvision, such as its R-50.pkl",
     "caffe2-imagenet": "an ImageNet ResNet with the names of Caffe2, such as MSRA's R-50.pkl",

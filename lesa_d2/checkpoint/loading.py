@@ -4,18 +4,20 @@ import os
 import re
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
+from ..errors import CheckpointError
 from ..layers.positions import resize_offsets
+from ..modeling import SlotBottleneck
+from .foreign import Notes, author_of, match_by_ends, to_our_names, translate
 from .kinds import kind_of
-from .names import BACKBONE, CLASSIFIER, COUNTER
+from .names import BACKBONE, CLASSIFIER, COUNTER, TABLE
 from .reading import read_checkpoint
 from .report import LoadReport
 from .start import classifier_to_detector
 
-TABLE = re.compile(r".*\.positions\.rel_(height|width)")
 # What a detector has and a classifier cannot give: position tables of its layout, deformable layers' offsets.
 FRESH = re.compile(TABLE.pattern + r"|.*\.offset\.(weight|bias)")
 
@@ -30,25 +32,30 @@ def load_weights(
     start: bool = False,
     check: Check | None = None,
     weights: Weights | None = None,
+    keep_positions: bool = False,
 ) -> LoadReport:
     """Load the weights of a file into ``model``, in place.
+
+    Names of other code bases become ours (:func:`to_our_names`).  A model of detectron2 without our blocks takes
+    the names of the file, or matches their ends where file or address say so, as detectron2 does.
 
     Args:
         model: may be wrapped in DistributedDataParallel.
         path: as for :func:`read_checkpoint`.
         start: the weights are what training starts from: a detector also takes those of a classifier, and
-            decomposed position tables are interpolated to the model's size.
+            the decomposed position tables of another detector are interpolated to the model's size.
         check: raises for a report that is not good enough.  None is ``LoadReport.check_complete``, or with
             ``start`` ``LoadReport.check_start``.
         weights: tensors by name that were read from ``path`` already, and may be changed.
+        keep_positions: with ``start``, also interpolate the decomposed position tables of a classifier; else
+            those of a detector keep their initial values.
 
     Raises:
         CheckpointError: there is no such file, it cannot be read, or ``check`` refuses it; the model is then
             unchanged.
     """
-    if weights is None:
-        weights = read_checkpoint(path)["model"]
-    weights, report = _match(model, weights, str(path), start)
+    checkpoint = read_checkpoint(path) if weights is None else {"model": weights}
+    weights, report = _match(model, checkpoint, str(path), start, keep_positions)
     (check or (LoadReport.check_start if start else LoadReport.check_complete))(report)
     unwrap(model).load_state_dict(weights, strict=False)
     return report
@@ -67,35 +74,60 @@ def load_evaluated_weights(model: nn.Module, path: str | os.PathLike) -> LoadRep
     return load_weights(model, path, weights=weights)
 
 
-def compare_weights(model: nn.Module, path: str | os.PathLike, *, start: bool = False) -> LoadReport:
+def compare_weights(
+    model: nn.Module, path: str | os.PathLike, *, start: bool = False, keep_positions: bool = False
+) -> LoadReport:
     """Report what :func:`load_weights` would do, without a check; ``model`` stays unchanged."""
-    return _match(model, read_checkpoint(path)["model"], str(path), start)[1]
+    return _match(model, read_checkpoint(path), str(path), start, keep_positions)[1]
 
 
-def _match(model: nn.Module, weights: Weights, path: str, start: bool) -> tuple[Weights, LoadReport]:
-    """Return the tensors that fit, under the names of the model, and the report; ``weights`` may change."""
+def _match(
+    model: nn.Module, checkpoint: Mapping[str, Any], path: str, start: bool, keep_positions: bool
+) -> tuple[Weights, LoadReport]:
+    """Return the tensors that fit, under the names of the model, and the report."""
     state = unwrap(model).state_dict()
     shapes = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
-    if all(name.startswith("module.") for name in weights):  # of a data parallel model
-        consume_prefix_in_state_dict_if_present(weights, "module.")  # type: ignore[arg-type]
-    converted: dict[str, str] = {}
-    dropped: dict[str, str] = {}
+    weights, notes, dropped = _named(unwrap(model), checkpoint, path)
+    converted = dict(notes.converted)
+    renamed = dict(notes.renamed)
     if start:
         if any(name.startswith(BACKBONE) for name in shapes) and kind_of(weights) == "classifier":
-            given = classifier_to_detector(weights)
-            weights, converted, dropped = given.weights, dict(given.converted), given.dropped
+            given = classifier_to_detector(weights, keep_positions=keep_positions)
+            weights, dropped = given.weights, dropped | given.dropped
+            converted, renamed = _of_detector(converted) | given.converted, _of_detector(renamed)
         converted |= _resize_tables(weights, shapes)
     report = _report(path, shapes, weights)
     for name in (*report.mismatched, *report.unexpected):
         del weights[name]
+    report = replace(
+        report,
+        renamed={name: key for name, key in renamed.items() if name in report.loaded},
+        converted={name: how for name, how in converted.items() if name in report.loaded},
+        dropped=dropped,
+    )
     if start:
-        report = replace(
-            report,
-            converted={name: how for name, how in converted.items() if name in report.loaded},
-            dropped=dropped,
-            fresh=report.fresh | {name for name in report.missing if FRESH.fullmatch(name)},
-        )
+        fresh = report.fresh | {name for name in report.missing if FRESH.fullmatch(name)}
+        report = replace(report, fresh=fresh)
     return weights, report
+
+
+def _named(
+    model: nn.Module, checkpoint: Mapping[str, Any], path: str
+) -> tuple[Weights, Notes, dict[str, str]]:
+    """Return weights under the names of the model, what was done to them, and why others are not used."""
+    weights, author = checkpoint["model"], author_of(checkpoint)
+    if any(isinstance(module, SlotBottleneck) for module in model.modules()):
+        try:
+            return *to_our_names(weights, author=author), {}
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+    if checkpoint.get("matching_heuristics"):
+        return match_by_ends(model, weights, author)
+    return *translate(weights), {}
+
+
+def _of_detector(notes: Mapping[str, str]) -> dict[str, str]:
+    return {BACKBONE + name.removeprefix(CLASSIFIER): note for name, note in notes.items()}
 
 
 def _resize_tables(weights: Weights, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:

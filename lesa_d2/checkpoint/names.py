@@ -21,6 +21,8 @@ COUNTER = "num_batches_tracked"
 NORM_LEAVES = ("weight", "bias", "running_mean", "running_var", COUNTER)
 
 FLATTENED = "binary.positions.table"
+TABLE = re.compile(r".*\.positions\.rel_(height|width)")
+"""Our name of a decomposed position table."""
 DERIVED = "binary.positions.index"
 """A buffer of theirs that follows from the size of ``FLATTENED``; we have no such tensor."""
 

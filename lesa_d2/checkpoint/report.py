@@ -7,7 +7,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from ..errors import CheckpointError, listed
-from .names import BACKBONE, FOREIGN
+from .names import BACKBONE
 
 CLASS_COUNTS = {  # the weight with a row a class -> the config's key, rows beside the classes
     "roi_heads.box_predictor.cls_score.weight": ("model.roi_heads.num_classes", 1),
@@ -22,9 +22,9 @@ class LoadReport:
     """Report what a checkpoint gives to a model.
 
     ``loaded`` and ``missing`` (in the model only) map names to shapes, ``unexpected`` are names in the file
-    only, ``mismatched`` maps names to (shape in the file, shape in the model).  Where a detector starts from
-    a classifier, ``converted`` says what was done to tensors and ``dropped`` why tensors of the file are not
-    used.  ``fresh`` are the missing ones that may keep their initial value.  ``backbone`` is the prefix of
+    only, ``mismatched`` maps names to (shape in the file, shape in the model).  ``renamed`` maps names to those
+    that the file has, ``converted`` says what was done to tensors and ``dropped`` why tensors of the file are
+    not used.  ``fresh`` are the missing ones that may keep their initial value.  ``backbone`` is the prefix of
     the backbone's names.  An empty ``path`` stands for a start from scratch.
     """
 
@@ -33,6 +33,7 @@ class LoadReport:
     missing: dict[str, Shape] = field(default_factory=dict)
     unexpected: list[str] = field(default_factory=list)
     mismatched: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
     converted: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     fresh: frozenset[str] = frozenset()
@@ -58,7 +59,8 @@ class LoadReport:
         loaded, total = self.convolutions()
         return (
             f"{self.share():.1%} of the model ({self.share(self.backbone):.1%} of the backbone, {loaded} of "
-            f"its {total} convolutions) from {self.path}; {len(self.converted)} tensors converted, "
+            f"its {total} convolutions) from {self.path}; {len(self.renamed)} tensors renamed, "
+            f"{len(self.converted)} converted, "
             f"{len(self.missing)} at their initial value, "
             f"{len(self.unexpected) + len(self.dropped)} unused in the file"
         )
@@ -66,13 +68,16 @@ class LoadReport:
     def table(self) -> str:
         """Return a table of every tensor: loaded, converted, at its initial value, or not used."""
         rows: list[tuple[str, Shape | str, str]] = [
-            (name, shape, f"converted: {self.converted[name]}" if name in self.converted else "loaded")
-            for name, shape in self.loaded.items()
+            (name, shape, self._how_loaded(name)) for name, shape in self.loaded.items()
         ]
         rows += [(name, shape, self._why_missing(name)) for name, shape in self.missing.items()]
         rows += [(name, "", f"not used: {why}") for name, why in self.dropped.items()]
         rows += [(name, "", "not used: unknown to the model") for name in self.unexpected]
         return tabulate(rows, headers=("tensor", "shape", "state"), tablefmt="plain", disable_numparse=True)
+
+    def _how_loaded(self, name: str) -> str:
+        how = f"converted: {self.converted[name]}" if name in self.converted else "loaded"
+        return f"{how}, from {self.renamed[name]}" if name in self.renamed else how
 
     def _why_missing(self, name: str) -> str:
         if name in self.mismatched:
@@ -117,11 +122,6 @@ class LoadReport:
                 lines.append(f"  number of classes: the file has {theirs}, {key} is {ours}")
         if any(name.startswith("stem.") for name in self.unexpected):
             lines.append(f"  the file holds a bare backbone: its names need the prefix {self.backbone!r}")
-        if any(FOREIGN.match(name.removeprefix("module.")) for name in self.unexpected):
-            lines.append(
-                "  the file has the names of torchvision or of the authors' release: convert it first, by "
-                "lesa convert"
-            )
         shapes = [f"{name} {a} in the file, {b} expected" for name, (a, b) in self.mismatched.items()]
         missing = [name for name in missing if name not in self.mismatched]
         for title, names in (

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, listed
 from .kinds import kind_of
-from .names import BACKBONE, CLASSIFIER, FLATTENED, STEM
+from .names import BACKBONE, CLASSIFIER, FLATTENED, STEM, TABLE
 
 NORM_VECTORS = ("weight", "bias", "running_mean", "running_var")
 
@@ -30,12 +30,14 @@ class DetectorStart:
     dropped: dict[str, str]
 
 
-def classifier_to_detector(state_dict: Mapping[str, Tensor]) -> DetectorStart:
+def classifier_to_detector(
+    state_dict: Mapping[str, Tensor], *, keep_positions: bool = False
+) -> DetectorStart:
     """Convert our classifier's weights, their names bare or under ``backbone.``, for the start of a detector.
 
-    Flattened attention becomes decomposed: the norms keep the channels of the terms that stay, the position
-    tables keep their initial values.  Decomposed tables stay as they are; they fit a detector
-    made for maps of their size.
+    Flattened attention becomes decomposed: the norms keep the channels of the terms that stay.  Position tables
+    are left out, so that the detector's keep their initial values, as in section 4.2 of the paper;
+    ``keep_positions`` keeps those that are decomposed, for maps of their own size or to be interpolated.
 
     Raises:
         CheckpointError: the names are not a classifier's, or a norm has no channels of three logit terms.
@@ -47,7 +49,7 @@ def classifier_to_detector(state_dict: Mapping[str, Tensor]) -> DetectorStart:
     weights: dict[str, Tensor] = {}
     converted, dropped = {}, {}
     for name, value in state_dict.items():
-        reason = _why_dropped(name, prefix)
+        reason = _why_dropped(name, prefix, keep_positions)
         if reason:
             dropped[name] = reason
             continue
@@ -60,13 +62,13 @@ def classifier_to_detector(state_dict: Mapping[str, Tensor]) -> DetectorStart:
     return DetectorStart(weights, converted, dropped)
 
 
-def _why_dropped(name: str, prefix: str) -> str:
+def _why_dropped(name: str, prefix: str, keep_positions: bool) -> str:
     if not name.startswith(prefix):
         return "not part of the backbone"
     if name.removeprefix(prefix).startswith("linear."):
         return "detectors have no classifier"
-    if name.endswith(FLATTENED):
-        return "detectors have decomposed position tables, which keep their initial values"
+    if name.endswith(FLATTENED) or (TABLE.fullmatch(name) and not keep_positions):
+        return "the position tables of a detector start fresh"
     return ""
 
 

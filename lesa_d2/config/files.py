@@ -1,5 +1,6 @@
 """Config files by name: our own, in a checkout of the repository or an installed wheel, and detectron2's."""
 
+import contextlib
 import difflib
 from pathlib import Path
 
@@ -42,11 +43,15 @@ def find_config(name: str) -> Path:
 
 
 def _of_detectron2(name: str) -> Path | None:
-    """Return the file of a detectron2 LazyConfig, such as ``new_baselines/mask_rcnn_R_50_FPN_50ep_LSJ``, or None."""
-    try:
-        return Path(model_zoo.get_config_file(f"{_without_suffix(name)}.py"))
-    except RuntimeError:  # there is none
-        return None
+    """Return the file of a detectron2 config, such as ``new_baselines/mask_rcnn_R_50_FPN_50ep_LSJ``, or None.
+
+    Without a suffix in the name, a LazyConfig comes before a yacs config.
+    """
+    for suffix in SUFFIXES:
+        if name == _without_suffix(name) or name.endswith(suffix):
+            with contextlib.suppress(RuntimeError):  # there is none
+                return Path(model_zoo.get_config_file(_without_suffix(name) + suffix))
+    return None
 
 
 def _without_suffix(name: str) -> str:

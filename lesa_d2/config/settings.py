@@ -97,6 +97,11 @@ SETTINGS: dict[str, Setting] = {
     "train.init_partial": Setting(
         False, SWITCH, "accept weights of other shapes, which keep their initial value"
     ),
+    "train.init_positions": Setting(
+        "fresh",
+        one_of("fresh", "interpolated"),
+        "position tables of a detector that starts from a classifier; fresh: as in the paper",
+    ),
     "train.max_iter": Setting(REQUIRED, whole(1), "optimizer steps of the run"),
     "train.epochs": Setting(
         None,

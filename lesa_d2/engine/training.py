@@ -92,7 +92,14 @@ def load_start(cfg: DictConfig, checkpointer: RunCheckpointer, resume: bool) -> 
         return checkpointer.resume()
     if cfg.train.init_checkpoint:
         check = LoadReport.check_partial_start if cfg.train.init_partial else LoadReport.check_start
-        return load_weights(checkpointer.model, cfg.train.init_checkpoint, start=True, check=check)
+        keep_positions = cfg.train.init_positions == "interpolated"
+        return load_weights(
+            checkpointer.model,
+            cfg.train.init_checkpoint,
+            start=True,
+            check=check,
+            keep_positions=keep_positions,
+        )
     return LoadReport()
 
 

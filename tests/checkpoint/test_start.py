@@ -71,7 +71,7 @@ def test_flattened_attention_becomes_decomposed(operator, prefix):
 )
 def test_decomposed_layers_pass_unchanged(operator, positions):
     bare = classifier(operator, positions=positions)
-    start = classifier_to_detector(bare)
+    start = classifier_to_detector(bare, keep_positions=True)
     assert not start.converted
     assert set(start.dropped) == {"linear.weight", "linear.bias"}
     for name, value in bare.items():
@@ -80,6 +80,17 @@ def test_decomposed_layers_pass_unchanged(operator, positions):
     model = detector(operator)
     kept = {name: value for name, value in start.weights.items() if ".rel_" not in name}
     assert not model.load_state_dict(kept, strict=False).unexpected_keys
+
+
+@pytest.mark.parametrize("operator", ["attention_augmentation", "lesa"])
+def test_position_tables_start_fresh(operator):
+    bare = classifier(operator, positions="decomposed")
+    start, kept = classifier_to_detector(bare), classifier_to_detector(bare, keep_positions=True)
+    tables = {name for name in bare if ".rel_" in name}
+    assert len(tables) == 4
+    assert start.dropped.keys() - kept.dropped.keys() == tables
+    assert {start.dropped[name] for name in tables} == {"the position tables of a detector start fresh"}
+    assert kept.weights.keys() - start.weights.keys() == {f"backbone.bottom_up.{name}" for name in tables}
 
 
 def test_a_deformable_detector_lacks_the_offsets_too():

@@ -172,7 +172,7 @@ class Inputs:
         return [Finding("start", f"{path} can be had")]
 
     def _check_checkpoint(self) -> list[Finding]:
-        from ...checkpoint import CONVERSIONS, KINDS, kind_of_file
+        from ...checkpoint import KINDS, kind_of_file
 
         kind = kind_of_file(self.checkpoint)
         if not kind:
@@ -180,9 +180,6 @@ class Inputs:
             expected = ", ".join(KINDS.values())
             return [Finding("checkpoint", state, f"{self.checkpoint}: expected one of these: {expected}")]
         findings = [Finding("checkpoint", f"{self.checkpoint} is {KINDS[kind]}")]
-        if kind in CONVERSIONS:
-            command = f"lesa convert --from {kind} {self.checkpoint} DST.pth"
-            return [Finding("checkpoint", findings[0].state, f"convert it, and use DST.pth: {command}")]
         if self.model is not None:
             findings += checked("checkpoint and model", self._fit, "do not fit")
         return findings

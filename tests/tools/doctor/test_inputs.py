@@ -160,12 +160,13 @@ def test_a_checkpoint_of_another_model(tmp_path):
     assert "cannot start this model" in finding.fix
 
 
-def test_weights_of_others_are_to_be_converted(tmp_path):
+def test_weights_of_others_need_no_conversion(tmp_path):
     ours = model_zoo.get("imagenet_conv_r50").backbone.state_dict()
     path = save(to_official(ours), tmp_path / "x.pth")
-    finding = findings("imagenet_conv_r50", checkpoint=path)["checkpoint"]
-    assert finding.state.endswith("with bottleneck blocks")
-    assert f"lesa convert --from torchvision {path} DST.pth" in finding.fix
+    found = findings("imagenet_conv_r50", checkpoint=path)
+    assert "of torchvision with bottleneck blocks" in found["checkpoint"].state
+    assert found["checkpoint and model"].state.startswith("the model's own: 100.0% of the model")
+    assert not found["checkpoint and model"].fix
 
 
 @pytest.mark.parametrize(
