@@ -9,14 +9,12 @@ all norms behind the first slot are estimated on them.
 """
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from detectron2.layers import Conv2d
 from detectron2.modeling.backbone import ResNet
-from tabulate import tabulate
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, listed
@@ -35,26 +33,10 @@ from .factorisation import (
     box_filtered,
     box_fitted,
     factorise,
-    group_channels,
 )
+from .report import SlotStart, slots_table
 
-COPIED, FRESH = "copied", "initial value"
-
-
-@dataclass(frozen=True)
-class SlotStart:
-    """Report on one slot: its name, what was done, and how near it comes to the convolution.
-
-    ``energy`` is the share of the weights' energy that is kept; None where nothing is factored.  ``errors`` are
-    the relative errors of the term's output on the images, ‖difference‖ / ‖output‖, both centred and divided by the
-    norm's deviation: first of the factorisation that knows the weights alone, then of the one that is written.  None
-    without images.
-    """
-
-    name: str
-    how: str
-    energy: float | None = None
-    errors: tuple[float, float] | None = None
+COPIED, FRESH_VALUE = "copied", "initial value"
 
 
 @dataclass(frozen=True)
@@ -71,12 +53,7 @@ class ConvolutionStart:
 
     def table(self) -> str:
         """Return a table with a row a slot."""
-        rows = [
-            (slot.name, slot.how, *map(_percent, (slot.energy, *(slot.errors or (None, None)))))
-            for slot in self.slots
-        ]
-        headers = ("slot", "start", "energy kept", "error, weights alone", "error")
-        return tabulate(rows, headers=headers, disable_numparse=True)
+        return slots_table(self.slots)
 
 
 def slot_operators(backbone: nn.Module) -> dict[str, SlotOperator]:
@@ -103,7 +80,7 @@ def convolution_to_lesa(
     operators = slot_operators(target)
     source = _convolutional(target, operators, state_dict)
     slots = {
-        name: slot_class(operator)(source.get_submodule(name), operator, source.get_submodule(_before(name)))
+        name: slot_class(operator)(source.get_submodule(name), operator)
         for name, operator in operators.items()
     }
     if images and slots:
@@ -113,13 +90,13 @@ def convolution_to_lesa(
     for slot in slots.values():
         slot.fill()
     if images and slots:
-        _estimate_behind(next(iter(slots)), target, images)
-    return ConvolutionStart(target.state_dict(), notes, [slot.report(name) for name, slot in slots.items()])
-
-
-def _before(name: str) -> str:
-    """Return the name of the 1×1 convolution before the slot of this name."""
-    return name.removesuffix("2") + "1"
+        estimate_behind(next(iter(slots)), target, images)
+    weights, initial = target.state_dict(), backbone.state_dict()
+    for name, slot in slots.items():
+        for key in weights:
+            if key.startswith(f"{name}."):
+                notes[key] = FRESH_VALUE if torch.equal(weights[key], initial[key]) else slot.how
+    return ConvolutionStart(weights, notes, [slot.report(name) for name, slot in slots.items()])
 
 
 def _run(
@@ -129,9 +106,13 @@ def _run(
     inputs: dict[Slot, Tensor] = {}
     handles = []
     for slot, show in see.items():
-        handles.append(slot.conv.register_forward_pre_hook(lambda _, x, slot=slot: inputs.update({slot: x[0]})))
         handles.append(
-            slot.conv.norm.register_forward_pre_hook(lambda _, y, slot=slot, show=show: show(inputs[slot], y[0]))
+            slot.conv.register_forward_pre_hook(lambda _, x, slot=slot: inputs.update({slot: x[0]}))
+        )
+        handles.append(
+            slot.conv.norm.register_forward_pre_hook(
+                lambda _, y, slot=slot, show=show: show(inputs[slot], y[0])
+            )
         )
     device = next(source.parameters()).device
     try:
@@ -143,11 +124,17 @@ def _run(
             handle.remove()
 
 
-def _estimate_behind(slot: str, backbone: nn.Module, images: Sequence[Tensor]) -> None:
-    """Estimate, in place, the statistics of the norms from the first slot on."""
+def estimate_behind(name: str, backbone: nn.Module, images: Sequence[Tensor]) -> None:
+    """Estimate, in place, the statistics of the batch norms from the module of this name on.
+
+    Args:
+        name: of a module of the backbone.
+        backbone: takes images.
+        images: batches, normalised as the network expects, (N, 3, H, W) each.
+    """
     modules = dict(backbone.named_modules())
-    behind = list(modules)[list(modules).index(slot) :]
-    norms = [modules[name] for name in behind if isinstance(modules[name], BatchNorm)]
+    behind = list(modules)[list(modules).index(name) :]
+    norms = [modules[key] for key in behind if isinstance(modules[key], BatchNorm)]
     device = next(backbone.parameters()).device
     estimate_statistics(backbone, [image.to(device) for image in images], norms)
 
@@ -229,7 +216,7 @@ def _copy_outside(
     for key, value in target.state_dict().items():
         if not key.startswith(inside):
             is_given = key in given and given[key].shape == value.shape
-            notes[key] = COPIED if is_given else FRESH
+            notes[key] = COPIED if is_given else FRESH_VALUE
             if is_given:
                 value.copy_(values[key])
     return notes
@@ -241,13 +228,12 @@ class Slot:
     Args:
         conv: the trained 3×3 convolution with its norm.
         operator: what takes its place; :meth:`fill` changes it in place.
-        before: the 1×1 convolution before it, with its norm; a ReLU follows.
     """
 
     how = "initial values: the operator has no unary term"
 
-    def __init__(self, conv: nn.Module, operator: SlotOperator, before: nn.Module) -> None:
-        self.conv, self.operator, self.before = conv, operator, before
+    def __init__(self, conv: nn.Module, operator: SlotOperator) -> None:
+        self.conv, self.operator = conv, operator
 
     @property
     def kernel(self) -> Tensor:
@@ -277,29 +263,15 @@ class UnarySlot(Slot):
 
     how = "unary term from the convolution, binary term silent"
 
-    def __init__(self, conv: nn.Module, operator: SlotOperator, before: nn.Module) -> None:
-        super().__init__(conv, operator, before)
+    def __init__(self, conv: nn.Module, operator: SlotOperator) -> None:
+        super().__init__(conv, operator)
         self.term: UnaryTerm = operator.unary
         self.groups = operator.num_heads
         self.scale = stored_affine(conv.norm)[0].detach()
         self.moments = PatchMoments(self.groups, operator.stride)
         self.plain_fit, self.fit, self.unpooled = ProjectionFit(), ProjectionFit(), ProjectionFit()
-        self._order_channels()
         self.plain = factorise(self.kernel, self.groups)
         self.factors = self.plain
-
-    def _order_channels(self) -> None:
-        """Choose which channels share a group, and reorder both convolutions, which changes nothing else."""
-        order = group_channels(self.kernel, self.groups, relu_variance(self.before.norm))
-        with torch.no_grad():
-            for tensor in (
-                self.before.weight,
-                *(getattr(self.before.norm, name) for name in BATCH_NORM_TENSORS),
-            ):
-                tensor.copy_(tensor[order])
-            self.conv.weight.copy_(self.conv.weight[:, order])
-            if isinstance(self.conv, DeformableConv2d):
-                self.conv.offset.weight.copy_(self.conv.offset.weight[:, order])
 
     def see_inputs(self, x: Tensor, y: Tensor) -> None:
         """Add up the covariance of the patches, at stride 2 of the averages that the pool makes."""
@@ -405,17 +377,3 @@ def set_identity(norm: nn.Module) -> None:
     """Make a batch norm with stored statistics pass its input on, in place."""
     for name, value in zip(BATCH_NORM_TENSORS, (1.0, 0.0, 0.0, 1.0 - norm.eps), strict=True):
         getattr(norm, name).data.fill_(value)
-
-
-def relu_variance(norm: nn.Module) -> Tensor:
-    """Return the variance (C,) of ReLU(norm(x)), for inputs that are normal with the norm's statistics."""
-    deviation, mean = norm.weight.detach().double().abs().clamp_min(1e-12), norm.bias.detach().double()
-    ratio = mean / deviation
-    density, share = torch.exp(-ratio.square() / 2) / math.sqrt(2 * math.pi), torch.special.ndtr(ratio)
-    first = mean * share + deviation * density
-    second = (mean.square() + deviation.square()) * share + mean * deviation * density
-    return (second - first.square()).clamp_min(0)
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"

@@ -157,50 +157,6 @@ class ProjectionFit:
         return gram, cross, torch.as_tensor(self._targets) / self.count - mean_t.square()
 
 
-def group_channels(kernel: Tensor, groups: int, variance: Tensor | None = None, rounds: int = 20) -> Tensor:
-    """Return an order of the input channels in which each group's matrix is nearest to rank C'/G: indices (C,).
-
-    Alternates, like k-means, between the best subspace of the output for each group and the assignment of channels
-    to the subspaces that hold most of their weights' energy; it starts from the groups as they are.
-
-    Args:
-        kernel: (C', C, 3, 3).
-        groups: G.
-        variance: of each input channel (C,), by which its weights count; None is one.
-        rounds: alternations at most.
-    """
-    channels = kernel.shape[1]
-    columns = kernel.double().flatten(2).transpose(0, 1)  # (C, C', 9)
-    if variance is not None:
-        columns = columns * variance.double().sqrt()[:, None, None]
-    rank = kernel.shape[0] // groups
-    order, best = torch.arange(channels), -1.0
-    candidate = order
-    for _ in range(rounds):
-        gathered = columns[candidate].unflatten(0, (groups, -1)).transpose(1, 2).flatten(2)  # (G, C', p)
-        values, vectors = torch.linalg.eigh(gathered @ gathered.mT)
-        kept = values[:, -rank:].sum().item()
-        if kept <= best * (1 + 1e-6):
-            break
-        order, best = candidate, kept
-        captured = (vectors[:, None, :, -rank:].mT @ columns).square().sum((2, 3))  # (G, C)
-        candidate = _balanced(captured)
-    return order
-
-
-def _balanced(captured: Tensor) -> Tensor:
-    """Assign channels to groups of equal size, those with most to lose first: (G, C) -> indices (C,) by group."""
-    groups, channels = captured.shape
-    top = captured.topk(min(2, groups), dim=0).values
-    members: list[list[int]] = [[] for _ in range(groups)]
-    size = channels // groups
-    preferences = captured.argsort(0, descending=True).T.tolist()
-    for channel in (top[0] - top[-1]).argsort(descending=True).tolist():
-        group = next(g for g in preferences[channel] if len(members[g]) < size)
-        members[group].append(channel)
-    return torch.tensor([channel for group in members for channel in sorted(group)])
-
-
 def _group_matrices(kernel: Tensor, groups: int) -> Tensor:
     """Return W_g of every group in double precision: (C', C, 3, 3) -> (G, C', p)."""
     return kernel.double().unflatten(1, (groups, -1)).transpose(0, 1).flatten(2)

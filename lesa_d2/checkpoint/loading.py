@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from ..layers.positions import resize_offsets
 from ..modeling import SlotBottleneck
+from .convolution import COPIED, FRESH_VALUE, convolution_to_lesa, slot_operators
 from .foreign import Notes, author_of, match_by_ends, to_our_names, translate
 from .kinds import kind_of
 from .names import BACKBONE, CLASSIFIER, COUNTER, TABLE
 from .reading import read_checkpoint
-from .report import LoadReport
+from .report import LoadReport, SlotStart
 from .start import classifier_to_detector
 
 # What a detector has and a classifier cannot give: position tables of its layout, deformable layers' offsets.
@@ -23,6 +24,7 @@ FRESH = re.compile(TABLE.pattern + r"|.*\.offset\.(weight|bias)")
 
 Weights = MutableMapping[str, Tensor]
 Check = Callable[[LoadReport], None]
+Images = Callable[[], Sequence[Tensor]]
 
 
 def load_weights(
@@ -33,6 +35,7 @@ def load_weights(
     check: Check | None = None,
     weights: Weights | None = None,
     keep_positions: bool = False,
+    images: Images = tuple,
 ) -> LoadReport:
     """Load the weights of a file into ``model``, in place.
 
@@ -49,13 +52,15 @@ def load_weights(
         weights: tensors by name that were read from ``path`` already, and may be changed.
         keep_positions: with ``start``, also interpolate the decomposed position tables of a classifier; else
             those of a detector keep their initial values.
+        images: with ``start``, called where the file has convolutions in place of the model's operators; returns
+            what :func:`convolution_to_lesa` takes.
 
     Raises:
         CheckpointError: there is no such file, it cannot be read, or ``check`` refuses it; the model is then
             unchanged.
     """
     checkpoint = read_checkpoint(path) if weights is None else {"model": weights}
-    weights, report = _match(model, checkpoint, str(path), start, keep_positions)
+    weights, report = _match(model, checkpoint, str(path), start, keep_positions, images)
     (check or (LoadReport.check_start if start else LoadReport.check_complete))(report)
     unwrap(model).load_state_dict(weights, strict=False)
     return report
@@ -82,12 +87,18 @@ def compare_weights(
 
 
 def _match(
-    model: nn.Module, checkpoint: Mapping[str, Any], path: str, start: bool, keep_positions: bool
+    model: nn.Module,
+    checkpoint: Mapping[str, Any],
+    path: str,
+    start: bool,
+    keep_positions: bool,
+    images: Images = tuple,
 ) -> tuple[Weights, LoadReport]:
     """Return the tensors that fit, under the names of the model, and the report."""
     state = unwrap(model).state_dict()
     shapes = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
     weights, notes, dropped = _named(unwrap(model), checkpoint, path)
+    slots: tuple[SlotStart, ...] = ()
     converted = dict(notes.converted)
     renamed = dict(notes.renamed)
     if start:
@@ -96,7 +107,9 @@ def _match(
             weights, dropped = given.weights, dropped | given.dropped
             converted, renamed = _of_detector(converted) | given.converted, _of_detector(renamed)
         converted |= _resize_tables(weights, shapes)
-    report = _report(path, shapes, weights)
+        weights, of_slots, slots = _fill_slots(unwrap(model), weights, path, images)
+        converted |= of_slots
+    report = replace(_report(path, shapes, weights), operators=_operators(unwrap(model)))
     for name in (*report.mismatched, *report.unexpected):
         del weights[name]
     report = replace(
@@ -106,9 +119,43 @@ def _match(
         dropped=dropped,
     )
     if start:
-        fresh = report.fresh | {name for name in report.missing if FRESH.fullmatch(name)}
-        report = replace(report, fresh=fresh)
+        fresh = {name for name in report.missing if FRESH.fullmatch(name)}
+        if slots:  # what a convolution cannot give, inside the operators
+            fresh |= {name for name in report.missing if name.startswith(report.operators)}
+        report = replace(report, fresh=report.fresh | fresh, slots=slots)
     return weights, report
+
+
+def _operators(model: nn.Module) -> tuple[str, ...]:
+    """Return the prefixes of the operators' names in a model."""
+    return tuple(f"{name}." for name in slot_operators(model))
+
+
+def _fill_slots(
+    model: nn.Module, weights: Weights, path: str, images: Images
+) -> tuple[Weights, dict[str, str], tuple[SlotStart, ...]]:
+    """Convert the 3×3 convolutions of a file for the operators in whose slots they are.
+
+    Returns:
+        The weights, what was done to them by name, and reports on the slots; nothing is done for a file without
+        convolutions in the slots.
+    """
+    slots = _operators(model)
+    if not any(f"{slot}weight" in weights for slot in slots):
+        return weights, {}, ()
+    prefix = BACKBONE if slots[0].startswith(BACKBONE) else CLASSIFIER
+    trunk = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    backbone = model.get_submodule(prefix.rstrip("."))
+    try:
+        start = convolution_to_lesa(trunk, backbone, images())
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    rest = {name: value for name, value in weights.items() if not name.startswith(prefix)}
+    given = {
+        prefix + name: value for name, value in start.weights.items() if start.notes[name] != FRESH_VALUE
+    }
+    notes = {prefix + name: note for name, note in start.notes.items() if note not in (COPIED, FRESH_VALUE)}
+    return {**rest, **given}, notes, tuple(start.slots)
 
 
 def _named(

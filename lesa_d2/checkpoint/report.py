@@ -1,6 +1,7 @@
 """The report of what a checkpoint gives to a model, and the checks of it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,29 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
+class SlotStart:
+    """Report on one slot that starts from a convolution: its name, what was done, and how near it comes.
+
+    ``energy`` is the share of the weights' energy that is kept; None where nothing is factored.  ``errors`` are
+    the relative errors of the term's output on the images, ‖difference‖ / ‖output‖, both centred and divided by the
+    norm's deviation: first of the factorisation that knows the weights alone, then of the one that is used.  None
+    without images.
+    """
+
+    name: str
+    how: str
+    energy: float | None = None
+    errors: tuple[float, float] | None = None
+
+
+def slots_table(slots: Sequence[SlotStart]) -> str:
+    """Return a table with a row a slot."""
+    rows = [(s.name, s.how, *map(_percent, (s.energy, *(s.errors or (None, None))))) for s in slots]
+    headers = ("slot", "start", "energy kept", "error, weights alone", "error")
+    return tabulate(rows, headers=headers, tablefmt="plain", disable_numparse=True)
+
+
+@dataclass(frozen=True)
 class LoadReport:
     """Report what a checkpoint gives to a model.
 
@@ -25,7 +49,8 @@ class LoadReport:
     only, ``mismatched`` maps names to (shape in the file, shape in the model).  ``renamed`` maps names to those
     that the file has, ``converted`` says what was done to tensors and ``dropped`` why tensors of the file are
     not used.  ``fresh`` are the missing ones that may keep their initial value.  ``backbone`` is the prefix of
-    the backbone's names.  An empty ``path`` stands for a start from scratch.
+    the backbone's names, ``operators`` are those of the operators in its slots.  ``slots`` report on them where
+    they start from convolutions.  An empty ``path`` stands for a start from scratch.
     """
 
     path: str = ""
@@ -38,10 +63,15 @@ class LoadReport:
     dropped: dict[str, str] = field(default_factory=dict)
     fresh: frozenset[str] = frozenset()
     backbone: str = BACKBONE
+    operators: tuple[str, ...] = ()
+    slots: tuple[SlotStart, ...] = ()
 
-    def share(self, prefix: str = "") -> float:
-        """Return the share of the elements under ``prefix`` that are loaded; 1 where there are none."""
-        loaded, missing = (_elements(shapes, prefix) for shapes in (self.loaded, self.missing))
+    def share(self, prefix: str = "", without: tuple[str, ...] = ()) -> float:
+        """Return the share of the elements under ``prefix`` that are loaded; 1 where there are none.
+
+        Names that begin with one of ``without`` do not count.
+        """
+        loaded, missing = (_elements(shapes, prefix, without) for shapes in (self.loaded, self.missing))
         return loaded / (loaded + missing) if loaded + missing else 1.0
 
     def convolutions(self) -> tuple[int, int]:
@@ -86,7 +116,8 @@ class LoadReport:
 
     def save(self, file: str | Path) -> None:
         """Write the summary and the table to a file."""
-        Path(file).write_text(f"{self.summary()}\n\n{self.table()}\n", encoding="utf-8")
+        parts = [self.summary(), *([slots_table(self.slots)] if self.slots else []), self.table()]
+        Path(file).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
     def check_complete(self) -> None:
         """Check that file and model agree name by name and shape by shape; CheckpointError otherwise."""
@@ -99,23 +130,26 @@ class LoadReport:
         self._check_start(not self._absent_of_backbone() and not self.mismatched)
 
     def check_partial_start(self) -> None:
-        """Check that the file fills at least half of the backbone; CheckpointError otherwise."""
-        self._check_start(self.share(self.backbone) >= 0.5)
+        """Check that the file fills at least half of the backbone outside its slots; CheckpointError otherwise."""
+        self._check_start(self.share(self.backbone, self.operators) >= 0.5)
 
     def _absent_of_backbone(self) -> list[str]:
         return [name for name in self.missing if name.startswith(self.backbone) and name not in self.fresh]
 
     def _check_start(self, is_good: bool) -> None:
         if not is_good:
+            outside = self.share(self.backbone, self.operators)
+            advice = "Use the weights of this architecture"
+            if outside >= 0.5:
+                advice += ", or accept a partial start with train.init_partial=True"
             raise CheckpointError(
                 self._explain("cannot start this model", self._absent_of_backbone())
-                + "\nUse the weights of this architecture, or accept a partial start with "
-                "train.init_partial=True (at least half of the backbone must fit)."
+                + f"\n{advice}. Outside the slots {_floored(outside)}% of the backbone fits, and a partial start "
+                "needs half."
             )
 
     def _explain(self, verdict: str, missing: list[str]) -> str:
-        fits = math.floor(1000 * self.share(self.backbone)) / 10  # 100 only where all of it fits
-        lines = [f"{self.path} {verdict}: {fits:g}% of the backbone fits."]
+        lines = [f"{self.path} {verdict}: {_floored(self.share(self.backbone))}% of the backbone fits."]
         for name, (key, others) in CLASS_COUNTS.items():
             if name in self.mismatched:
                 theirs, ours = (shape[0] - others for shape in self.mismatched[name])
@@ -134,5 +168,18 @@ class LoadReport:
         return "\n".join(lines)
 
 
-def _elements(shapes: dict[str, Shape], prefix: str) -> int:
-    return sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(prefix))
+def _elements(shapes: dict[str, Shape], prefix: str, without: tuple[str, ...]) -> int:
+    return sum(
+        math.prod(shape)
+        for name, shape in shapes.items()
+        if name.startswith(prefix) and not name.startswith(without)
+    )
+
+
+def _floored(share: float) -> str:
+    """Return percent with one digit, rounded down: 100 only where all of it fits."""
+    return f"{math.floor(1000 * share) / 10:g}"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
