@@ -19,12 +19,12 @@ from tabulate import tabulate
 from torch import nn
 
 from .checkpoint import load_weights, models_folder, weights_state
-from .checkpoint.weights import RESULTS, Result
 from .config import load_any_config
 from .config.files import config_files, find_config
 from .config.lazy import lesa_backbones
 from .errors import ConfigError
 from .modeling.build import build_yacs_model, instantiate_model
+from .weights import PREFIX, RESULTS, Result
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,26 @@ def get_config(name: str) -> DictConfig | CfgNode:
     return load_any_config(str(find_config(name)))
 
 
+def get_config_file(name: str) -> str:
+    """Return the path of the file of the config ``name``, as in :func:`get_config`.
+
+    Raises:
+        ConfigError: there is no config of this name; names the nearest.
+    """
+    return str(find_config(name))
+
+
+def get_checkpoint_url(name: str) -> str:
+    """Return the address of the trained weights of the config ``name``, ``lesa://NAME.pth``.
+
+    The weights need not be there: ``available()`` tells which are.
+
+    Raises:
+        ConfigError: there is no config of this name; names the nearest.
+    """
+    return f"{PREFIX}{find_config(name).stem}.pth"
+
+
 def get(name: str, trained: bool = False, device: str | None = None) -> nn.Module:
     """Build the model of a config, in training mode as those of ``detectron2.model_zoo``.
 
@@ -109,7 +129,7 @@ def get(name: str, trained: bool = False, device: str | None = None) -> nn.Modul
     cfg = get_config(name)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     _check_device(device)
-    weights = f"lesa://{find_config(name).stem}.pth"
+    weights = get_checkpoint_url(name)
     if trained:
         PathManager.get_local_path(weights)  # fails before a large model is built
     if isinstance(cfg, CfgNode):

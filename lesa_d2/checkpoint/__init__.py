@@ -1,5 +1,6 @@
 """Checkpoints: conversion, weights by name, loading with a report, saving and resuming."""
 
+from ..weights import models_folder, weights_state
 from .conversion import CONVERSIONS, Conversion, convert_file
 from .foreign import Notes, Origin, author_of, origin_of, to_our_names
 from .kinds import KINDS, holds_trained_model, kind_of, kind_of_file
@@ -9,9 +10,6 @@ from .reading import read_checkpoint
 from .report import LoadReport
 from .saving import RunCheckpointer, WeightsWriter, last_checkpoint
 from .start import DetectorStart, classifier_to_detector
-from .weights import models_folder, register_models_folder, weights_state
-
-register_models_folder()
 
 __all__ = [
     "CONVERSIONS",

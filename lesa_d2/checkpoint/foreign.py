@@ -139,34 +139,26 @@ def translate(state_dict: Mapping[str, Tensor]) -> tuple[StateDict, Notes]:
     return TRANSLATIONS[kind](given) if kind in TRANSLATIONS else (given, Notes())
 
 
-def match_by_ends(
-    model: nn.Module, weights: Mapping[str, Tensor], author: str
-) -> tuple[StateDict, Notes, dict[str, str]]:
-    """Return the tensors that a model of detectron2 has, matched by the ends of their names as detectron2 does.
+def match_by_ends(model: nn.Module, weights: Mapping[str, Tensor], author: str) -> tuple[StateDict, Notes]:
+    """Give tensors the names that a model of detectron2 has, matched by their ends as detectron2 does.
 
     Args:
         model: whose names and shapes are looked for.
-        weights: tensors by name; those of the author "Caffe2" get detectron2's names first.
+        weights: tensors by name; those of the author "Caffe2" get detectron2's names first.  What matches nothing
+            keeps its name.
         author: as from :func:`author_of`.
-
-    Returns:
-        The tensors by the model's names, where they come from, and why the others are not used.
     """
     given, keys = dict(weights), {key: key for key in weights}
     if author == CAFFE2:
         given, keys = convert_c2_detectron_names(given)
-    done = _complete_norms(given, r"\.norm\.weight$")
-    keys |= {name: name for name in done}
-    names = {id(value): keys[name] for name, value in given.items()}
+    converted = _complete_norms(given, r"\.norm\.weight$", variance=1.0)  # the value that detectron2 fills in
+    names = {id(value): name for name, value in given.items()}
     matched = align_and_update_state_dicts(model.state_dict(), given, c2_conversion=False)
-    renamed = {name: names[id(value)] for name, value in matched.items() if name != names[id(value)]}
-    used = {id(value) for value in matched.values()}
-    dropped = {
-        keys[name]: "nothing in the model matches it"
-        for name, value in given.items()
-        if id(value) not in used
-    }
-    return matched, Notes(renamed), dropped
+    sources = {name: names[id(value)] for name, value in matched.items()}
+    return matched, Notes(
+        {name: keys[source] for name, source in sources.items() if keys.get(source, name) != name},
+        {name: converted[source] for name, source in sources.items() if source in converted},
+    )
 
 
 def _is_doubtful(kind: str, given: Mapping[str, Tensor], author: str) -> bool:
@@ -299,20 +291,20 @@ def _with_our_input(weights: StateDict, notes: Notes, origin: Origin) -> tuple[S
         if origin.is_bgr or not torch.allclose(scale, torch.ones(3)):
             weights[name] = stem * scale.to(stem.dtype).view(-1, 1, 1)
             converted[name] = "for RGB images divided by our standard deviation"
-    converted |= _complete_norms(weights, r"\b(stem|res\d).*\.norm\.weight$")
+    converted |= _complete_norms(weights, r"\b(stem|res\d).*\.norm\.weight$", variance=1 - NORM_EPS)
     return {n: v for n, v in weights.items() if n not in ("pixel_mean", "pixel_std")}, Notes(
         notes.renamed, converted
     )
 
 
-def _complete_norms(weights: StateDict, pattern: str) -> dict[str, str]:
+def _complete_norms(weights: StateDict, pattern: str, variance: float) -> dict[str, str]:
     """Give norms that are only a weight and a bias, in place, the statistics that change nothing."""
     done: dict[str, str] = {}
     for name in [name for name in weights if re.search(pattern, name)]:
         norm = name.removesuffix("weight")
         if norm + "running_var" not in weights:
             weights[norm + "running_mean"] = torch.zeros_like(weights[name])
-            weights[norm + "running_var"] = torch.full_like(weights[name], 1 - NORM_EPS)
+            weights[norm + "running_var"] = torch.full_like(weights[name], variance)
             done |= dict.fromkeys(
                 (norm + "running_mean", norm + "running_var"), "of a norm without statistics"
             )

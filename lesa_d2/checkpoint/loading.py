@@ -21,6 +21,8 @@ from .start import classifier_to_detector
 
 # What a detector has and a classifier cannot give: position tables of its layout, deformable layers' offsets.
 FRESH = re.compile(TABLE.pattern + r"|.*\.offset\.(weight|bias)")
+OF_CONFIG = re.compile(r"pixel_(mean|std)|.*\.anchor_generator\.cell_anchors\.\d+")
+"""What older files of detectron2 hold beside weights; its models now take it from the config."""
 
 Weights = MutableMapping[str, Tensor]
 Check = Callable[[LoadReport], None]
@@ -97,10 +99,12 @@ def _match(
     """Return the tensors that fit, under the names of the model, and the report."""
     state = unwrap(model).state_dict()
     shapes = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
-    weights, notes, dropped = _named(unwrap(model), checkpoint, path)
+    weights, notes = _named(unwrap(model), checkpoint, path)
+    converted, renamed = dict(notes.converted), dict(notes.renamed)
+    derived = [name for name in weights if OF_CONFIG.fullmatch(name) and name not in shapes]
+    dropped = dict.fromkeys(derived, "follows from the config")
+    weights = {name: value for name, value in weights.items() if name not in dropped}
     slots: tuple[SlotStart, ...] = ()
-    converted = dict(notes.converted)
-    renamed = dict(notes.renamed)
     if start:
         if any(name.startswith(BACKBONE) for name in shapes) and kind_of(weights) == "classifier":
             given = classifier_to_detector(weights, keep_positions=keep_positions)
@@ -158,19 +162,17 @@ def _fill_slots(
     return {**rest, **given}, notes, tuple(start.slots)
 
 
-def _named(
-    model: nn.Module, checkpoint: Mapping[str, Any], path: str
-) -> tuple[Weights, Notes, dict[str, str]]:
-    """Return weights under the names of the model, what was done to them, and why others are not used."""
+def _named(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> tuple[Weights, Notes]:
+    """Return weights under the names of the model, and what was done to them."""
     weights, author = checkpoint["model"], author_of(checkpoint)
     if any(isinstance(module, SlotBottleneck) for module in model.modules()):
         try:
-            return *to_our_names(weights, author=author), {}
+            return to_our_names(weights, author=author)
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
     if checkpoint.get("matching_heuristics"):
         return match_by_ends(model, weights, author)
-    return *translate(weights), {}
+    return translate(weights)
 
 
 def _of_detector(notes: Mapping[str, str]) -> dict[str, str]:

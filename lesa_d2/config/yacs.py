@@ -14,11 +14,12 @@ from .lazy import config_path, load_config
 def add_lesa_config(cfg: CfgNode) -> None:
     """Add ``MODEL.LESA`` to a detectron2 config, in place, and register the backbones.
 
-    Use it with ``MODEL.BACKBONE.NAME: build_lesa_resnet_fpn_backbone`` (or ``build_lesa_resnet_backbone``).
+    Use it with ``MODEL.BACKBONE.NAME: build_lesa_resnet_fpn_backbone``, for RetinaNet and FCOS
+    ``build_retinanet_lesa_resnet_fpn_backbone``, or ``build_lesa_resnet_backbone`` without FPN.
     The keys are the arguments of :func:`lesa_d2.modeling.build_lesa_resnet`.  Channels, norm, freezing and
     outputs come from detectron2's own keys ``MODEL.RESNETS`` and ``MODEL.BACKBONE``.
     """
-    from .. import checkpoint, modeling  # noqa: F401  (register lesa:// and the builders)
+    from .. import modeling  # noqa: F401  (registers addresses of weights and the builders)
 
     cfg.MODEL.LESA = CfgNode(
         {

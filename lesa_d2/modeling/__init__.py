@@ -1,6 +1,7 @@
-"""Modules for detectron2; importing this registers the backbones with detectron2."""
+"""Modules for detectron2; importing this registers the backbones and the addresses of weights with detectron2."""
 
 from ..layers.registry import operator_names
+from ..weights import register_addresses
 from .classifier import ImageClassifier
 from .norm import NORMS, make_norm
 from .rcnn import SemanticRCNN
@@ -9,11 +10,14 @@ from .resnet import (
     build_lesa_resnet,
     build_lesa_resnet_backbone,
     build_lesa_resnet_fpn_backbone,
+    build_retinanet_lesa_resnet_fpn_backbone,
     make_lesa_stages,
 )
 from .roi_heads import CascadeMaskHead, FusedSemanticHead, HybridTaskCascadeHeads
 from .rpn import InsideRPN
 from .statistics import estimate_statistics
+
+register_addresses()
 
 __all__ = [
     "NORMS",
@@ -27,6 +31,7 @@ __all__ = [
     "build_lesa_resnet",
     "build_lesa_resnet_backbone",
     "build_lesa_resnet_fpn_backbone",
+    "build_retinanet_lesa_resnet_fpn_backbone",
     "estimate_statistics",
     "make_lesa_stages",
     "make_norm",

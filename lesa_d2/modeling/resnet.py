@@ -21,7 +21,7 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import FPN, BasicStem, ResNet
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -31,6 +31,7 @@ from ..layers.checkpointing import may_be_repeated, statistics_once
 from ..layers.positions import Size, parse_size
 from ..layers.registry import CONVOLUTION
 from ..layers.unary import conv3x3
+from .load_hooks import convert_classifier, refuse_other_layouts
 from .norm import make_norm
 
 RESNET50_BLOCKS = (3, 4, 6, 3)
@@ -286,7 +287,10 @@ def build_lesa_resnet(
         checkpoint_stages=checkpoint_stages,
     )
     features = None if out_features is None else list(out_features)
-    return freeze(ResNet(stem, stages, num_classes=num_classes, out_features=features), freeze_at)
+    resnet = ResNet(stem, stages, num_classes=num_classes, out_features=features)
+    if not is_classifier:
+        resnet.register_load_state_dict_pre_hook(refuse_other_layouts)
+    return freeze(resnet, freeze_at)
 
 
 def freeze(resnet: ResNet, freeze_at: int) -> ResNet:
@@ -366,11 +370,28 @@ def build_lesa_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
 @BACKBONE_REGISTRY.register()
 def build_lesa_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Build, for yacs, :func:`build_lesa_resnet_backbone` with detectron2's FPN on top (p2..p6)."""
-    return FPN(
-        bottom_up=build_lesa_resnet_backbone(cfg, input_shape),
+    return _fpn(cfg, build_lesa_resnet_backbone(cfg, input_shape), LastLevelMaxPool())
+
+
+@BACKBONE_REGISTRY.register()
+def build_retinanet_lesa_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """Build, for yacs, :func:`build_lesa_resnet_backbone` with the FPN of RetinaNet and FCOS on top (p3..p7).
+
+    ``MODEL.FPN.IN_FEATURES`` are then res3 to res5, as in detectron2's configs of these models.
+    """
+    bottom_up = build_lesa_resnet_backbone(cfg, input_shape)
+    channels = bottom_up.output_shape()["res5"].channels
+    return _fpn(cfg, bottom_up, LastLevelP6P7(channels, cfg.MODEL.FPN.OUT_CHANNELS))
+
+
+def _fpn(cfg: CfgNode, bottom_up: ResNet, top_block: nn.Module) -> FPN:
+    fpn = FPN(
+        bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
-        top_block=LastLevelMaxPool(),
+        top_block=top_block,
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
+    fpn.register_load_state_dict_pre_hook(convert_classifier)
+    return fpn

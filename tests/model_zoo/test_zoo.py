@@ -5,8 +5,7 @@ import torch
 from detectron2.config import CfgNode
 from omegaconf import DictConfig
 
-from lesa_d2 import model_zoo
-from lesa_d2.checkpoint import weights
+from lesa_d2 import model_zoo, weights
 from lesa_d2.config.files import config_files
 from lesa_d2.errors import CheckpointError, ConfigError
 from lesa_d2.model_zoo import main
@@ -166,3 +165,14 @@ dataloader, optimizer, lr_multiplier, train = dict(), dict(), dict(), dict(task=
         "own": ("SelfAttention", "segmentation"),
         "none": ("", "segmentation"),
     }
+
+
+def test_files_and_addresses_by_name():
+    for name in ("mask_rcnn_lesa_r50", "mask_rcnn_lesa_r50.py", "yacs/mask_rcnn_lesa_r50"):
+        assert Path(model_zoo.get_config_file(name)).is_file()
+        assert model_zoo.get_checkpoint_url(name) == "lesa://mask_rcnn_lesa_r50.pth"
+    of_detectron2 = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
+    assert model_zoo.get_config_file(of_detectron2).endswith(of_detectron2)
+    for get in (model_zoo.get_config_file, model_zoo.get_checkpoint_url):
+        with pytest.raises(ConfigError, match="did you mean 'mask_rcnn_lesa_r50'"):
+            get("mask_rcn_lesa_r50")

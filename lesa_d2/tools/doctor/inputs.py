@@ -162,9 +162,9 @@ class Inputs:
             return [Finding("start", "from scratch")]
         from detectron2.utils.file_io import PathManager
 
-        from ...checkpoint.weights import PREFIX
+        from ...weights import PREFIX, TORCHVISION
 
-        if "://" in path and not path.startswith(PREFIX):
+        if "://" in path and not path.startswith((PREFIX, TORCHVISION)):
             return [Finding("start", f"{path} is fetched when training starts")]
         if not PathManager.isfile(path):
             PathManager.get_local_path(path)  # for our own weights, its error says how to get them

@@ -9,8 +9,10 @@ import pytest
 import torch
 from detectron2.utils.file_io import PathManager
 from torch import nn
+from torchvision.models._api import BUILTIN_MODELS, Weights, WeightsEnum
 
-from lesa_d2.checkpoint import load_weights, models_folder, weights, weights_state
+from lesa_d2 import weights
+from lesa_d2.checkpoint import load_weights, models_folder, weights_state
 from lesa_d2.errors import CheckpointError
 
 
@@ -142,3 +144,91 @@ def test_a_failing_download_is_one_error(published, tmp_path):
             CheckpointError, match=rf"'x' cannot be downloaded from {url}: .*models as x\.pth"
         ):
             PathManager.get_local_path("lesa://x.pth")
+
+
+# ------------------------------------------------------------------------------------ torchvision's
+
+
+@pytest.fixture
+def listed_by_torchvision(published, monkeypatch, tmp_path):
+    """A model of torchvision's with two entries, whose files are on the server."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    urls = {}
+    for member in ("IMAGENET1K_V1", "IMAGENET1K_V2"):
+        content = f"{member}".encode()
+        digest = hashlib.sha256(content).hexdigest()
+        (tmp_path / f"web/tiny-{digest[:8]}.pth").write_bytes(content)
+        urls[member] = f"{published.url}/tiny-{digest[:8]}.pth"
+
+    class TinyWeights(WeightsEnum):
+        IMAGENET1K_V1 = Weights(url=urls["IMAGENET1K_V1"], transforms=None, meta={})
+        IMAGENET1K_V2 = Weights(url=urls["IMAGENET1K_V2"], transforms=None, meta={})
+        DEFAULT = IMAGENET1K_V2
+
+    def tiny(*, weights: TinyWeights | None = None):
+        raise AssertionError
+
+    monkeypatch.setitem(BUILTIN_MODELS, "tiny", tiny)
+    published.urls = urls
+    return published
+
+
+@pytest.mark.parametrize(
+    ("address", "member"),
+    [
+        ("tiny", "IMAGENET1K_V1"),
+        ("tiny/IMAGENET1K_V1", "IMAGENET1K_V1"),
+        ("tiny/IMAGENET1K_V2", "IMAGENET1K_V2"),
+        ("tiny/DEFAULT", "IMAGENET1K_V2"),
+    ],
+)
+def test_torchvision_says_address_and_digest(listed_by_torchvision, address, member):
+    assert PathManager.isfile(f"torchvision://{address}")
+    assert listed_by_torchvision.requests == []
+    for _ in range(2):
+        with PathManager.open(f"torchvision://{address}", "rb") as file:
+            assert file.read() == member.encode()
+    assert len(listed_by_torchvision.requests) == 1
+
+
+@pytest.mark.parametrize("folder", ["models", "hub/hub/checkpoints"])
+def test_a_file_that_is_there_is_not_downloaded(listed_by_torchvision, tmp_path, folder):
+    name = listed_by_torchvision.urls["IMAGENET1K_V1"].rpartition("/")[2]
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    (tmp_path / folder / name).write_bytes(b"IMAGENET1K_V1")
+    assert PathManager.get_local_path("torchvision://tiny") == str(tmp_path / folder / name)
+    (tmp_path / folder / name).write_bytes(b"half")
+    with pytest.raises(CheckpointError, match=f"{name}.* is damaged .*expected SHA-256 {name[5:13]}, got "):
+        PathManager.get_local_path("torchvision://tiny")
+    assert listed_by_torchvision.requests == []
+
+
+def test_without_network_the_file_to_put_is_named(listed_by_torchvision, tmp_path):
+    for file in (tmp_path / "web").iterdir():
+        file.unlink()
+    url = listed_by_torchvision.urls["IMAGENET1K_V1"]
+    with pytest.raises(CheckpointError) as error:
+        load_weights(nn.Linear(3, 2), "torchvision://tiny")
+    for words in (url, f"put the file into {tmp_path / 'models'} as {url.rpartition('/')[2]}"):
+        assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("resnet5", "no model 'resnet5'; did you mean resnet50"),
+        ("", "no model ''; expected a name such as resnet50"),
+        ("resnet50/V3", "these weights of resnet50: IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT"),
+    ],
+)
+def test_what_torchvision_does_not_have(address, words):
+    assert not PathManager.isfile(f"torchvision://{address}")
+    with pytest.raises(CheckpointError, match=words):
+        PathManager.get_local_path(f"torchvision://{address}")
+
+
+def test_the_entries_that_configs_name():
+    """The defaults are the baselines of the paper."""
+    for name, digest in (("resnet50", "0676ba61"), ("wide_resnet50_2", "95faca4d")):
+        assert weights.torchvision_url(f"torchvision://{name}").endswith(f"{name}-{digest}.pth")
+    assert weights.torchvision_url("torchvision://resnet50/IMAGENET1K_V2").endswith("resnet50-11ad3fa6.pth")
