@@ -2,12 +2,13 @@
 
 from ..weights import models_folder, weights_state
 from .conversion import CONVERSIONS, Conversion, convert_file
+from .convolution import ConvolutionStart, convolution_to_lesa, estimate_behind, slot_operators
 from .foreign import Notes, Origin, author_of, origin_of, to_our_names
 from .kinds import KINDS, holds_trained_model, kind_of, kind_of_file
 from .loading import compare_weights, load_evaluated_weights, load_weights, unwrap
 from .official import convert_backbone, convert_classifier, convert_detector, convert_layer, to_official
 from .reading import read_checkpoint
-from .report import LoadReport
+from .report import LoadReport, SlotStart
 from .saving import RunCheckpointer, WeightsWriter, last_checkpoint
 from .start import DetectorStart, classifier_to_detector
 
@@ -15,11 +16,13 @@ __all__ = [
     "CONVERSIONS",
     "KINDS",
     "Conversion",
+    "ConvolutionStart",
     "DetectorStart",
     "LoadReport",
     "Notes",
     "Origin",
     "RunCheckpointer",
+    "SlotStart",
     "WeightsWriter",
     "author_of",
     "classifier_to_detector",
@@ -29,6 +32,8 @@ __all__ = [
     "convert_detector",
     "convert_file",
     "convert_layer",
+    "convolution_to_lesa",
+    "estimate_behind",
     "holds_trained_model",
     "kind_of",
     "kind_of_file",
@@ -38,6 +43,7 @@ __all__ = [
     "models_folder",
     "origin_of",
     "read_checkpoint",
+    "slot_operators",
     "to_official",
     "to_our_names",
     "unwrap",

@@ -11,6 +11,7 @@ all norms behind the first slot are estimated on them.
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from detectron2.layers import Conv2d
@@ -84,8 +85,10 @@ def convolution_to_lesa(
         for name, operator in operators.items()
     }
     if images and slots:
-        _run(source, {slot: slot.see_inputs for slot in slots.values()}, images)
-        _run(source, {slot: slot.see_outputs for slot in slots.values()}, images)
+        fitted, held_out = _split(images)
+        _run(source, {slot: slot.see_inputs for slot in slots.values()}, fitted)
+        _run(source, {slot: slot.see_outputs for slot in slots.values()}, fitted)
+        _run(source, {slot: slot.see_held_out for slot in slots.values()}, held_out)
     notes = _copy_outside(source, target, state_dict, slots)
     for slot in slots.values():
         slot.fill()
@@ -97,6 +100,13 @@ def convolution_to_lesa(
             if key.startswith(f"{name}."):
                 notes[key] = FRESH_VALUE if torch.equal(weights[key], initial[key]) else slot.how
     return ConvolutionStart(weights, notes, [slot.report(name) for name, slot in slots.items()])
+
+
+def _split(images: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the batches to fit to, and about a quarter to measure on; a single image serves for both."""
+    batches = list(images) if len(images) > 1 else list(images[0].chunk(2))
+    held_out = max(1, len(batches) // 4)
+    return batches[:-held_out] or batches, batches[-held_out:]
 
 
 def _run(
@@ -232,7 +242,7 @@ class Slot:
 
     how = "initial values: the operator has no unary term"
 
-    def __init__(self, conv: nn.Module, operator: SlotOperator) -> None:
+    def __init__(self, conv: Any, operator: Any) -> None:
         self.conv, self.operator = conv, operator
 
     @property
@@ -246,6 +256,9 @@ class Slot:
 
     def see_outputs(self, x: Tensor, y: Tensor) -> None:
         """Learn from the same in the second pass."""
+
+    def see_held_out(self, x: Tensor, y: Tensor) -> None:
+        """Measure on images that nothing was fitted to."""
 
     @torch.no_grad()
     def fill(self) -> None:
@@ -263,30 +276,48 @@ class UnarySlot(Slot):
 
     how = "unary term from the convolution, binary term silent"
 
-    def __init__(self, conv: nn.Module, operator: SlotOperator) -> None:
+    def __init__(self, conv: Any, operator: Any) -> None:
         super().__init__(conv, operator)
-        self.term: UnaryTerm = operator.unary
+        self.term: Any = operator.unary
         self.groups = operator.num_heads
         self.scale = stored_affine(conv.norm)[0].detach()
         self.moments = PatchMoments(self.groups, operator.stride)
-        self.plain_fit, self.fit, self.unpooled = ProjectionFit(), ProjectionFit(), ProjectionFit()
+        self.fit, self.unpooled = ProjectionFit(), ProjectionFit()
+        self.held_out, self.plain_held_out = ProjectionFit(), ProjectionFit()
         self.plain = factorise(self.kernel, self.groups)
-        self.factors = self.plain
+        self.factors, self.project = self.plain, self.plain.project
+        self.errors: tuple[float, float] | None = None
 
     def see_inputs(self, x: Tensor, y: Tensor) -> None:
         """Add up the covariance of the patches, at stride 2 of the averages that the pool makes."""
         self.moments.add(box_filtered(x) if self.operator.stride == 2 else x)
 
     def see_outputs(self, x: Tensor, y: Tensor) -> None:
-        """Compare what the grouped convolution makes of the input with what the dense one does."""
+        """Add up what the grouped convolution makes of the input, and what the dense one does."""
         if self.factors is self.plain:
             self.factors = factorise(self.kernel, self.groups, self.moments.covariance(), self.scale)
-        for factors, fit in ((self.plain, self.plain_fit), (self.factors, self.fit)):
-            self._set_convolution(factors)
-            features = self.term.conv(x)
-            fit.add(self.operator.pool(features), y)
+        features = self._features(self.factors, x)
+        self.fit.add(self.operator.pool(features), y)
         if self.operator.stride == 2:
             self.unpooled.add(features, features)
+
+    def see_held_out(self, x: Tensor, y: Tensor) -> None:
+        """Add up the same of the images to measure on, for both factorisations."""
+        for factors, fit in ((self.plain, self.plain_held_out), (self.factors, self.held_out)):
+            fit.add(self.operator.pool(self._features(factors, x)), y)
+
+    def _features(self, factors: Factors, x: Tensor) -> Tensor:
+        self._set_convolution(factors)
+        return self.term.conv(x)
+
+    def _choose(self) -> None:
+        """Solve for the 1×1, and keep the factorisation that is better on the images to measure on."""
+        self.project = self.fit.solve(self.factors.project)
+        plain = self.plain_held_out.error(self.plain.project, self.scale)
+        error = self.held_out.error(self.project, self.scale)
+        if error > plain:  # too few images to fit to
+            self.factors, self.project, error = self.plain, self.plain.project, plain
+        self.errors = (plain, error)
 
     def _set_convolution(self, factors: Factors) -> None:
         self.term.conv.weight.data.copy_(factors.grouped)
@@ -297,30 +328,24 @@ class UnarySlot(Slot):
     def fill(self) -> None:
         """Write the unary term, the norms, and zero for the binary term's output."""
         super().fill()
+        if self.fit.count:
+            self._choose()
         self._set_convolution(self.factors)
-        self.project = self.fit.solve(self.factors.project) if self.fit.count else self.factors.project
         self.term.project.weight.copy_(self.project)
         if self.operator.has_trailing_norm:
             set_identity(self.term.norm)
         else:
             copy_norm(self.conv.norm, self.term.norm)
             if self.unpooled.count:  # the norm divides by the deviation before the pool, which is larger
-                deviations = (fit.variance(self.project).sqrt() for fit in (self.unpooled, self.fit))
-                self.term.norm.weight.mul_(torch.div(*deviations).clamp(1, 4).to(self.term.norm.weight))
+                before, after = (fit.variance(self.project).sqrt() for fit in (self.unpooled, self.fit))
+                self.term.norm.weight.mul_((before / after).clamp(1, 4).to(self.term.norm.weight))
         binary = getattr(self.operator, "binary", None)
         if isinstance(binary, BinaryTerm):
-            nn.init.zeros_(binary.out_norm.weight)
-            nn.init.zeros_(binary.out_norm.bias)
+            silence(binary.out_norm)
 
     def report(self, name: str) -> SlotStart:
-        """Return the report, with the errors of the weights as they were written."""
-        errors = None
-        if self.fit.count:
-            errors = (
-                self.plain_fit.error(self.plain.project, self.scale),
-                self.fit.error(self.project, self.scale),
-            )
-        return SlotStart(name, self.how, self.factors.energy, errors)
+        """Return the report, with the errors on the images to measure on."""
+        return SlotStart(name, self.how, self.factors.energy, self.errors)
 
 
 class AttentionSlot(Slot):
@@ -373,7 +398,13 @@ def copy_norm(source: nn.Module, target: nn.Module) -> None:
         getattr(target, name).data.copy_(getattr(source, name))
 
 
-def set_identity(norm: nn.Module) -> None:
+def silence(norm: Any) -> None:
+    """Make a norm give zero, in place; weight and bias still have gradients."""
+    norm.weight.data.zero_()
+    norm.bias.data.zero_()
+
+
+def set_identity(norm: Any) -> None:
     """Make a batch norm with stored statistics pass its input on, in place."""
     for name, value in zip(BATCH_NORM_TENSORS, (1.0, 0.0, 0.0, 1.0 - norm.eps), strict=True):
         getattr(norm, name).data.fill_(value)

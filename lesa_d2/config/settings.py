@@ -97,6 +97,11 @@ SETTINGS: dict[str, Setting] = {
     "train.init_partial": Setting(
         False, SWITCH, "accept weights of other shapes, which keep their initial value"
     ),
+    "train.init_images": Setting(
+        32,
+        whole(1),
+        "training images to which a start from a convolution, and missing statistics of norms, are fitted",
+    ),
     "train.init_positions": Setting(
         "fresh",
         one_of("fresh", "interpolated"),

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from ..checkpoint import LoadReport, RunCheckpointer, load_weights, unwrap
+from ..checkpoint import RunCheckpointer, unwrap
 from ..config.lazy import parameters
 from ..config.record import Origin, save_config
 from ..errors import ConfigError, DatasetError
@@ -26,6 +26,7 @@ from .evaluating import evaluate
 from .hooks import BestCheckpointer
 from .models import build_model, compile_backbone
 from .report import start_report
+from .start import load_start
 from .task import Task
 from .trainer import Trainer
 
@@ -75,32 +76,6 @@ def train(cfg: DictConfig, task: Task, resume: bool = False, origin: Origin | No
             loaded.save(Path(cfg.train.output_dir) / "weights.txt")
     trainer.train(first_iter, cfg.train.max_iter)
     return trainer.last_results
-
-
-def load_start(cfg: DictConfig, checkpointer: RunCheckpointer, resume: bool) -> LoadReport:
-    """Load the checkpoint that the run continues, or the weights that it starts from, and return a report.
-
-    Raises:
-        ConfigError: there is no checkpoint to continue.
-    """
-    if resume:
-        if not checkpointer.has_checkpoint():
-            raise ConfigError(
-                f"--resume: {cfg.train.output_dir} holds no checkpoint; start without --resume, or set "
-                "train.output_dir to the folder of the run to continue"
-            )
-        return checkpointer.resume()
-    if cfg.train.init_checkpoint:
-        check = LoadReport.check_partial_start if cfg.train.init_partial else LoadReport.check_start
-        keep_positions = cfg.train.init_positions == "interpolated"
-        return load_weights(
-            checkpointer.model,
-            cfg.train.init_checkpoint,
-            start=True,
-            check=check,
-            keep_positions=keep_positions,
-        )
-    return LoadReport()
 
 
 def make_train_loader(cfg: DictConfig, first_iter: int) -> Iterable[Any]:
