@@ -1,14 +1,15 @@
 """Checkpoints: conversion, weights by name, loading with a report, saving and resuming."""
 
 from ..weights import models_folder, weights_state
-from .conversion import CONVERSIONS, Conversion, convert_file
+from .architecture import convolution_options
+from .conversion import CONVERSIONS, Conversion, check_target, convert_file, write_weights
 from .convolution import ConvolutionStart, convolution_to_lesa, estimate_behind, slot_operators
 from .foreign import Notes, Origin, author_of, origin_of, to_our_names
 from .kinds import KINDS, holds_trained_model, kind_of, kind_of_file
 from .loading import compare_weights, load_evaluated_weights, load_weights, unwrap
 from .official import convert_backbone, convert_classifier, convert_detector, convert_layer, to_official
 from .reading import read_checkpoint
-from .report import LoadReport, SlotStart
+from .report import LoadReport, SlotStart, slots_table
 from .saving import RunCheckpointer, WeightsWriter, last_checkpoint
 from .start import DetectorStart, classifier_to_detector
 
@@ -25,6 +26,7 @@ __all__ = [
     "SlotStart",
     "WeightsWriter",
     "author_of",
+    "check_target",
     "classifier_to_detector",
     "compare_weights",
     "convert_backbone",
@@ -32,6 +34,7 @@ __all__ = [
     "convert_detector",
     "convert_file",
     "convert_layer",
+    "convolution_options",
     "convolution_to_lesa",
     "estimate_behind",
     "holds_trained_model",
@@ -44,8 +47,10 @@ __all__ = [
     "origin_of",
     "read_checkpoint",
     "slot_operators",
+    "slots_table",
     "to_official",
     "to_our_names",
     "unwrap",
     "weights_state",
+    "write_weights",
 ]

@@ -12,7 +12,7 @@ from ..errors import CheckpointError, listed
 from ..layers import LESA
 from ..modeling import build_lesa_resnet
 from ..modeling.resnet import EXPANSION
-from .names import FLATTENED
+from .names import FLATTENED, STEM
 
 SMALL: dict[str, Any] = {
     "base_channels": 8,
@@ -65,17 +65,11 @@ def check_backbone_shapes(weights: Mapping[str, Tensor]) -> str:
     """
     options = _options(weights)
     try:
-        base = weights["res2.0.conv3.weight"].shape[0] // EXPANSION
-        middle = weights["res2.0.conv1.weight"].shape[0]
         classes = weights.get("linear.bias")
-        options |= {
-            "width_multiplier": middle // base,
-            "num_groups": middle // weights["res2.0.conv2.weight"].shape[1],
+        options |= _widths(weights) | {
             "image_size": _image_size(weights),
             "res5_stride": _res5_stride(weights),
             "num_classes": None if classes is None else len(classes),
-            "stem_channels": weights["stem.conv1.weight"].shape[0],
-            "base_channels": base,
         }
         with torch.device("meta"):
             model = build_lesa_resnet(**options)
@@ -93,6 +87,39 @@ def check_backbone_shapes(weights: Mapping[str, Tensor]) -> str:
         f"ResNet-{3 * sum(options['blocks']) + 2}, blocks {'-'.join(map(str, options['blocks']))}, "
         f"width multiplier {options['width_multiplier']}, groups {options['num_groups']}"
     )
+
+
+def convolution_options(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the arguments of :func:`build_lesa_resnet` for a convolutional ResNet of this depth and width.
+
+    Args:
+        weights: under our names, with any prefix.
+
+    Raises:
+        CheckpointError: these are not the weights of a ResNet with bottlenecks.
+    """
+    prefix = next((name.removesuffix(STEM) for name in weights if name.endswith(STEM)), "")
+    trunk = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    options = _options(trunk)
+    try:
+        options |= _widths(trunk)
+    except (LookupError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"these are not the weights of a ResNet with bottlenecks: no {error}"
+        ) from error
+    options["blocks"] = list(options["blocks"])
+    return {key: value for key, value in options.items() if key not in ("operator", "positions")}
+
+
+def _widths(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    base = weights["res2.0.conv3.weight"].shape[0] // EXPANSION
+    middle = weights["res2.0.conv1.weight"].shape[0]
+    return {
+        "width_multiplier": middle // base,
+        "num_groups": middle // weights["res2.0.conv2.weight"].shape[1],
+        "stem_channels": weights[STEM].shape[0],
+        "base_channels": base,
+    }
 
 
 def _options(names: Iterable[str]) -> dict[str, Any]:

@@ -121,8 +121,7 @@ def convert_file(
         CheckpointError: a file cannot be read or written, or ``source`` is not of this kind.
     """
     target = Path(target)
-    listing = target.with_suffix(".txt")
-    _check_target(Path(source), target, listing, force)
+    check_target(source, target, force)
     checkpoint = read_checkpoint(source, unsafe)
     state_dict = dict(checkpoint["model"])
     convert = _find_conversion(kind, state_dict, source)
@@ -130,10 +129,19 @@ def convert_file(
         conversion = convert(state_dict, Options(author_of(checkpoint), origin, keep_positions))
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from None
-    weights = {name: _plain(value) for name, value in conversion.weights.items()}
-    _write(listing, lambda file: file.write_text(conversion.listing(), encoding="utf-8"))
-    _write(target, lambda file: _save(weights, file, target.suffix))
+    write_weights(conversion.weights, target, conversion.listing())
     return conversion
+
+
+def write_weights(weights: StateDict, target: Path, listing: str) -> None:
+    """Write weights to ``target``, and the text ``listing`` beside it as ``.txt``, each as a whole or not at all.
+
+    Raises:
+        CheckpointError: a file cannot be written.
+    """
+    plain = {name: _plain(value) for name, value in weights.items()}
+    _write(target.with_suffix(".txt"), lambda file: file.write_text(listing, encoding="utf-8"))
+    _write(target, lambda file: _save(plain, file, target.suffix))
 
 
 def _save(weights: StateDict, file: Path, suffix: str) -> None:
@@ -284,7 +292,13 @@ def _plain(value: Tensor) -> Tensor:
     return value.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
-def _check_target(source: Path, target: Path, listing: Path, force: bool) -> None:
+def check_target(source: str | Path, target: Path, force: bool) -> None:
+    """Check that ``target`` and its listing can be written without loss.
+
+    Raises:
+        CheckpointError: they exist without ``force``, would replace the source, or have no folder.
+    """
+    source, listing = Path(source), target.with_suffix(".txt")
     if target.suffix in OTHER_FORMATS:
         raise CheckpointError(f"{target}: detectron2 reads {target.suffix} files differently; name it .pth")
     if not target.parent.is_dir():

@@ -114,10 +114,14 @@ class LoadReport:
             return f"initial value: {self.mismatched[name][0]} in the file"
         return "initial value"
 
-    def save(self, file: str | Path) -> None:
-        """Write the summary and the table to a file."""
+    def text(self) -> str:
+        """Return the summary and the tables."""
         parts = [self.summary(), *([slots_table(self.slots)] if self.slots else []), self.table()]
-        Path(file).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+        return "\n\n".join(parts) + "\n"
+
+    def save(self, file: str | Path) -> None:
+        """Write the summary and the tables to a file."""
+        Path(file).write_text(self.text(), encoding="utf-8")
 
     def check_complete(self) -> None:
         """Check that file and model agree name by name and shape by shape; CheckpointError otherwise."""

@@ -28,7 +28,15 @@ RUN = [
 RESIZED = [f"dataloader.train.mapper.augmentations.0.shape=[{SIDE},{SIDE}]"]
 BACKBONE = [
     f"model.backbone.bottom_up.{key}"
-    for key in ("base_channels=8", "stem_channels=8", "blocks=[1,1,2,1]", "num_heads=4", f"image_size={SIDE}")
+    for key in (
+        "base_channels=8",
+        "stem_channels=8",
+        "blocks=[1,1,2,1]",
+        "num_heads=4",
+        f"image_size={SIDE}",
+        "norm=BN",
+        "freeze_at=0",
+    )
 ]
 OURS = [*RUN, *RESIZED, *BACKBONE]
 ROI = ["model.roi_heads.batch_size_per_image=16", "model.proposal_generator.post_nms_topk=[30,20]"]
