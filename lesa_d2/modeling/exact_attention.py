@@ -53,8 +53,8 @@ def _attend(module: ExactAttention | ExactMultiScaleAttention, q: Tensor, k: Ten
         row_bias = torch.einsum("bgyxc,ykc->bgyxk", q, rows)
     else:
         col_bias, row_bias = (q.new_zeros(*q.shape[:4], side) for side in (keys[1], keys[0]))
-    inputs = (q * module.scale, k, v, col_bias, row_bias)
-    return relative_attention(*(t.flatten(2, 3) for t in inputs), module.backend).unflatten(2, size)
+    q, k, v, col_bias, row_bias = (t.flatten(2, 3) for t in (q * module.scale, k, v, col_bias, row_bias))
+    return relative_attention(q, k, v, col_bias, row_bias, module.backend).unflatten(2, size)
 
 
 def use_exact_attention(model: Model, backend: str = "auto") -> Model:

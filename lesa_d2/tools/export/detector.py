@@ -126,7 +126,8 @@ def _write(model: nn.Module, file: Path, image_size: tuple[int, int], dtype: tor
 def _finding_more(model: nn.Module) -> nn.Module:
     """Return a copy of the detector that returns detections of any score, from few proposals."""
     model = copy.deepcopy(model)
-    for module in model.modules():
+    modules: list[Any] = list(model.modules())
+    for module in modules:
         if hasattr(module, "post_nms_topk"):
             module.post_nms_topk = dict.fromkeys((True, False), 50)
         if hasattr(module, "test_score_thresh"):
