@@ -1,4 +1,5 @@
-# Everything runs in a virtual environment of its own, made on first use.
+# Everything runs in a virtual environment of its own, made on first use. It sees the packages of the environment that is
+# active, a virtual or conda environment for example, where that has PyTorch and detectron2.
 #   make quickstart [OPERATOR=lesa|conv|self_attention]    make test    make lint    make bench    make doctor
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,15 +10,14 @@ export GOMP_SPINCOUNT ?= 10000
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# A detectron2 that is already installed is used as it is.
-SITE = $(shell $(PYTHON) tools/install_detectron2.py --is-installed && echo --system-site-packages)
 
 .PHONY: setup quickstart test bench lint format doctor clean
 
 setup: $(READY)
 
 $(READY): pyproject.toml setup.py tools/install_detectron2.py tools/detectron2_from_labgym.py
-	$(PYTHON) -m venv $(SITE) $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) tools/install_detectron2.py --share $(VENV)
 	$(BIN)/python -m pip install --quiet torch torchvision
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	$(BIN)/python tools/install_detectron2.py

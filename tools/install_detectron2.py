@@ -2,6 +2,9 @@
 
 A detectron2 that can be imported is not changed.  Otherwise the copy in the PyPI package LabGym is installed without
 LabGym's dependencies, and a ``.pth`` file activates the import hook of ``detectron2_from_labgym.py``.
+
+With ``--share VENV``, the environment of this Python is shared with the virtual environment VENV where it has PyTorch
+and a detectron2 of its own: what is installed here can be imported there, and is not installed again.
 """
 
 import importlib.util
@@ -22,6 +25,20 @@ def install_hook(site_packages: Path) -> None:
     (site_packages / HOOK.name).with_suffix(".pth").write_text(line)
 
 
+def share(venv: Path) -> bool:
+    """Let ``venv`` import what this environment has, if it has PyTorch and detectron2; tell whether it does.
+
+    A virtual environment made from another one would see the packages of the interpreter below both.
+    """
+    if not is_installed() or importlib.util.find_spec("torch") is None:
+        return False
+    folders = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    lines = [f"import site; site.addsitedir({folder!r})\n" for folder in folders]
+    (site_packages,) = venv.glob("lib/python*/site-packages")
+    (site_packages / "of_the_active_environment.pth").write_text("".join(lines))
+    return True
+
+
 def is_installed() -> bool:
     """Tell whether a detectron2 other than LabGym's copy can be imported."""
     spec = importlib.util.find_spec("detectron2")
@@ -30,8 +47,10 @@ def is_installed() -> bool:
 
 def main() -> int:
     """Install detectron2 if needed, and return the exit status."""
-    if "--is-installed" in sys.argv[1:]:
-        return 0 if is_installed() else 1
+    if sys.argv[1:2] == ["--share"]:
+        if share(Path(sys.argv[2])):
+            print(f"using the PyTorch and the detectron2 of {sys.prefix}")
+        return 0
     if is_installed():
         print("detectron2: using the one that is installed")
         return 0

@@ -4,6 +4,7 @@ import ast
 import builtins
 import difflib
 import inspect
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from .files import find_config
 from .settings import SETTINGS, fill_defaults
 from .yaml_form import load_yaml
 
+MAX_REFERENCES = 20  # that lead to one another; more are a circle
 SECTIONS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
 
@@ -143,8 +145,10 @@ def check_key(cfg: DictConfig, key: str) -> None:
     """Check that ``key`` exists, or that it is an argument of the object that the config describes there.
 
     Raises:
-        ConfigError: it is neither; the message names the nearest key.
+        ConfigError: it is neither, and the message names the nearest key; or it lies below a reference ``${…}``, and
+            the message names the key of what is referred to.
     """
+    _check_no_reference(cfg, key)
     node: Any = cfg
     parts = key.split(".")
     for depth, part in enumerate(parts):
@@ -152,6 +156,51 @@ def check_key(cfg: DictConfig, key: str) -> None:
             parent = ".".join(parts[:depth])
             raise ConfigError(f"unknown config key {key!r}{_suggest(cfg, key, parent, node)}")
         node = _child(node, part)
+
+
+def _check_no_reference(cfg: DictConfig, key: str) -> None:
+    """Check that no node above ``key`` is a reference: an override would replace it by the one value given.
+
+    Raises:
+        ConfigError: one is.
+    """
+    above = key.rpartition(".")[0]
+    referring, text = _first_reference(cfg, above)
+    if not referring:
+        return
+    origin = _referred(cfg, key)
+    advice = f"set {origin}, which changes both" if origin else f"give a value for {referring} as a whole"
+    raise ConfigError(f"cannot set {key}: {referring} is the reference {text}; {advice}")
+
+
+def _first_reference(cfg: DictConfig, key: str) -> tuple[str, str]:
+    """Return the shortest key on the way to ``key``, itself included, that is a reference, and its text; or empty."""
+    node: Any = cfg
+    parts = key.split(".") if key else []
+    for depth, part in enumerate(parts, start=1):
+        if not isinstance(node, DictConfig | ListConfig) or part not in _known_names(node):
+            break
+        name = int(part) if isinstance(node, ListConfig) else part
+        if OmegaConf.is_interpolation(node, name):
+            return ".".join(parts[:depth]), str(OmegaConf.to_container(node, resolve=False)[name])
+        node = _child(node, part)
+    return "", ""
+
+
+def _referred(cfg: DictConfig, key: str) -> str:
+    """Follow all references on the way to ``key``; return the key of the same value, or "" where there is none."""
+    for _ in range(MAX_REFERENCES):
+        referring, text = _first_reference(cfg, key.rpartition(".")[0])
+        if not referring:
+            return key
+        simple = re.fullmatch(r"\$\{(\.*)([\w.\[\]]+)\}", text)
+        if simple is None:  # a resolver, whose result is no part of the config
+            return ""
+        dots, name = simple.groups()
+        parents = referring.split(".")[: -len(dots)] if dots else []
+        target_key = [*parents, *re.sub(r"\[(\w+)\]", r".\1", name).split(".")]
+        key = ".".join(target_key) + key[len(referring) :]
+    return ""
 
 
 def _child(node: Any, name: str) -> Any:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from .attention import check_backend
 from .attention.reference import relative_logits, softmax_without_self
+from .exporting import sizes_are_open
 from .folding import (
     batch_affine,
     check_is_batch_norm,
@@ -156,7 +157,7 @@ class DecomposedBinaryTerm(BinaryTerm, ThinAttention):
             out = self._attend_with_maps(q, k, v, size)
         else:
             out = self.attend_thinly(*self._fold_logit_norm(q, k, v, size))
-        if v.stride(3) == 1:  # the map is channels_last, and stays so
+        if not sizes_are_open() and v.stride(3) == 1:  # the map is channels_last, and stays so
             return out.transpose(1, 2).flatten(2).transpose(1, 2)
         return out.transpose(2, 3).flatten(1, 2)
 

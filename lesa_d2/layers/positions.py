@@ -10,7 +10,6 @@ sizes coincide and offset zero stays at zero.
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .exporting import sizes_are_open
@@ -37,11 +36,13 @@ def resize_offsets(table: Tensor, side: int, dim: int) -> Tensor:
     # Open sizes cannot be compared; to interpolate to the same length changes nothing.
     if not sizes_are_open() and length == 2 * side - 1:
         return table
-    if side == 1:  # interpolation to one sample would take the first offset, not the middle one
-        return table.narrow(dim, length // 2, 1)
-    rows = table.movedim(dim, -1)
-    resized = F.interpolate(rows.reshape(1, -1, length), size=2 * side - 1, mode="linear", align_corners=True)
-    return resized.reshape(*rows.shape[:-1], -1).movedim(-1, dim)
+    from_zero = torch.arange(2 * side - 1, device=table.device) - side + 1
+    reach = from_zero[-1].clamp_min(1)  # a map of one position has the offset zero alone
+    place = from_zero.to(table.dtype) * (length // 2) / reach + length // 2
+    below = place.floor().clamp_max(length - 2).clamp_min(0).long()
+    share = (place - below).unflatten(0, [-1] + [1] * (table.dim() - 1 - dim))
+    above = (below + 1).clamp_max(length - 1)
+    return torch.lerp(table.index_select(dim, below), table.index_select(dim, above), share)
 
 
 def offset_index(side: int, device: torch.device) -> Tensor:
@@ -113,7 +114,7 @@ class FlattenedPositions(nn.Module):
 
     def _pairs(self, size: Size) -> Tensor:
         """Return (2·dq + dv, n, n), whose entry (i, j) is the table's column for i − j."""
-        if size == self.size:
+        if not sizes_are_open() and size == self.size:
             return self.table[:, offset_index(size[0] * size[1], self.table.device).T]
         height, width = size
         grid = resize_offsets(resize_offsets(self.grid(), height, 1), width, 2)

@@ -3,6 +3,7 @@
 from ..layers.registry import operator_names
 from ..weights import register_addresses
 from .classifier import ImageClassifier
+from .exact_attention import use_exact_attention
 from .norm import NORMS, make_norm
 from .rcnn import SemanticRCNN
 from .resnet import (
@@ -36,4 +37,5 @@ __all__ = [
     "make_lesa_stages",
     "make_norm",
     "operator_names",
+    "use_exact_attention",
 ]

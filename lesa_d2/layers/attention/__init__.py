@@ -1,6 +1,6 @@
 """Exact all-to-all attention with decomposed relative logits: one entry point, backends behind it.
 
-Shapes: N images, G heads, n = H·W row-major positions, dq query/key and dv value channels a head.
+Shapes: N images, G heads, n = H·W row-major positions of keys, m queries, dq query/key and dv value channels a head.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from torch import Tensor
 from ..exporting import sizes_are_open
 from ..precision import no_autocast
 from .blockwise import attention_and_logsumexp, blockwise_attention
+from .exported import exported_attention
 from .fused import fused_attention, fused_obstacle, machine_obstacle
 from .reference import reference_attention, reference_logits
 from .sdpa import sdpa_attention
@@ -27,16 +28,16 @@ def relative_attention(
     """Compute softmax_j( q_i·k_j + col_bias_i[x_j] + row_bias_i[y_j] ) v_j, with no scaling of the logits.
 
     Args:
-        q: queries (N, G, n, dq).
+        q: queries (N, G, m, dq); m is n where a map attends to itself, and may be any other number.
         k: keys (N, G, n, dq).
         v: values (N, G, n, dv).
-        col_bias: (N, G, n, W), what query i adds for keys in column x.
-        row_bias: (N, G, n, H), what query i adds for keys in row y; n = H·W.
+        col_bias: (N, G, m, W), what query i adds for keys in column x.
+        row_bias: (N, G, m, H), what query i adds for keys in row y; n = H·W.
         backend: one of ``BACKENDS``, or "auto", which chooses by device, dtype and size.  "reference" is the
             definition; the others compute the same without a map of all pairs.
 
     Returns:
-        (N, G, n, dv) in v's dtype.  Logits and softmax are computed in float32 or wider; only "fused"
+        (N, G, m, dv) in v's dtype.  Logits and softmax are computed in float32 or wider; only "fused"
         multiplies vectors in half precision, where k and v have it.
 
     Raises:
@@ -46,7 +47,7 @@ def relative_attention(
     check_backend(backend)
     inputs = (q, k, v, col_bias, row_bias)
     _check_inputs(*inputs)
-    chosen = fastest_backend(*inputs) if backend == "auto" else BACKENDS[backend]
+    chosen = choose_backend(backend, *inputs)
     obstacle = chosen.obstacle(*inputs)
     if obstacle is not None:
         raise ValueError(_CANNOT.format(backend, obstacle))
@@ -63,6 +64,7 @@ def attention_without_self(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, ro
     """
     inputs = (q, k, v, col_bias, row_bias)
     _check_inputs(*inputs)
+    _check_own_positions(q, k)
     with no_autocast(q):
         wide = (t.to(common_dtype(*inputs)) for t in inputs)
         return attention_and_logsumexp(*wide, without_self=True)[0].to(v.dtype)
@@ -80,6 +82,7 @@ def self_weights(q: Tensor, k: Tensor, col_bias: Tensor, row_bias: Tensor) -> tu
         They are not differentiable.
     """
     _check_inputs(q, k, k, col_bias, row_bias)
+    _check_own_positions(q, k)
     with torch.no_grad(), no_autocast(q):
         q, k, col_bias, row_bias = (t.double() for t in (q, k, col_bias, row_bias))
         inputs = (q, k, torch.ones_like(k[..., :1]), col_bias, row_bias)
@@ -147,14 +150,23 @@ BACKENDS = {
 }
 
 
+EXPORTED = Backend(exported_attention)
+"""Stands for every backend in a trace, which other programs run, at other sizes."""
+
+
+def choose_backend(name: str, *inputs: Tensor) -> Backend:
+    """Return the backend of this name for these inputs; in a trace, the one of stock operators and open sizes."""
+    if sizes_are_open():
+        return EXPORTED
+    return fastest_backend(*inputs) if name == "auto" else BACKENDS[name]
+
+
 def fastest_backend(*inputs: Tensor) -> Backend:
     """Choose what "auto" stands for, by device, dtype and size."""
     if inputs[0].is_cuda and fused_obstacle(*inputs) is None:
         return BACKENDS["fused"]
-    if sizes_are_open():  # blocks are a loop whose length depends on them
-        return BACKENDS["reference"]
-    images, heads, positions, _ = inputs[0].shape
-    is_small = images * heads * positions**2 <= SMALL_LOGITS
+    images, heads, queries, _ = inputs[0].shape
+    is_small = images * heads * queries * inputs[1].shape[2] <= SMALL_LOGITS
     return BACKENDS["reference" if is_small else "blockwise"]
 
 
@@ -172,15 +184,29 @@ def check_backend(name: str) -> None:
 
 
 def _check_inputs(*inputs: Tensor) -> None:
-    q, k, _, col_bias, row_bias = inputs
+    if torch.jit.is_tracing():  # sizes are tensors there, and whoever compares them is warned
+        return
+    q, k, v, col_bias, row_bias = inputs
     one_kind = all(t.dim() == 4 and t.is_floating_point() and t.device == q.device for t in inputs)
-    fits = one_kind and k.shape == q.shape and all(t.shape[:3] == q.shape[:3] for t in inputs)
-    if not fits or q.shape[2] != col_bias.shape[3] * row_bias.shape[3] or q.shape[2] == 0:
+    fits = (
+        one_kind
+        and col_bias.shape[:3] == row_bias.shape[:3] == q.shape[:3]
+        and v.shape[:3] == k.shape[:3]
+        and (*q.shape[:2], q.shape[3]) == (*k.shape[:2], k.shape[3])
+    )
+    if not fits or k.shape[2] != col_bias.shape[3] * row_bias.shape[3] or 0 in (q.shape[2], k.shape[2]):
         names = ("q", "k", "v", "col_bias", "row_bias")
         received = ", ".join(
             f"{name} {tuple(t.shape)} {t.dtype} on {t.device}" for name, t in zip(names, inputs, strict=True)
         )
         raise ValueError(
-            "relative_attention expects q, k (N, G, n, dq), v (N, G, n, dv), col_bias (N, G, n, W), row_bias "
-            f"(N, G, n, H) with n = H*W, floating point numbers on one device; got {received}"
+            "relative_attention expects q (N, G, m, dq), k (N, G, n, dq), v (N, G, n, dv), col_bias (N, G, m, W), "
+            f"row_bias (N, G, m, H) with n = H*W, floating point numbers on one device; got {received}"
+        )
+
+
+def _check_own_positions(q: Tensor, k: Tensor) -> None:
+    if q.shape[2] != k.shape[2]:
+        raise ValueError(
+            f"own positions need as many queries as keys, got {q.shape[2]} queries and {k.shape[2]} keys"
         )

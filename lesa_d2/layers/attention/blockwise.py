@@ -9,7 +9,7 @@ cache.  Three things make it fast on a CPU:
   than an exponential can hold is their own maximum taken.
 - The backward pass recomputes a block of probabilities in one exponential, from the log-sum-exp kept a query.
 
-Shapes: B = N·G maps of all images and heads, n = H·W positions.
+Shapes: B = N·G maps of all images and heads, n = H·W keys, m queries.
 """
 
 import math
@@ -28,20 +28,21 @@ CUDA_BLOCK_LOGITS = 2**26  # a GPU wants large launches: 256 MiB of float32
 class Blocks:
     """How B maps are cut: whole maps if they are small, else a map a thread and a few of its rows."""
 
-    def __init__(self, like: Tensor) -> None:
-        count, self.positions = like.shape[:2]
-        on_cpu = like.device.type == "cpu"
+    def __init__(self, q: Tensor, keys: int) -> None:
+        count, queries = q.shape[:2]
+        self.positions = keys
+        on_cpu = q.device.type == "cpu"
         threads = torch.get_num_threads() if on_cpu else count
         logits = BLOCK_LOGITS * threads if on_cpu else CUDA_BLOCK_LOGITS
-        self.maps = max(1, min(count, max(threads, logits // self.positions**2)))
-        self.rows = min(self.positions, max(MIN_BLOCK_ROWS, logits // (self.maps * self.positions)))
+        self.maps = max(1, min(count, max(threads, logits // (queries * keys))))
+        self.rows = min(queries, max(MIN_BLOCK_ROWS, logits // (self.maps * keys)))
 
     def cut_maps(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """Cut (B, …) tensors into blocks of a few maps."""
         return zip(*(t.split(self.maps) for t in tensors), strict=True)
 
     def cut_rows(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Cut (b, n, …) tensors of such maps into blocks of a few queries."""
+        """Cut (b, m, …) tensors of such maps into blocks of a few queries."""
         return zip(*(t.split(self.rows, 1) for t in tensors), strict=True)
 
     def buffer(self, like: Tensor) -> Tensor:
@@ -86,27 +87,27 @@ def raise_to(logits: Tensor, floor: float, has_excluded: bool) -> None:
 
 
 def content_bound(q: Tensor, k: Tensor) -> Tensor:
-    """Return (B, n, 1), a bound that no |q_i·k_j| exceeds."""
+    """Return (B, m, 1), a bound that no |q_i·k_j| exceeds."""
     return q.norm(dim=-1, keepdim=True) * k.norm(dim=-1).amax(-1)[:, None, None]
 
 
 def _forward(
     q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor, *, without_self: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Compute attention (B, n, dv) and the log-sum-exp of the logits (B, n, 1) of (B, n, ·) inputs.
+    """Compute attention (B, m, dv) and the log-sum-exp of the logits (B, m, 1) of (B, m, ·) and (B, n, ·) inputs.
 
     With ``without_self`` no query sees its own position.
     """
-    out = empty_like_heads(v)
+    out = empty_like_heads(v, q.shape[1])
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-    blocks, exponents = Blocks(q), Range(q.dtype)
+    blocks, exponents = Blocks(q, k.shape[1]), Range(q.dtype)
     buffer = blocks.buffer(q)
     bound = content_bound(q, k)
     # A query's highest logit lies within ±bound of its highest bias.
     (col_min, col_max), (row_min, row_max) = (b.aminmax(dim=-1, keepdim=True) for b in (col_bias, row_bias))
     shift = col_max + row_max
     lowest = col_min + row_min - shift - bound
-    own = torch.arange(blocks.positions, device=q.device)[:, None].expand(len(q), -1, 1)
+    own = torch.arange(q.shape[1], device=q.device)[:, None].expand(len(q), -1, 1)
     # Sums of n exponentials times values must not overflow before they are divided by the sums.
     room = exponents.overflow - math.log(blocks.positions) - v.abs().amax((1, 2)).log()[:, None, None]
     is_safe = (bound <= exponents.large) & (bound <= room) & (lowest >= exponents.tiny)
@@ -138,7 +139,7 @@ def _backward(grad: Tensor, inputs: Tensors, out: Tensor, logsumexp: Tensor) -> 
     """
     q, k, v, col_bias, row_bias = inputs
     q, k, grad = q.contiguous(), k.contiguous(), grad.contiguous()
-    blocks, exponents = Blocks(q), Range(q.dtype)
+    blocks, exponents = Blocks(q, k.shape[1]), Range(q.dtype)
     buffers = blocks.buffer(q), blocks.buffer(q)
     normalised = col_bias - logsumexp
     lowest = normalised.amin(-1, keepdim=True) + row_bias.amin(-1, keepdim=True) - content_bound(q, k)

@@ -86,16 +86,16 @@ def _options(q: Tensor, v: Tensor, width: int, queries: int) -> dict[str, Any]:
 def _forward(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> tuple[Tensor, Tensor]:
     from . import triton_kernels as kernels
 
-    result = empty_like_heads(v)
+    result = empty_like_heads(v, q.shape[1])
     q, k, v, col_bias, row_bias = (t.contiguous() for t in (q, k, v, col_bias, row_bias))
-    maps, positions, width, height = *q.shape[:2], col_bias.shape[-1], row_bias.shape[-1]
-    out = torch.empty_like(v)
-    lse = q.new_empty((maps, positions, 1), dtype=torch.float32)
+    maps, queries, width, height = *q.shape[:2], col_bias.shape[-1], row_bias.shape[-1]
+    out = v.new_empty((maps, queries, v.shape[2]))
+    lse = q.new_empty((maps, queries, 1), dtype=torch.float32)
     options = _options(q, v, width, FORWARD_QUERIES[q.dtype])
     if maps:
-        grid = (-(-positions // options["QUERIES"]), maps)
+        grid = (-(-queries // options["QUERIES"]), maps)
         kernels.attention_forward[grid](
-            q, k, v, col_bias, row_bias, out, lse, positions, height, width, **options
+            q, k, v, col_bias, row_bias, out, lse, queries, height, width, **options
         )
     return out if result.is_contiguous() else result.copy_(out), lse
 
@@ -106,15 +106,15 @@ def _backward(grad: Tensor, inputs: Tensors, out: Tensor, logsumexp: Tensor) -> 
     *_, v, col_bias, row_bias = inputs
     mean = (grad.float() * out.float()).sum(-1)
     q, k, v, col, row, grad = (t.contiguous() for t in (*inputs, grad.to(v.dtype)))
-    maps, positions, width, height = *q.shape[:2], col.shape[-1], row.shape[-1]
+    maps, queries, width, height = *q.shape[:2], col.shape[-1], row.shape[-1]
     dq, dk, dv = (torch.empty_like(t) for t in (q, k, v))
     dcol = torch.empty_like(col, dtype=torch.float32)
     drow = torch.zeros_like(row, dtype=torch.float32)
     options = _options(q, v, width, BACKWARD_QUERIES[q.dtype])
     if maps:
         tensors = (q, k, v, col, row, grad, logsumexp, mean)
-        sizes = (positions, height, width)
-        kernels.attention_backward_queries[(-(-positions // options["QUERIES"]), maps)](
+        sizes = (queries, height, width)
+        kernels.attention_backward_queries[(-(-queries // options["QUERIES"]), maps)](
             *tensors, dq, dcol, drow, *sizes, **options
         )
         kernels.attention_backward_keys[(height * -(-width // options["SEGMENT"]), maps)](
@@ -127,5 +127,5 @@ _fused = recomputing_attention("fused", _forward, _backward)
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
-    """Compute the attention: (N, G, n, ·) inputs -> (N, G, n, dv); products of vectors in the dtype of k and v."""
+    """Compute the attention: (N, G, ·, ·) inputs -> (N, G, m, dv); products of vectors in the dtype of k and v."""
     return _fused(q.to(k.dtype), k, v, col_bias, row_bias)

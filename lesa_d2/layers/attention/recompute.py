@@ -17,10 +17,13 @@ Forward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tenso
 Backward = Callable[[Tensor, Tensors, Tensor, Tensor], Tensors]
 
 
-def empty_like_heads(v: Tensor) -> Tensor:
-    """Allocate (B, n, dv), in memory position by position or, where ``v`` is so, channel by channel."""
+def empty_like_heads(v: Tensor, queries: int) -> Tensor:
+    """Allocate (B, m, dv), in memory position by position or, where ``v`` (B, n, dv) is so, channel by channel."""
     by_channel = min(v.shape[1:]) > 1 and v.stride(1) < v.stride(2)
-    return v.new_empty((v.shape[0], v.shape[2], v.shape[1])).mT if by_channel else v.new_empty(v.shape)
+    maps, _, channels = v.shape
+    if by_channel:
+        return v.new_empty((maps, channels, queries)).mT
+    return v.new_empty((maps, queries, channels))
 
 
 class NotTwice(torch.autograd.Function):
@@ -49,15 +52,15 @@ class NotTwice(torch.autograd.Function):
 
 
 def recomputing_attention(name: str, forward: Forward, backward: Backward) -> Callable[..., Tensor]:
-    """Make an attention function of (B, n, ·) tensors of any strides, B = N·G, differentiable.
+    """Make an attention function of (B, m, ·) and (B, n, ·) tensors of any strides, B = N·G, differentiable.
 
     Args:
         name: of the operator, ``lesa_d2::{name}_attention``.
-        forward: q, k, v, col_bias, row_bias -> output (B, n, dv) and log-sum-exp of the logits (B, n, 1).
+        forward: q, k, v, col_bias, row_bias -> output (B, m, dv) and log-sum-exp of the logits (B, m, 1).
         backward: output gradient, the five inputs, output and log-sum-exp -> the inputs' five gradients.
 
     Returns:
-        (N, G, n, ·) inputs -> (N, G, n, dv).  It can be differentiated once, and not in forward mode.
+        (N, G, m, ·) and (N, G, n, ·) inputs -> (N, G, m, dv).  It can be differentiated once, and not in forward mode.
     """
 
     @torch.library.custom_op(f"lesa_d2::{name}_attention", mutates_args=())
@@ -69,7 +72,7 @@ def recomputing_attention(name: str, forward: Forward, backward: Backward) -> Ca
     @attention.register_fake
     def _(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(col_bias.dtype, torch.float32)
-        return empty_like_heads(v), col_bias.new_empty((*col_bias.shape[:2], 1), dtype=wide)
+        return empty_like_heads(v, q.shape[1]), col_bias.new_empty((*col_bias.shape[:2], 1), dtype=wide)
 
     @torch.library.custom_op(f"lesa_d2::{name}_attention_backward", mutates_args=())
     def gradients(

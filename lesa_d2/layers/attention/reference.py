@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def relative_logits(col_bias: Tensor, row_bias: Tensor) -> Tensor:
-    """Add the two biases for all pairs of positions: (N, G, n, W) and (N, G, n, H) -> (N, G, n, n)."""
+    """Add the two biases for all pairs of query and key: (N, G, m, W) and (N, G, m, H) -> (N, G, m, n)."""
     return (row_bias.unsqueeze(-1) + col_bias.unsqueeze(-2)).flatten(-2)
 
 
@@ -16,7 +16,7 @@ def reference_attention(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_b
 
 
 def reference_logits(q: Tensor, k: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
-    """Compute q_i·k_j + col_bias_i[x_j] + row_bias_i[y_j], (N, G, r, n) for the r queries that are given."""
+    """Compute q_i·k_j + col_bias_i[x_j] + row_bias_i[y_j], (N, G, m, n)."""
     return q @ k.transpose(-2, -1) + relative_logits(col_bias, row_bias)
 
 

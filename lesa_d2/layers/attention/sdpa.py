@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
-    """Compute the attention with ``scaled_dot_product_attention``: (N, G, n, ·) inputs -> (N, G, n, dv)."""
+    """Compute the attention with ``scaled_dot_product_attention``: (N, G, ·, ·) inputs -> (N, G, m, dv)."""
     width, height = col_bias.shape[-1], row_bias.shape[-1]
     lowest = torch.finfo(q.dtype).min / 4  # in a product with zeros, −inf would make NaN
     col_bias, row_bias = col_bias.clamp_min(lowest), row_bias.clamp_min(lowest)

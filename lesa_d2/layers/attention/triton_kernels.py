@@ -7,8 +7,8 @@ biases cost little, and their gradients are sums over a walk.
 
 Logits live in base 2 (``LOG2E``), in float32; the products of vectors run in the vectors' own dtype.
 
-Shapes: B = N·G maps, n = H·W positions, contiguous (B, n, ·); D and DV are padded to powers of two for the
-tensor cores.  Importing this module needs Triton.
+Shapes: B = N·G maps, n = H·W keys, m queries, contiguous (B, m, ·) and (B, n, ·); D and DV are padded to powers of
+two for the tensor cores.  Importing this module needs Triton.
 """
 
 # mypy: ignore-errors
@@ -58,16 +58,17 @@ def tile_logits(q, k, col_bias, row_bias, PRECISION: tl.constexpr):
 
 @triton.jit
 def attention_forward(
-    q_ptr, k_ptr, v_ptr, col_ptr, row_ptr, out_ptr, lse_ptr, n, height, width,
+    q_ptr, k_ptr, v_ptr, col_ptr, row_ptr, out_ptr, lse_ptr, m, height, width,
     D: tl.constexpr, DP: tl.constexpr, DV: tl.constexpr, DVP: tl.constexpr,
     QUERIES: tl.constexpr, SEGMENT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Compute the output, and the log-sum-exp of the logits (natural base), of a block of queries; online softmax."""
-    first = tl.program_id(1).to(tl.int64) * n
+    first = tl.program_id(1).to(tl.int64) * m
+    first_key = tl.program_id(1).to(tl.int64) * height * width
     i = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
-    inside = i < n
+    inside = i < m
     col, row = col_ptr + first * width, row_ptr + first * height
-    k_map, v_map = k_ptr + first * D, v_ptr + first * DV
+    k_map, v_map = k_ptr + first_key * D, v_ptr + first_key * DV
     q = load_rows(q_ptr + first * D, i, inside, D, DP)
     highest = tl.full([QUERIES], float("-inf"), tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
@@ -95,16 +96,17 @@ def attention_forward(
 @triton.jit
 def attention_backward_queries(
     q_ptr, k_ptr, v_ptr, col_ptr, row_ptr, grad_ptr, lse_ptr, mean_ptr, dq_ptr, dcol_ptr, drow_ptr,
-    n, height, width,
+    m, height, width,
     D: tl.constexpr, DP: tl.constexpr, DV: tl.constexpr, DVP: tl.constexpr,
     QUERIES: tl.constexpr, SEGMENT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Compute the gradients of a block of queries and of their biases; drow must start at zero."""
-    first = tl.program_id(1).to(tl.int64) * n
+    first = tl.program_id(1).to(tl.int64) * m
+    first_key = tl.program_id(1).to(tl.int64) * height * width
     i = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
-    inside = i < n
+    inside = i < m
     col, row = col_ptr + first * width, row_ptr + first * height
-    k_map, v_map = k_ptr + first * D, v_ptr + first * DV
+    k_map, v_map = k_ptr + first_key * D, v_ptr + first_key * DV
     q = load_rows(q_ptr + first * D, i, inside, D, DP)
     grad = load_rows(grad_ptr + first * DV, i, inside, DV, DVP)
     lse = tl.load(lse_ptr + first + i, mask=inside, other=0.0) * LOG2E
@@ -134,25 +136,26 @@ def attention_backward_queries(
 @triton.jit
 def attention_backward_keys(
     q_ptr, k_ptr, v_ptr, col_ptr, row_ptr, grad_ptr, lse_ptr, mean_ptr, dk_ptr, dv_ptr,
-    n, height, width,
+    m, height, width,
     D: tl.constexpr, DP: tl.constexpr, DV: tl.constexpr, DVP: tl.constexpr,
     QUERIES: tl.constexpr, SEGMENT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Compute the gradients of the keys and values in a segment of one image row."""
-    first = tl.program_id(1).to(tl.int64) * n
+    first = tl.program_id(1).to(tl.int64) * m
+    first_key = tl.program_id(1).to(tl.int64) * height * width
     segments = tl.cdiv(width, SEGMENT)
     y = tl.program_id(0) // segments
     x = (tl.program_id(0) % segments) * SEGMENT + tl.arange(0, SEGMENT)
     j = y * width + x
     col, row = col_ptr + first * width, row_ptr + first * height
     q_map, grad_map = q_ptr + first * D, grad_ptr + first * DV
-    k = load_rows(k_ptr + first * D, j, x < width, D, DP)
-    v = load_rows(v_ptr + first * DV, j, x < width, DV, DVP)
+    k = load_rows(k_ptr + first_key * D, j, x < width, D, DP)
+    v = load_rows(v_ptr + first_key * DV, j, x < width, DV, DVP)
     dk = tl.zeros([SEGMENT, DP], tl.float32)
     dv = tl.zeros([SEGMENT, DVP], tl.float32)
-    for i0 in range(0, n, QUERIES):
+    for i0 in range(0, m, QUERIES):
         i = i0 + tl.arange(0, QUERIES)
-        inside = i < n
+        inside = i < m
         q = load_rows(q_map, i, inside, D, DP)
         grad = load_rows(grad_map, i, inside, DV, DVP)
         lse = tl.load(lse_ptr + first + i, mask=inside, other=float("inf")) * LOG2E
@@ -164,5 +167,5 @@ def attention_backward_keys(
         dp = tl.dot(grad, tl.trans(v), input_precision=PRECISION)
         ds = p * (dp - mean[:, None])
         dk += tl.dot(tl.trans(ds.to(q.dtype)), q, input_precision=PRECISION)
-    store_rows(dk_ptr + first * D, j, x < width, dk, D, DP)
-    store_rows(dv_ptr + first * DV, j, x < width, dv, DV, DVP)
+    store_rows(dk_ptr + first_key * D, j, x < width, dk, D, DP)
+    store_rows(dv_ptr + first_key * DV, j, x < width, dv, DV, DVP)

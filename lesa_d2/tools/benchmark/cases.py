@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from detectron2.config import instantiate
+from detectron2.modeling.backbone.vit import Attention as ViTAttention
 from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from ...layers import OPERATORS, EvalBatchNorm2d
 from ...layers.attention import relative_attention
 from ...layers.definition import ByDefinition, by_definition
 from ...layers.unary import conv3x3
-from ...modeling import build_lesa_resnet
+from ...modeling import build_lesa_resnet, use_exact_attention
 from .measure import Step, Variant
 from .step import generate_inputs, prepare_config
 
@@ -77,6 +78,18 @@ def unbiased(mode: str, *, side: int, dim: int = 32, device: str = "cpu", dtype:
     for t in (q, k, v):
         t.requires_grad_(mode == "training")
     return make_step(mode, partial(F.scaled_dot_product_attention, q, k, v), [q, k, v], device, dtype)
+
+
+def vitdet(
+    mode: str, *, exact: bool, side: int, heads: int = 12, device: str = "cpu", dtype: torch.dtype = FLOAT
+) -> Step:
+    """Make a global attention block of detectron2's ViTDet, heads of 64 channels: its own, or computed by ours."""
+    block = ViTAttention(
+        64 * heads, heads, use_rel_pos=True, rel_pos_zero_init=False, input_size=(side, side)
+    )
+    x = torch.randn(1, side, side, 64 * heads, device=device).requires_grad_(mode == "training")
+    block = (use_exact_attention(block) if exact else block).to(device)
+    return make_step(mode, partial(block, x), [x, *block.parameters()], device, dtype)
 
 
 def with_stored_statistics(build: Callable[[type[nn.Module]], nn.Module], x: Tensor) -> nn.Module:

@@ -260,17 +260,17 @@ def _bytes(*tensors: Any) -> int:
 
 def _attention_forward(args: tuple, out: Any) -> int:
     """Return the bytes of contiguous inputs and a block of logits for each thread."""
-    return _bytes(*args[:3]) + _block(args[0])
+    return _bytes(*args[:3]) + _block(*args[:2])
 
 
 def _attention_backward(args: tuple, out: Any) -> int:
     """Return the bytes of contiguous inputs, two thin products, and two blocks of logits for each thread."""
     grad, q, k, v, col_bias = args[:5]
-    return _bytes(q, k, grad, grad, v, col_bias) + 2 * _block(q)
+    return _bytes(q, k, grad, grad, v, col_bias) + 2 * _block(q, k)
 
 
-def _block(q: Tensor) -> int:
-    return min(BLOCK_LOGITS * torch.get_num_threads(), q.shape[0] * q.shape[1] ** 2) * 4
+def _block(q: Tensor, k: Tensor) -> int:
+    return min(BLOCK_LOGITS * torch.get_num_threads(), q.shape[0] * q.shape[1] * k.shape[1]) * 4
 
 
 def _deform_forward(args: tuple, out: Any) -> int:

@@ -53,7 +53,21 @@ def attention(conditions: Conditions) -> Iterator[Report]:
         plain="reference",
         yardstick=YARDSTICK,
     )
+    yield vitdet(conditions)
     yield growth(conditions)
+
+
+def vitdet(conditions: Conditions) -> Report:
+    """Compare a global attention block of detectron2's ViTDet with the same block computed by ours."""
+    variants = [
+        Variant(name, partial(cases.vitdet, exact=exact, side=64, **conditions.of_case))
+        for name, exact in (("detectron2's", False), ("ours", True))
+    ]
+    return Report(
+        "Global attention of ViTDet-B at 1024 px: 12 heads of 64 channels, 64×64 map, projections included",
+        conditions.measure(variants),
+        plain="detectron2's",
+    )
 
 
 def growth(conditions: Conditions) -> Report:

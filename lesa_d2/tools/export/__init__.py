@@ -1,7 +1,8 @@
-"""Export of backbone and FPN of a detector to files for other programs, checked against PyTorch."""
+"""Export of a detector, or of its backbone and FPN, to files for other programs, checked against PyTorch."""
 
 from .backbone import Exported, export_backbone
 from .check import Comparison, compare
+from .detector import WholeDetector, export_detector
 from .formats import FORMATS
 from .model import load_detector
 from .pyramid import FeaturePyramid
@@ -11,7 +12,9 @@ __all__ = [
     "Comparison",
     "Exported",
     "FeaturePyramid",
+    "WholeDetector",
     "compare",
     "export_backbone",
+    "export_detector",
     "load_detector",
 ]

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +58,7 @@ def compare(pyramid: FeaturePyramid, run: Run, sizes: Sequence[Size], dtype: tor
     """
     differences: dict[Size, dict[str, float]] = {}
     for images, height, width in sizes:
-        image = _smooth_images((images, height, width), dtype)
+        image = smooth_images((images, height, width), dtype)
         with torch.no_grad():
             expected = pyramid(image)
             try:
@@ -74,12 +74,21 @@ def compare(pyramid: FeaturePyramid, run: Run, sizes: Sequence[Size], dtype: tor
             name: _difference(received[name], value) for name, value in expected.items()
         }
     comparison = Comparison(differences)
+    check_tolerance(comparison, lambda: _excuse(pyramid, sizes, dtype))
+    return comparison
+
+
+def check_tolerance(comparison: Comparison, excuse: Callable[[], str] = str) -> None:
+    """Check that nothing differs by more than ``TOLERANCE``.
+
+    Raises:
+        ExportError: something does; the message has the table, and what ``excuse`` returns.
+    """
     if not comparison.largest <= TOLERANCE:
         raise ExportError(
             f"the exported file is not the model: differs by up to {comparison.largest:.1e} of an output's "
-            f"largest value, where {TOLERANCE:g} is allowed{_excuse(pyramid, sizes, dtype)}\n{comparison}"
+            f"largest value, where {TOLERANCE:g} is allowed{excuse()}\n{comparison}"
         )
-    return comparison
 
 
 def _excuse(pyramid: FeaturePyramid, sizes: Sequence[Size], dtype: torch.dtype) -> str:
@@ -99,7 +108,7 @@ def _excuse(pyramid: FeaturePyramid, sizes: Sequence[Size], dtype: torch.dtype) 
     )
 
 
-def _smooth_images(size: Size, dtype: torch.dtype) -> torch.Tensor:
+def smooth_images(size: Size, dtype: torch.dtype) -> torch.Tensor:
     """Return random images of soft blobs; on white noise, unlike on pictures, a model may amplify rounding errors."""
     images, height, width = size
     coarse = torch.rand(

@@ -4,7 +4,6 @@ Shapes: N images, H×W pixels; H and W are multiples of ``divisor``.
 """
 
 import copy
-from typing import Any
 
 from detectron2.modeling import FPN
 from torch import Tensor, nn
@@ -37,9 +36,6 @@ class FeaturePyramid(nn.Module):
         self.is_bgr = getattr(model, "input_format", "RGB") == "BGR"
         for name in ("pixel_mean", "pixel_std"):
             self.register_buffer(name, getattr(model, name).detach().clone())
-        attentions: list[Any] = [module for module in self.modules() if hasattr(module, "backend")]
-        for attention in attentions:
-            attention.backend = "auto"  # uses PyTorch's own operators while torch.export traces
         self.eval().cpu()
 
     @property

@@ -8,13 +8,13 @@ from lesa_d2.layers.attention import relative_attention
 TOLERANCE = {torch.double: 1e-12, torch.float: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 
 
-def make_inputs(images, heads, height, width, key_dim, value_dim, dtype, scale=1.0):
-    """q, k, v, col_bias, row_bias whose logits reach about ``scale``² and more."""
-    places = height * width
-    lead = (images, heads, places)
-    q, k = (scale * torch.randn(*lead, key_dim) for _ in range(2))
+def make_inputs(images, heads, height, width, key_dim, value_dim, dtype, scale=1.0, queries=None):
+    """q, k, v, col_bias, row_bias whose logits reach about ``scale``² and more; queries as many as keys by default."""
+    keys = (images, heads, height * width)
+    lead = (images, heads, queries or height * width)
+    q, k = (scale * torch.randn(*places, key_dim) for places in (lead, keys))
     col_bias, row_bias = (scale**2 * torch.randn(*lead, side) for side in (width, height))
-    tensors = (q, k, torch.randn(*lead, value_dim), col_bias, row_bias)
+    tensors = (q, k, torch.randn(*keys, value_dim), col_bias, row_bias)
     return [t.to(dtype).requires_grad_() for t in tensors]
 
 

@@ -37,6 +37,12 @@ def test_equals_the_definition(shape, dtype):
     assert_equals_definition(make_inputs(*shape, dtype), "fused")
 
 
+@pytest.mark.parametrize("queries", [1, 150])
+def test_other_queries_than_keys(queries):
+    torch.manual_seed(0)
+    assert_equals_definition(make_inputs(2, 2, 3, 40, 4, 8, torch.float, queries=queries), "fused")
+
+
 def test_biases_may_be_wider_than_the_vectors():
     torch.manual_seed(0)
     inputs = make_inputs(1, 2, 4, 6, 8, 8, torch.float16)

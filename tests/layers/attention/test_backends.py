@@ -13,7 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lesa_d2.layers import LESA
-from lesa_d2.layers.attention import BACKENDS, Backend, blockwise, relative_attention
+from lesa_d2.layers.attention import (
+    BACKENDS,
+    Backend,
+    attention_without_self,
+    blockwise,
+    relative_attention,
+    self_weights,
+)
 from lesa_d2.layers.attention.fused import fused_obstacle
 
 ON_CPU = [name for name in BACKENDS if name != "fused"]
@@ -37,6 +44,27 @@ def test_any_shape_dtype_and_memory_order(backend, shape, dtype, transposed, see
     torch.manual_seed(seed)
     inputs = make_inputs(*shape, dtype)
     assert_equals_definition([by_channel(t) for t in inputs] if transposed else inputs, backend)
+
+
+@pytest.mark.usefixtures("blocks")
+@pytest.mark.parametrize("backend", ON_CPU)
+@pytest.mark.parametrize("queries", [1, 7, 50])
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_other_queries_than_keys(backend, queries, scale, transposed):
+    inputs = make_inputs(2, 2, 3, 5, 4, 6, torch.float, scale, queries)
+    tolerance = rounding_of_logits(inputs) if scale > 1 else None
+    assert_equals_definition(
+        [by_channel(t) for t in inputs] if transposed else inputs, backend, relative_attention, tolerance
+    )
+
+
+def test_own_positions_need_as_many_queries_as_keys():
+    q, k, v, col_bias, row_bias = make_inputs(1, 1, 2, 2, 2, 2, torch.float, queries=3)
+    with pytest.raises(ValueError, match="got 3 queries and 4 keys"):
+        self_weights(q, k, col_bias, row_bias)
+    with pytest.raises(ValueError, match="got 3 queries and 4 keys"):
+        attention_without_self(q, k, v, col_bias, row_bias)
 
 
 @pytest.mark.usefixtures("blocks")

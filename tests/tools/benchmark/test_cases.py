@@ -11,6 +11,8 @@ from lesa_d2.tools.benchmark import cases
 ROOT = Path(__file__).resolve().parents[3]
 BUILDS = {
     "attention": partial(cases.relative, backend="blockwise", side=5),
+    "vitdet": partial(cases.vitdet, exact=False, side=5, heads=1),
+    "vitdet, ours": partial(cases.vitdet, exact=True, side=5, heads=1),
     "no bias": partial(cases.unbiased, side=5),
     "binary": partial(cases.operator, operator="lesa", section="binary", channels=32, side=6),
     "batch": partial(cases.operator, operator="lesa", statistics="batch", channels=32, side=6),
