@@ -14,7 +14,7 @@ from ..modeling import SlotBottleneck
 from .convolution import COPIED, FRESH_VALUE, convolution_to_lesa, slot_operators
 from .foreign import Notes, author_of, match_by_ends, to_our_names, translate
 from .kinds import kind_of
-from .names import BACKBONE, CLASSIFIER, COUNTER, TABLE
+from .names import BACKBONE, CLASSIFIER, COUNTER, TABLE, strip_prefixes
 from .reading import read_checkpoint
 from .report import LoadReport, SlotStart
 from .start import classifier_to_detector
@@ -51,7 +51,7 @@ def load_weights(
             the decomposed position tables of another detector are interpolated to the model's size.
         check: raises for a report that is not good enough.  None is ``LoadReport.check_complete``, or with
             ``start`` ``LoadReport.check_start``.
-        weights: tensors by name that were read from ``path`` already, and may be changed.
+        weights: tensors by name that were read from ``path`` already.
         keep_positions: with ``start``, also interpolate the decomposed position tables of a classifier; else
             those of a detector keep their initial values.
         images: with ``start``, called where the file has convolutions in place of the model's operators; returns
@@ -62,9 +62,9 @@ def load_weights(
             unchanged.
     """
     checkpoint = read_checkpoint(path) if weights is None else {"model": weights}
-    weights, report = _match(model, checkpoint, str(path), start, keep_positions, images)
+    matched, report = _match(model, checkpoint, str(path), start, keep_positions, images)
     (check or (LoadReport.check_start if start else LoadReport.check_complete))(report)
-    unwrap(model).load_state_dict(weights, strict=False)
+    unwrap(model).load_state_dict(matched, strict=False)
     return report
 
 
@@ -75,10 +75,13 @@ def load_evaluated_weights(model: nn.Module, path: str | os.PathLike) -> LoadRep
         CheckpointError: as for :func:`load_weights`, or file and model do not agree.
     """
     checkpoint = read_checkpoint(path)
-    weights, average = checkpoint["model"], checkpoint.get("ema")
+    average = checkpoint.get("ema")
     if isinstance(average, Mapping) and average.get("n_averaged", 0) > 0:  # of torch's AveragedModel
-        weights = {name: value for name, value in average.items() if name != "n_averaged"}
-    return load_weights(model, path, weights=weights)
+        checkpoint["model"] = {name: value for name, value in average.items() if name != "n_averaged"}
+    matched, report = _match(model, checkpoint, str(path), start=False, keep_positions=False)
+    report.check_complete()
+    unwrap(model).load_state_dict(matched, strict=False)
+    return report
 
 
 def compare_weights(
@@ -164,7 +167,7 @@ def _fill_slots(
 
 def _named(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> tuple[Weights, Notes]:
     """Return weights under the names of the model, and what was done to them."""
-    weights, author = checkpoint["model"], author_of(checkpoint)
+    weights, author = strip_prefixes(checkpoint["model"], ("module.",)), author_of(checkpoint)
     if any(isinstance(module, SlotBottleneck) for module in model.modules()):
         try:
             return to_our_names(weights, author=author)

@@ -18,8 +18,10 @@ from lesa_d2.checkpoint import (
     Origin,
     convert_file,
     kind_of,
+    load_evaluated_weights,
     load_weights,
     origin_of,
+    read_checkpoint,
     to_official,
     to_our_names,
 )
@@ -227,6 +229,8 @@ def test_detectors_of_the_zoo_need_their_config(ours, tmp_path):
             CheckpointError, match=r"model_final_f10217\.pkl: .*--config-file CONFIG SRC DST\.pth"
         ):
             load_weights(detector(), file, start=start)
+    with pytest.raises(CheckpointError, match="RGB or BGR"):
+        load_evaluated_weights(detector(), file)
     zoo = origin_of(load_any_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"))
     assert zoo == MSRA
     with pytest.raises(CheckpointError, match="stride in the first 1×1"):
@@ -458,6 +462,13 @@ def _file(header, numbers=bytes(8)):
     return len(header).to_bytes(8, "little") + header + numbers
 
 
+def test_a_header_as_long_as_a_pickle_begins(tmp_path):
+    """With 0x0480 bytes the file begins as pickles of protocol 4 do."""
+    header = b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}'.ljust(0x0480)
+    (tmp_path / "x.safetensors").write_bytes(_file(header))
+    assert read_checkpoint(tmp_path / "x.safetensors")["model"]["a"].tolist() == [0, 0]
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -473,7 +484,7 @@ def _file(header, numbers=bytes(8)):
         ),
         _file(b'{"a": 1}'),
         _file(b"{" * 100_000),
-        (2**40).to_bytes(8, "little") + b"{}",
+        (2**31).to_bytes(8, "little") + b"{}",
         _file(b"{}", b"x"),
     ],
 )

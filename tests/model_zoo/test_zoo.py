@@ -1,5 +1,7 @@
 """Configs and models by name, and the command line."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from detectron2.config import CfgNode

@@ -162,8 +162,10 @@ class Inputs:
             return [Finding("start", "from scratch")]
         from detectron2.utils.file_io import PathManager
 
+        from ...checkpoint.reading import HEURISTICS
         from ...weights import PREFIX, TORCHVISION
 
+        path = path.removesuffix(HEURISTICS)
         if "://" in path and not path.startswith((PREFIX, TORCHVISION)):
             return [Finding("start", f"{path} is fetched when training starts")]
         if not PathManager.isfile(path):
