@@ -5,7 +5,17 @@ import shutil
 import pytest
 import torch
 from detectron2.config import instantiate
-from runs import CLASSIFIER, ROOT, TINY_CLASSIFIER, losses, pretrain, train, train_net, weights
+from runs import (
+    CLASSIFIER,
+    ROOT,
+    TINY_CLASSIFIER,
+    initial_weights,
+    losses,
+    pretrain,
+    train,
+    train_net,
+    weights,
+)
 from torch import nn
 
 from lesa_d2.data import generate_shape_images
@@ -61,10 +71,19 @@ def test_resumed_run_equals_the_uninterrupted_one_exactly(finished, start, tmp_p
         torch.testing.assert_close(weights(interrupted, file), weights(finished, file), rtol=0, atol=0)
 
 
+def stored_norms(folder):
+    """Options for norms whose statistics are stored, and initial weights to start from."""
+    norms = "model.backbone.norm=EvalBN"
+    return [
+        norms,
+        initial_weights(folder / "start.pth", CLASSIFIER, *TINY_CLASSIFIER, norms, "train.device=cpu"),
+    ]
+
+
 def test_workers_and_accumulation_change_nothing_but_rounding(finished, start, tmp_path):
     assert start(tmp_path / "workers", "train.ema.enabled=True", "dataloader.train.num_workers=2") == 0
     assert losses(tmp_path / "workers") == losses(finished)
-    norms = ["model.backbone.norm=EvalBN"]
+    norms = stored_norms(tmp_path)
     assert start(tmp_path / "whole", *norms) == 0
     assert start(tmp_path / "parts", *norms, "train.accumulate=2") == 0
     assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
@@ -113,7 +132,7 @@ def test_compiling_without_a_compiler_is_one_clear_message(start, tmp_path, monk
 
 
 def test_two_processes_under_torchrun_train_as_one(data, start, tmp_path):
-    norms = ["model.backbone.norm=EvalBN"]
+    norms = stored_norms(tmp_path)
     assert start(tmp_path / "one", *norms) == 0
     options = [*TINY_CLASSIFIER, *norms, f"train.output_dir={tmp_path / 'two'}"]
     result = train_net(

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from runs import EVAL_NORMS, ROOT, losses, tiny_options, train, train_net, weights
+from runs import EVAL_NORMS, ROOT, initial_weights, losses, tiny_options, train, train_net, weights
 
 from lesa_d2.engine import load_trained
 from lesa_d2.engine.launch import usable_processes
@@ -143,10 +143,18 @@ def test_start_from_weights_is_not_a_resume(finished, tmp_path, datasets):
     assert "100.0% of the model" in (tmp_path / "run/log.txt").read_text()
 
 
+def stored_norms(folder):
+    """Options for norms whose statistics are stored, and initial weights to start from."""
+    return [
+        *EVAL_NORMS,
+        initial_weights(folder / "start.pth", CONFIG, *tiny_options(folder), *EVAL_NORMS, "train.device=cpu"),
+    ]
+
+
 def test_accumulation_splits_the_batch(tmp_path, datasets):
     """Two micro-batches of one image step like one batch of two, up to the losses' normalisers."""
     for parts in (1, 2):
-        assert run(tmp_path / str(parts), f"train.accumulate={parts}", *EVAL_NORMS) == 0
+        assert run(tmp_path / str(parts), f"train.accumulate={parts}", *stored_norms(tmp_path)) == 0
     one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
     assert list(one) == list(two)
     assert all(one[i] == pytest.approx(two[i], rel=0.1) for i in one)
@@ -154,10 +162,10 @@ def test_accumulation_splits_the_batch(tmp_path, datasets):
 
 def test_two_processes_equal_one_with_the_same_effective_batch(tmp_path, datasets):
     """Through torchrun, with the images of process and micro-batch (and their random numbers) the same."""
-    assert run(tmp_path / "one", "train.accumulate=2", *EVAL_NORMS) == 0
+    assert run(tmp_path / "one", "train.accumulate=2", *stored_norms(tmp_path)) == 0
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     result = train_net(
-        "--config-file", CONFIG, *tiny_options(tmp_path / "two", *EVAL_NORMS), launcher=launcher
+        "--config-file", CONFIG, *tiny_options(tmp_path / "two", *stored_norms(tmp_path)), launcher=launcher
     )
     assert result.returncode == 0, result.stderr[-3000:]
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
@@ -202,7 +210,7 @@ def test_two_spawned_processes_train_and_report_errors_once(tmp_path, datasets):
     )
     script = tmp_path / "spawn.py"
     script.write_text("if __name__ == '__main__':\n    " + code.replace("\n", "\n    "))
-    options = tiny_options(tmp_path / "run", "train.max_iter=1", *EVAL_NORMS)
+    options = tiny_options(tmp_path / "run", "train.max_iter=1", *stored_norms(tmp_path))
     arguments = ["--config-file", CONFIG, "--num-gpus", "2", "--dist-url", "auto"]
     result = train_net(*arguments, *options, script=script)
     assert result.returncode == 0, result.stderr[-3000:]

@@ -13,6 +13,8 @@ from types import SimpleNamespace
 import torch
 
 from lesa_d2.cli import main
+from lesa_d2.config import load_config
+from lesa_d2.engine import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,6 +53,15 @@ EVAL_NORMS = [
     "model.backbone.norm=''",
     "model.roi_heads.box_head.conv_norm=''",
 ]
+
+
+def initial_weights(file, config, *options):
+    """Save the initial weights of a config's model; returns the override that starts from them.
+
+    A start from nothing is refused for norms with stored statistics, which batches of any size share.
+    """
+    torch.save({"model": build_model(load_config(str(config), list(options))).state_dict()}, file)
+    return f"train.init_checkpoint={file}"
 
 
 def train(arguments):
