@@ -426,12 +426,16 @@ def test_names_are_matched_by_their_ends_where_the_address_says_so(ours, tmp_pat
 
 
 def test_a_plain_model_of_the_zoo_is_evaluated(tmp_path):
+    """Its files hold what follows from the config, as detectron2's models had it once."""
     weights = {name: torch.rand(value.shape) for name, value in plain().state_dict().items()}
-    file = save_pickle(
-        tmp_path, {"model": arrays(weights), "__author__": "Detectron2 Model Zoo"}, "model_final.pkl"
-    )
+    derived = {
+        "pixel_mean": torch.zeros(3, 1, 1),
+        "proposal_generator.anchor_generator.cell_anchors.0": torch.zeros(3, 4),
+    }
+    zoo = {"model": arrays(weights | derived), "__author__": "Detectron2 Model Zoo"}
     model = plain()
-    load_weights(model, file)
+    report = load_weights(model, save_pickle(tmp_path, zoo, "model_final.pkl"))
+    assert report.dropped.keys() == derived.keys()
     torch.testing.assert_close(model.state_dict(), weights)
 
 
