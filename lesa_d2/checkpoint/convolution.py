@@ -10,7 +10,7 @@ all norms behind the first slot are estimated on them.
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -271,6 +271,21 @@ class Slot:
         return SlotStart(name, self.how)
 
 
+@dataclass
+class Candidate:
+    """Hold one factorisation, and what its features are on the images to measure on, before and behind the pool."""
+
+    factors: Factors
+    project: Tensor
+    unpooled: ProjectionFit = field(default_factory=ProjectionFit)
+    pooled: ProjectionFit = field(default_factory=ProjectionFit)
+
+    def shrinkage(self) -> Tensor:
+        """Return by what factor the pool divides the deviation of each channel of the output, (C',)."""
+        before, after = (fit.variance(self.project).sqrt() for fit in (self.unpooled, self.pooled))
+        return (before / after).clamp(1, 4)
+
+
 class UnarySlot(Slot):
     """Start the unary term from the convolution, while the binary term beside it is silent."""
 
@@ -281,12 +296,9 @@ class UnarySlot(Slot):
         self.term: Any = operator.unary
         self.groups = operator.num_heads
         self.scale = stored_affine(conv.norm)[0].detach()
-        self.moments = PatchMoments(self.groups, operator.stride)
-        self.fit, self.unpooled = ProjectionFit(), ProjectionFit()
-        self.held_out, self.plain_held_out = ProjectionFit(), ProjectionFit()
-        self.plain = factorise(self.kernel, self.groups)
-        self.factors, self.project = self.plain, self.plain.project
-        self.errors: tuple[float, float] | None = None
+        self.moments, self.fit = PatchMoments(self.groups, operator.stride), ProjectionFit()
+        plain = factorise(self.kernel, self.groups)
+        self.candidates = [Candidate(plain, plain.project)]  # then the one that is fitted to images
 
     def see_inputs(self, x: Tensor, y: Tensor) -> None:
         """Add up the covariance of the patches, at stride 2 of the averages that the pool makes."""
@@ -294,58 +306,61 @@ class UnarySlot(Slot):
 
     def see_outputs(self, x: Tensor, y: Tensor) -> None:
         """Add up what the grouped convolution makes of the input, and what the dense one does."""
-        if self.factors is self.plain:
-            self.factors = factorise(self.kernel, self.groups, self.moments.covariance(), self.scale)
-        features = self._features(self.factors, x)
-        self.fit.add(self.operator.pool(features), y)
-        if self.operator.stride == 2:
-            self.unpooled.add(features, features)
+        if len(self.candidates) == 1:
+            fitted = factorise(self.kernel, self.groups, self.moments.covariance(), self.scale)
+            self.candidates.append(Candidate(fitted, fitted.project))
+        self.fit.add(self.operator.pool(self._features(self.candidates[1].factors, x)), y)
 
     def see_held_out(self, x: Tensor, y: Tensor) -> None:
         """Add up the same of the images to measure on, for both factorisations."""
-        for factors, fit in ((self.plain, self.plain_held_out), (self.factors, self.held_out)):
-            fit.add(self.operator.pool(self._features(factors, x)), y)
+        for candidate in self.candidates:
+            features = self._features(candidate.factors, x)
+            candidate.unpooled.add(features, features)
+            candidate.pooled.add(self.operator.pool(features), y)
 
     def _features(self, factors: Factors, x: Tensor) -> Tensor:
         self._set_convolution(factors)
         return self.term.conv(x)
-
-    def _choose(self) -> None:
-        """Solve for the 1×1, and keep the factorisation that is better on the images to measure on."""
-        self.project = self.fit.solve(self.factors.project)
-        plain = self.plain_held_out.error(self.plain.project, self.scale)
-        error = self.held_out.error(self.project, self.scale)
-        if error > plain:  # too few images to fit to
-            self.factors, self.project, error = self.plain, self.plain.project, plain
-        self.errors = (plain, error)
 
     def _set_convolution(self, factors: Factors) -> None:
         self.term.conv.weight.data.copy_(factors.grouped)
         if isinstance(self.conv, DeformableConv2d) and isinstance(self.term.conv, DeformableConv2d):
             self.term.conv.offset.load_state_dict(self.conv.offset.state_dict())
 
+    def _errors(self) -> list[float]:
+        """Return the error of each candidate on the images to measure on."""
+        return [candidate.pooled.error(candidate.project, self.scale) for candidate in self.candidates]
+
+    def _chosen(self) -> Candidate:
+        """Return the best candidate: with too few images to fit to, that of the weights alone."""
+        errors = self._errors() if self.fit.count else [0.0]
+        return self.candidates[errors.index(min(errors))]
+
     @torch.no_grad()
     def fill(self) -> None:
         """Write the unary term, the norms, and zero for the binary term's output."""
         super().fill()
         if self.fit.count:
-            self._choose()
-        self._set_convolution(self.factors)
-        self.term.project.weight.copy_(self.project)
+            self.candidates[1].project = self.fit.solve(self.candidates[1].project)
+        chosen = self._chosen()
+        self._set_convolution(chosen.factors)
+        self.term.project.weight.copy_(chosen.project)
         if self.operator.has_trailing_norm:
             set_identity(self.term.norm)
         else:
             copy_norm(self.conv.norm, self.term.norm)
-            if self.unpooled.count:  # the norm divides by the deviation before the pool, which is larger
-                before, after = (fit.variance(self.project).sqrt() for fit in (self.unpooled, self.fit))
-                self.term.norm.weight.mul_((before / after).clamp(1, 4).to(self.term.norm.weight))
+            if self.fit.count and self.operator.stride == 2:  # its deviation will be that before the pool
+                self.term.norm.weight.mul_(chosen.shrinkage().to(self.term.norm.weight))
         binary = getattr(self.operator, "binary", None)
         if isinstance(binary, BinaryTerm):
             silence(binary.out_norm)
 
     def report(self, name: str) -> SlotStart:
         """Return the report, with the errors on the images to measure on."""
-        return SlotStart(name, self.how, self.factors.energy, self.errors)
+        errors = self._errors() if self.fit.count else []
+        return SlotStart(
+            name, self.how, self._chosen().factors.energy, (errors[0], min(errors)) if errors else None
+        )
 
 
 class AttentionSlot(Slot):
