@@ -207,11 +207,30 @@ def _how_to_get(file: Path) -> str:
     name, present = file.name, sorted(path.name for path in file.parent.glob("*.pth"))
     return (
         f"no weights {name!r}: expected the file {file}, in the folder of {FOLDER_VARIABLE}, which holds "
-        f"{listed(present) or 'no .pth file'}; there is no download. Train them (lesa train; classifiers: "
-        "lesa pretrain) or convert them (lesa convert), "
-        'and put the file there; or go without: train.init_checkpoint="" (yacs: MODEL.WEIGHTS "", model zoo: '
-        "trained=False)"
+        f"{listed(present) or 'no .pth file'}; there is no download.\n"
+        + "\n".join(f"  {start}" for start in _ways_to_start(file.stem))
     )
+
+
+def _ways_to_start(name: str) -> list[str]:
+    """Return the ways to begin without the weights of this name, the shortest first (docs/training.md)."""
+    scratch = "train.init_checkpoint='' model.backbone.bottom_up.norm=BN model.backbone.bottom_up.freeze_at=0"
+    unloaded = "(yacs: MODEL.WEIGHTS '', model zoo: trained=False)"
+    if not name.startswith("imagenet_"):
+        return [
+            "train them: lesa train, classifiers lesa pretrain",
+            "convert them: lesa convert --help lists what it takes",
+            f"go without: {scratch} {unloaded}",
+        ]
+    network = "wide_resnet50_2" if "wr50" in name else "resnet50"
+    file = models_folder() / f"{name}.pth"
+    return [
+        f"from a trained convolution, which is downloaded: train.init_checkpoint={TORCHVISION}{network}",
+        f"from own pre-training: lesa pretrain --config-file configs/{name}.py --data DIR, whose model_final.pth "
+        f"becomes {file}",
+        f"from the authors' file: lesa convert --from official-imagenet FILE {file}",
+        f"from nothing: {scratch} {unloaded}",
+    ]
 
 
 def register_addresses() -> None:
