@@ -47,10 +47,10 @@ def test_missing_weights_say_what_is_there_and_what_to_do(tmp_path, monkeypatch)
     for words in (
         str(tmp_path / "imagenet_lesa_r50.pth"),
         "other.pth",
-        "lesa train",
+        "train.init_checkpoint=torchvision://resnet50",
         "lesa pretrain",
         "lesa convert",
-        'train.init_checkpoint=""',
+        "train.init_checkpoint='' ",
         "MODEL.WEIGHTS",
         "trained=False",
     ):
