@@ -9,12 +9,14 @@ all norms behind the first slot are estimated on them.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from detectron2.layers import Conv2d
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling.backbone import ResNet
 from torch import Tensor, nn
 
@@ -27,6 +29,7 @@ from ..layers.folding import BATCH_NORM_TENSORS, stored_affine
 from ..layers.norm import BatchNorm
 from ..layers.unary import UnaryTerm
 from ..modeling.statistics import estimate_statistics
+from .architecture import RES4_STRIDE
 from .factorisation import (
     Factors,
     PatchMoments,
@@ -35,8 +38,11 @@ from .factorisation import (
     box_fitted,
     factorise,
 )
+from .names import COUNTER
 from .report import SlotStart, slots_table
 
+MAP_BYTES = 2**31
+"""Of the logits of one layer while statistics are estimated."""
 COPIED, FRESH_VALUE = "copied", "initial value"
 
 
@@ -144,9 +150,38 @@ def estimate_behind(name: str, backbone: nn.Module, images: Sequence[Tensor]) ->
     """
     modules = dict(backbone.named_modules())
     behind = list(modules)[list(modules).index(name) :]
-    norms = [modules[key] for key in behind if isinstance(modules[key], BatchNorm)]
     device = next(backbone.parameters()).device
-    estimate_statistics(backbone, [image.to(device) for image in images], norms)
+    parts = [part.to(device) for image in images for part in _in_parts(image, backbone)]
+    with _learning(backbone, {key: modules[key] for key in behind}) as norms:
+        estimate_statistics(backbone, parts, norms)
+
+
+@contextmanager
+def _learning(backbone: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[list[nn.Module]]:
+    """Give the batch norms among ``modules``; detectron2's FrozenBN is one meanwhile, and gets its statistics."""
+    frozen = {key: module for key, module in modules.items() if isinstance(module, FrozenBatchNorm2d)}
+    learning = {key: nn.BatchNorm2d(module.num_features, eps=module.eps) for key, module in frozen.items()}
+    for key, norm in learning.items():
+        copy_norm(frozen[key], norm.to(frozen[key].weight.device))
+        backbone.set_submodule(key, norm)
+    try:
+        yield [
+            learning.get(key, module)
+            for key, module in modules.items()
+            if isinstance(module, BatchNorm | FrozenBatchNorm2d)
+        ]
+    finally:
+        for key, norm in learning.items():
+            copy_norm(norm, frozen[key])
+            backbone.set_submodule(key, frozen[key])
+
+
+def _in_parts(images: Tensor, backbone: nn.Module) -> tuple[Tensor, ...]:
+    """Split a batch so that the logits of all pairs of positions, whose norm is called with them, fit into memory."""
+    positions = (images.shape[2] // RES4_STRIDE) * (images.shape[3] // RES4_STRIDE)
+    heads = max((operator.num_heads for operator in slot_operators(backbone).values()), default=1)
+    maps = 2 * heads * positions**2 * images.element_size()  # of an image, of the two terms of the logits
+    return images.split(max(1, MAP_BYTES // max(1, maps)))
 
 
 def _convolutional(
@@ -167,16 +202,22 @@ def _convolutional(
             weights[f"{name}.weight"] = _dense(kernel, operator.in_channels)
         source.set_submodule(name, _convolution(operator, deformable=f"{name}.offset.weight" in weights))
     expected = source.state_dict()
-    linear = {key for key in {*expected, *weights} if key.startswith("linear.")}
-    optional = linear | {
-        key for key in expected if key.endswith((".num_batches_tracked", ".offset.weight", ".offset.bias"))
-    }
-    faults = [f"{key} is missing" for key in expected if key not in weights and key not in optional]
-    faults += [f"{key} is unknown" for key in weights if key not in expected and key not in linear]
+    may_differ = re.compile(
+        rf"linear\..*|.*\.{COUNTER}"
+    )  # classes, and counters, which FrozenBN does not have
+    may_lack = re.compile(r".*\.offset\.(weight|bias)")
+    faults = [
+        f"{key} is missing"
+        for key in expected
+        if key not in weights and not may_differ.fullmatch(key) and not may_lack.fullmatch(key)
+    ]
+    faults += [
+        f"{key} is unknown" for key in weights if key not in expected and not may_differ.fullmatch(key)
+    ]
     faults += [
         f"{key} is {tuple(weights[key].shape)}, expected {tuple(value.shape)}"
         for key, value in expected.items()
-        if key in weights and weights[key].shape != value.shape and key not in linear
+        if key in weights and weights[key].shape != value.shape and not may_differ.fullmatch(key)
     ]
     if faults:
         raise CheckpointError(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lesa_d2.checkpoint import convolution_options, convolution_to_lesa, slot_operators
+from lesa_d2.checkpoint import convolution, convolution_options, convolution_to_lesa, slot_operators
 from lesa_d2.errors import CheckpointError
 from lesa_d2.layers import EvalBatchNorm2d
 from lesa_d2.modeling import build_lesa_resnet, estimate_statistics
@@ -32,9 +32,9 @@ def fitted(operator, **options):
     return model
 
 
-def started(source, operator, images=(), **options):
+def started(source, operator, images=(), norm="EvalBN", **options):
     """A network that starts from ``source``, and the report."""
-    model = network(operator, norm="EvalBN", **options)
+    model = network(operator, norm=norm, **options)
     start = convolution_to_lesa(source.state_dict(), model, images)
     model.load_state_dict(start.weights)
     return model, start
@@ -147,6 +147,29 @@ def test_norms_before_the_first_slot_and_the_models_given_stay_as_they_are():
     assert not torch.equal(
         start.weights["res4.1.conv3.norm.running_var"], source.state_dict()["res4.1.conv3.norm.running_var"]
     )
+
+
+@pytest.mark.parametrize("norm", ["BN", "SyncBN", "FrozenBN"])
+def test_every_kind_of_norm_gets_the_same_statistics(norm):
+    source, images = fitted("conv"), pictures(4)
+    torch.manual_seed(1)
+    wanted, _ = started(source, "lesa", images)
+    torch.manual_seed(1)
+    model, _ = started(source, "lesa", images, norm=norm)
+    for name, value in model.state_dict().items():
+        if name.endswith(("running_mean", "running_var")):
+            torch.testing.assert_close(value, wanted.state_dict()[name], rtol=1e-4, atol=1e-4)
+
+
+def test_large_maps_are_taken_one_by_one(monkeypatch):
+    """The norm of the logits is called with maps of all pairs of positions."""
+    seen = []
+    monkeypatch.setattr(
+        convolution, "estimate_statistics", lambda model, parts, norms: seen.extend(map(len, parts))
+    )
+    monkeypatch.setattr(convolution, "MAP_BYTES", 2 * 2 * 8 * 16**2 * 4)
+    convolution_to_lesa(network("conv").state_dict(), network("lesa"), [torch.randn(5, 3, 64, 64)])
+    assert seen == [2, 2, 1]
 
 
 def test_silent_terms_have_the_statistics_of_what_they_compute():
