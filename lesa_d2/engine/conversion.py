@@ -25,7 +25,7 @@ from ..data.progress import progress
 from ..errors import CheckpointError, DatasetError
 from .device import settle
 from .models import build_model
-from .start import backbone_input
+from .start import backbone_input, warn_of_stride
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 BATCH = 4
@@ -70,6 +70,7 @@ def convert_convolution(
             f"{source} has no 3×3 convolutions in place of the operators of this config; expected the weights of a "
             "convolutional ResNet. Give its file, or a config with an operator"
         )
+    warn_of_stride(model, report)
     state = model.state_dict()
     weights = {
         name: state[name] for name in state if name in report.loaded or name.startswith(report.backbone)

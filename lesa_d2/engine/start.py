@@ -12,7 +12,14 @@ from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from ..checkpoint import LoadReport, RunCheckpointer, estimate_behind, load_weights, unwrap
+from ..checkpoint import (
+    LoadReport,
+    RunCheckpointer,
+    estimate_behind,
+    load_weights,
+    slot_operators,
+    unwrap,
+)
 from ..errors import ConfigError, listed
 from ..layers import EvalBatchNorm2d
 
@@ -53,6 +60,7 @@ def load_start(cfg: DictConfig, checkpointer: RunCheckpointer, resume: bool) -> 
         keep_positions=cfg.train.init_positions == "interpolated",
         images=images,
     )
+    warn_of_stride(model, report)
     unfitted = [name for name in _stored_norms(model) if f"{name}.running_mean" in report.missing]
     if unfitted:
         backbone, _, norm = unfitted[0].partition(".")
@@ -67,6 +75,17 @@ def load_start(cfg: DictConfig, checkpointer: RunCheckpointer, resume: bool) -> 
         for tensor in model.state_dict().values():
             dist.broadcast(tensor, src=0)
     return report
+
+
+def warn_of_stride(model: nn.Module, report: LoadReport) -> None:
+    """Warn where res5 has another stride than in the ResNets of others, which a report tells by their names."""
+    operators = slot_operators(model)
+    first = next((operator for name, operator in operators.items() if ".res5.0." in name), None)
+    if report.slots and report.renamed and first is not None and first.stride == 1:
+        logger.warning(
+            "res5 of this model has stride 1, and that of the file's network, as in torchvision, 2: the weights fit, "
+            "but see maps of twice the scale. model.backbone.res5_stride=2 gives the layout of the file."
+        )
 
 
 def check_from_scratch(model: nn.Module) -> None:

@@ -14,7 +14,11 @@ from runs import (
     weights,
 )
 
+from lesa_d2.checkpoint import to_official
+from lesa_d2.config import load_config
 from lesa_d2.data import generate_shape_images
+from lesa_d2.engine.conversion import convert_convolution
+from lesa_d2.modeling import build_lesa_resnet
 
 CONFIG = "quickstart_lesa"
 BACKBONE = "backbone.bottom_up."
@@ -71,6 +75,19 @@ def test_a_classifier_starts_from_one_of_other_classes(tmp_path):
         pretrain([*arguments, f"train.output_dir={tmp_path / 'run'}", start, "train.init_partial=True"]) == 0
     )
     assert "unary term from the convolution" in (tmp_path / "run/weights.txt").read_text()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_another_stride_of_res5_is_said(stride, tmp_path, caplog):
+    """torchvision's networks have 2, our classifiers 1."""
+    source = build_lesa_resnet("conv", base_channels=8, stem_channels=8, blocks=(1, 1, 2, 1), num_classes=12)
+    torch.save(to_official(source.state_dict()), tmp_path / "resnet.pth")
+    options = [*TINY_CLASSIFIER, "train.device=cpu", f"model.backbone.res5_stride={stride}"]
+    with caplog.at_level("WARNING", logger="lesa_d2"):
+        convert_convolution(
+            str(tmp_path / "resnet.pth"), tmp_path / "x.pth", load_config(CLASSIFIER, options)
+        )
+    assert ("res5 of this model has stride 1" in caplog.text) == (stride == 1)
 
 
 def test_every_process_starts_from_the_same_weights(convolution, tmp_path, datasets):
