@@ -33,8 +33,8 @@ def export_backbone(
     """Write ``folder/backbone.pt2`` and ``folder/backbone.onnx``, checked against PyTorch.
 
     Both take any batch, and any H and W that are multiples of the backbone's divisor; a file that differs from the
-    model is removed.  Attention computes the map of all pairs of positions in 8 parts; one of them takes
-    heads·(H·W/256)²/2 bytes for each image at stride 16, and a few exist at a time.
+    model is removed.  Attention computes the map of all pairs of positions in 4 parts; one of them takes
+    heads·(H·W/256)² bytes for each image at stride 16, and a few exist at a time.
 
     Args:
         model: a detector with FPN, which is not changed.
