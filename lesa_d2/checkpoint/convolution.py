@@ -10,8 +10,7 @@ all norms behind the first slot are estimated on them.
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +40,9 @@ from .factorisation import (
 from .names import COUNTER
 from .report import SlotStart, slots_table
 
+MAY_DIFFER = re.compile(rf"linear\..*|.*\.{COUNTER}")
+"""Names of what a file may lack or have in another shape: the classes, and counters, which FrozenBN does not have."""
+OFFSET = re.compile(r".*\.offset\.(weight|bias)")
 MAP_BYTES = 2**31
 """Of the logits of one layer while statistics are estimated."""
 COPIED, FRESH_VALUE = "copied", "initial value"
@@ -83,8 +85,9 @@ def convolution_to_lesa(
     Raises:
         CheckpointError: these are not the weights of a convolutional ResNet of this architecture.
     """
-    target = copy.deepcopy(backbone).eval()
+    target = copy.deepcopy(backbone).float().eval()
     operators = slot_operators(target)
+    _check_norms(operators)
     source = _convolutional(target, operators, state_dict)
     slots = {
         name: slot_class(operator)(source.get_submodule(name), operator)
@@ -101,6 +104,13 @@ def convolution_to_lesa(
     if images and slots:
         estimate_behind(next(iter(slots)), target, images)
     weights, initial = target.state_dict(), backbone.state_dict()
+    notes |= {
+        name: "statistics of the images"
+        for name, note in notes.items()
+        if note == COPIED
+        and "running_" in name
+        and not torch.equal(weights[name], state_dict[name].to(weights[name]))
+    }
     for name, slot in slots.items():
         for key in weights:
             if key.startswith(f"{name}."):
@@ -113,6 +123,22 @@ def _split(images: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     batches = list(images) if len(images) > 1 else list(images[0].chunk(2))
     held_out = max(1, len(batches) // 4)
     return batches[:-held_out] or batches, batches[-held_out:]
+
+
+def _check_norms(operators: Mapping[str, SlotOperator]) -> None:
+    """Check that the norms of the operators train: those of silent terms would be zero for ever.
+
+    Raises:
+        CheckpointError: they are frozen.
+    """
+    for name, operator in operators.items():
+        frozen = any(isinstance(module, FrozenBatchNorm2d) for module in operator.modules())
+        if frozen or not all(parameter.requires_grad for parameter in operator.parameters()):
+            raise CheckpointError(
+                f"{name} is frozen, by the norm FrozenBN or by freeze_at: a start from a convolution leaves its binary "
+                "term silent, and it could never learn. Choose norm=EvalBN, which is FrozenBN with a trained weight "
+                "and bias, and a freeze_at of at most 3"
+            )
 
 
 def _run(
@@ -134,7 +160,7 @@ def _run(
     try:
         with torch.no_grad():
             for image in images:
-                source(image.to(device))
+                source(image.to(device).float())
     finally:
         for handle in handles:
             handle.remove()
@@ -151,29 +177,15 @@ def estimate_behind(name: str, backbone: nn.Module, images: Sequence[Tensor]) ->
     modules = dict(backbone.named_modules())
     behind = list(modules)[list(modules).index(name) :]
     device = next(backbone.parameters()).device
-    parts = [part.to(device) for image in images for part in _in_parts(image, backbone)]
-    with _learning(backbone, {key: modules[key] for key in behind}) as norms:
-        estimate_statistics(backbone, parts, norms)
-
-
-@contextmanager
-def _learning(backbone: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[list[nn.Module]]:
-    """Give the batch norms among ``modules``; detectron2's FrozenBN is one meanwhile, and gets its statistics."""
-    frozen = {key: module for key, module in modules.items() if isinstance(module, FrozenBatchNorm2d)}
-    learning = {key: nn.BatchNorm2d(module.num_features, eps=module.eps) for key, module in frozen.items()}
-    for key, norm in learning.items():
-        copy_norm(frozen[key], norm.to(frozen[key].weight.device))
-        backbone.set_submodule(key, norm)
+    parts = [part.to(device).float() for image in images for part in _in_parts(image, backbone)]
+    norms = [modules[key] for key in behind if isinstance(modules[key], BatchNorm)]
     try:
-        yield [
-            learning.get(key, module)
-            for key, module in modules.items()
-            if isinstance(module, BatchNorm | FrozenBatchNorm2d)
-        ]
-    finally:
-        for key, norm in learning.items():
-            copy_norm(norm, frozen[key])
-            backbone.set_submodule(key, frozen[key])
+        estimate_statistics(backbone, parts, norms)
+    except ValueError as error:  # a map of one position has no variance
+        raise CheckpointError(
+            f"the statistics of norms cannot be estimated on images as small as {tuple(images[0].shape[2:])}: {error}. "
+            "Give larger ones"
+        ) from error
 
 
 def _in_parts(images: Tensor, backbone: nn.Module) -> tuple[Tensor, ...]:
@@ -200,24 +212,17 @@ def _convolutional(
         kernel = weights.get(f"{name}.weight")
         if kernel is not None and kernel.dim() == 4:
             weights[f"{name}.weight"] = _dense(kernel, operator.in_channels)
-        source.set_submodule(name, _convolution(operator, deformable=f"{name}.offset.weight" in weights))
+        conv = _convolution(operator, deformable=f"{name}.offset.weight" in weights)
+        source.set_submodule(name, conv.to(next(operator.parameters()).device))
     expected = source.state_dict()
-    may_differ = re.compile(
-        rf"linear\..*|.*\.{COUNTER}"
-    )  # classes, and counters, which FrozenBN does not have
-    may_lack = re.compile(r".*\.offset\.(weight|bias)")
-    faults = [
-        f"{key} is missing"
-        for key in expected
-        if key not in weights and not may_differ.fullmatch(key) and not may_lack.fullmatch(key)
-    ]
+    weights = {key: value for key, value in weights.items() if not _is_beyond(key, source)}
+    ours, theirs = ({key for key in names if not MAY_DIFFER.fullmatch(key)} for names in (expected, weights))
+    faults = [f"{key} is missing" for key in sorted(ours - theirs) if not OFFSET.fullmatch(key)]
+    faults += [f"{key} is unknown" for key in sorted(theirs - ours)]
     faults += [
-        f"{key} is unknown" for key in weights if key not in expected and not may_differ.fullmatch(key)
-    ]
-    faults += [
-        f"{key} is {tuple(weights[key].shape)}, expected {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in weights and weights[key].shape != value.shape and not may_differ.fullmatch(key)
+        f"{key} is {tuple(weights[key].shape)}, expected {tuple(expected[key].shape)}"
+        for key in sorted(ours & theirs)
+        if weights[key].shape != expected[key].shape
     ]
     if faults:
         raise CheckpointError(
@@ -230,6 +235,12 @@ def _convolutional(
     }
     source.load_state_dict(fitting, strict=False)
     return source
+
+
+def _is_beyond(key: str, backbone: nn.Module) -> bool:
+    """Return whether a tensor belongs to a stage that the backbone does not build, as its output is not asked for."""
+    stage = key.partition(".")[0]
+    return re.fullmatch(r"res[2-5]", stage) is not None and not hasattr(backbone, stage)
 
 
 def _convolution(operator: SlotOperator, deformable: bool) -> nn.Module:
@@ -335,7 +346,7 @@ class UnarySlot(Slot):
     def __init__(self, conv: Any, operator: Any) -> None:
         super().__init__(conv, operator)
         self.term: Any = operator.unary
-        self.groups = operator.num_heads
+        self.groups = self.term.conv.groups
         self.scale = stored_affine(conv.norm)[0].detach()
         self.moments, self.fit = PatchMoments(self.groups, operator.stride), ProjectionFit()
         plain = factorise(self.kernel, self.groups)
@@ -386,6 +397,8 @@ class UnarySlot(Slot):
         chosen = self._chosen()
         self._set_convolution(chosen.factors)
         self.term.project.weight.copy_(chosen.project)
+        if self.term.project.bias is not None:  # of an operator from outside
+            nn.init.zeros_(self.term.project.bias)
         if self.operator.has_trailing_norm:
             set_identity(self.term.norm)
         else:

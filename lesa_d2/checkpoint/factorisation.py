@@ -64,7 +64,7 @@ def box_fitted(kernel: Tensor) -> Tensor:
     The average of 2×2 outputs is a convolution of the 2×2 averages of the input, so that the kernel is fitted to
     those by least squares: (C', C, 3, 3) -> (C', C, 3, 3).
     """
-    pairs = torch.zeros(3, 4, dtype=torch.double)
+    pairs = torch.zeros(3, 4, dtype=torch.double, device=kernel.device)
     for tap in range(3):
         pairs[tap, tap : tap + 2] = 0.5
     boxes = torch.kron(pairs, pairs)  # (9, 16): the averages under the kernel, of a 4×4 patch of the input
@@ -168,7 +168,6 @@ def _without_zeros(scale: Tensor) -> Tensor:
 
 
 def _with_ridge(covariance: Tensor) -> Tensor:
-    mean = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
-    return covariance + RIDGE * mean[..., None, None] * torch.eye(
-        covariance.shape[-1], dtype=covariance.dtype
-    )
+    ridge = RIDGE * covariance.diagonal(dim1=-2, dim2=-1).mean(-1) + 1e-12  # of values that never change too
+    identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
+    return covariance + ridge[..., None, None] * identity

@@ -38,6 +38,8 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 SAME_MEAN = 2.0
 """Grey levels by which the means of another model may differ; they cannot be converted exactly."""
 NORM_EPS = 1e-5
+V2_NORM = re.compile(r"backbone\.fpn\.\w+\.\d\.1\.\w+|roi_heads\.box_head\.\d\.1\.\w+")
+"""Names of norms in FPN and heads, which torchvision's second generation of detectors has, and ours have not."""
 COCO_ROWS = [category["id"] for category in COCO_CATEGORIES if category["isthing"]]
 """The 80 of torchvision's 91 classes of COCO that exist, in our order; its class 0 is the background."""
 TORCHVISION, OURS, CAFFE2, MMCV_CAFFE = "torchvision", "lesa_d2", "Caffe2", "mmcv, style='caffe'"
@@ -139,6 +141,44 @@ def translate(state_dict: Mapping[str, Tensor]) -> tuple[StateDict, Notes]:
     return TRANSLATIONS[kind](given) if kind in TRANSLATIONS else (given, Notes())
 
 
+def fit_to_images(model: nn.Module, weights: StateDict, is_foreign: bool) -> dict[str, str]:
+    """Convert a classifier's stem, in place, for a model whose images are not RGB divided by our standard deviation.
+
+    Args:
+        model: its buffers ``pixel_mean`` and ``pixel_std`` say what its images are.
+        weights: under our names.
+        is_foreign: whether the file had other names, so that it is known what images it was trained on.
+
+    Returns:
+        What was done, by name.
+
+    Raises:
+        CheckpointError: the model's images have another mean, or are those of detectron2's BGR models while it is not
+            known what the weights were trained on.
+    """
+    found = [getattr(model, name, None) for name in ("pixel_mean", "pixel_std")]
+    mean, std = (value.flatten().tolist() if isinstance(value, Tensor) else [] for value in found)
+    if len(mean) != len(MEAN) or len(std) != len(STD):
+        return {}
+    is_bgr = mean[0] < mean[-1]
+    mean, std = (values[::-1] if is_bgr else values for values in (mean, std))
+    scale = torch.tensor(std) / torch.tensor(STD)
+    if not is_bgr and (not is_foreign or torch.allclose(scale, torch.ones(3), atol=1e-2)):
+        return {}
+    if not is_foreign or any(abs(a - b) > SAME_MEAN for a, b in zip(mean, MEAN, strict=True)):
+        raise CheckpointError(
+            f"this model's images have the mean {[*map(round, mean)]} and deviation {[*map(round, std)]}, red first, in "
+            f"{'BGR' if is_bgr else 'RGB'}; a classifier takes RGB with mean {list(MEAN)} and deviation {list(STD)}. "
+            "Set model.pixel_mean, model.pixel_std and model.input_format to those of the classifier"
+        )
+    done = {}
+    for name in [name for name in weights if name.endswith("stem.conv1.weight")]:
+        stem = weights[name] * scale.to(weights[name].dtype).view(-1, 1, 1)
+        weights[name] = stem.flip(1) if is_bgr else stem
+        done[name] = "for the images of this model"
+    return done
+
+
 def match_by_ends(model: nn.Module, weights: Mapping[str, Tensor], author: str) -> tuple[StateDict, Notes]:
     """Give tensors the names that a model of detectron2 has, matched by their ends as detectron2 does.
 
@@ -178,8 +218,17 @@ def _is_doubtful(kind: str, given: Mapping[str, Tensor], author: str) -> bool:
 
 
 def _stem_norm_lacks_statistics(names: Mapping[str, Tensor]) -> bool:
+    """Return whether a trained stem has no statistics, or those that detectron2 fills in for FrozenBN."""
     stems = [name.removesuffix("weight") for name in names if name.endswith("stem.conv1.norm.weight")]
-    return any(stem + "running_var" not in names for stem in stems)
+    return any(stem + "running_var" not in names or _is_filled_in(names, stem) for stem in stems)
+
+
+def _is_filled_in(names: Mapping[str, Tensor], norm: str) -> bool:
+    weight, mean, variance = (names.get(norm + leaf) for leaf in ("weight", "running_mean", "running_var"))
+    if weight is None or mean is None or variance is None:
+        return False
+    is_trained = len(weight.unique()) > 1
+    return is_trained and not mean.any() and bool(((variance - (1 - NORM_EPS)).abs() < 1e-7).all())
 
 
 def _refusal(kind: str, given: Mapping[str, Tensor], author: str) -> str:
@@ -214,6 +263,11 @@ def _from_detector(given: StateDict) -> tuple[StateDict, Notes]:
 
 
 def _from_torchvision_detector(given: StateDict) -> tuple[StateDict, Notes]:
+    if any(V2_NORM.fullmatch(name) for name in given):
+        raise CheckpointError(
+            "torchvision's detectors of the second generation (…_v2) have norms in FPN and heads, which these models "
+            "lack. Start from the first (maskrcnn_resnet50_fpn), or from torchvision://resnet50"
+        )
     keys = {_present_name(key): key for key in given}
     weights, notes = _by_table(TORCHVISION_DETECTOR_NAMES, {new: given[old] for new, old in keys.items()})
     sources = {name: keys[new] for name, new in notes.renamed.items()}

@@ -12,7 +12,7 @@ from ..errors import CheckpointError
 from ..layers.positions import resize_offsets
 from ..modeling import SlotBottleneck
 from .convolution import COPIED, FRESH_VALUE, convolution_to_lesa, slot_operators
-from .foreign import Notes, author_of, match_by_ends, to_our_names, translate
+from .foreign import Notes, author_of, fit_to_images, match_by_ends, to_our_names, translate
 from .kinds import kind_of
 from .names import BACKBONE, CLASSIFIER, COUNTER, TABLE, strip_prefixes
 from .reading import read_checkpoint
@@ -113,6 +113,7 @@ def _match(
             given = classifier_to_detector(weights, keep_positions=keep_positions)
             weights, dropped = given.weights, dropped | given.dropped
             converted, renamed = _of_detector(converted) | given.converted, _of_detector(renamed)
+            converted |= _of_images(unwrap(model), given.weights, path, bool(renamed))
         converted |= _resize_tables(weights, shapes)
         weights, of_slots, slots = _fill_slots(unwrap(model), weights, path, images)
         converted |= of_slots
@@ -147,8 +148,8 @@ def _fill_slots(
         The weights, what was done to them by name, and reports on the slots; nothing is done for a file without
         convolutions in the slots.
     """
-    slots = _operators(model)
-    if not any(f"{slot}weight" in weights for slot in slots):
+    slots, own = _operators(model), model.state_dict()
+    if not any(f"{slot}weight" in weights and f"{slot}weight" not in own for slot in slots):
         return weights, {}, ()
     prefix = BACKBONE if slots[0].startswith(BACKBONE) else CLASSIFIER
     trunk = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
@@ -176,6 +177,13 @@ def _named(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> tuple[
     if checkpoint.get("matching_heuristics"):
         return match_by_ends(model, weights, author)
     return translate(weights)
+
+
+def _of_images(model: nn.Module, weights: dict[str, Tensor], path: str, is_foreign: bool) -> dict[str, str]:
+    try:
+        return fit_to_images(model, weights, is_foreign)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def _of_detector(notes: Mapping[str, str]) -> dict[str, str]:

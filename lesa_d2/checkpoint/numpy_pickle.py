@@ -293,15 +293,25 @@ def read_numpy_pickle(content: bytes) -> Any:
         RefusedError: the pickle holds anything else than arrays of numbers, dicts, lists, tuples, strings and
             numbers, or is damaged.  Nothing of it has run.
     """
-    return _tensors(Reader().read(content), depth=4)
+    return _tensors(Reader().read(content), 4, {})
 
 
-def _tensors(value: Any, depth: int) -> Any:
+def _tensors(value: Any, depth: int, done: dict[tuple[int, int], Any]) -> Any:
+    """Convert arrays; what a pickle refers to several times is converted once, as small files may refer very often."""
+    key = (id(value), depth)
+    if key not in done:
+        done[key] = _converted(value, depth, done)
+    return done[key]
+
+
+def _converted(value: Any, depth: int, done: dict[tuple[int, int], Any]) -> Any:
     if isinstance(value, Array):
-        try:
-            return value.tensor()
-        except TypeError as error:  # torch lacks some of numpy's types
-            raise RefusedError(f"an array that torch cannot hold: {error}") from error
+        if (id(value), 0) not in done:
+            try:
+                done[id(value), 0] = value.tensor()
+            except TypeError as error:  # torch lacks some of numpy's types
+                raise RefusedError(f"an array that torch cannot hold: {error}") from error
+        return done[id(value), 0]
     if type(value) is dict and depth:
-        return {key: _tensors(item, depth - 1) for key, item in value.items()}
+        return {key: _tensors(item, depth - 1, done) for key, item in value.items()}
     return value

@@ -21,7 +21,7 @@ estimates them by itself when train.init_checkpoint is the convolutional file.""
 EPILOG = """
 kinds of SRC:
   convolution           any convolutional ResNet of those below, or a detector with one -> a start of the config's
-                        model: the unary terms of its operators come from the 3×3 convolutions (docs/weights.md)
+                        model: the unary terms of its operators come from the 3×3 convolutions (docs/training.md)
   official-imagenet     the authors' ImageNet classifier, of either layout -> ours
   official-detector     the authors' Mask R-CNN or Hybrid Task Cascade -> ours
   torchvision           torchvision's ResNets, Wide ResNets and ResNeXts with bottleneck blocks (resnet50 and

@@ -61,7 +61,11 @@ def load_start(cfg: DictConfig, checkpointer: RunCheckpointer, resume: bool) -> 
         images=images,
     )
     warn_of_stride(model, report)
-    unfitted = [name for name in _stored_norms(model) if f"{name}.running_mean" in report.missing]
+    unfitted = [
+        name
+        for name in _stored_norms(model)
+        if name.startswith("backbone.") and f"{name}.running_mean" in report.missing
+    ]
     if unfitted:
         backbone, _, norm = unfitted[0].partition(".")
         estimate_behind(norm, model.get_submodule(backbone), images())
@@ -69,7 +73,7 @@ def load_start(cfg: DictConfig, checkpointer: RunCheckpointer, resume: bool) -> 
             "The file has no statistics for %d norms, such as %s: estimated on %d images.",
             len(unfitted),
             unfitted[0],
-            cfg.train.init_images,
+            sum(map(len, images())),
         )
     if comm.get_world_size() > 1 and images.are_read:  # each process has read images of its own
         for tensor in model.state_dict().values():
@@ -134,7 +138,7 @@ class StartImages:
             number = 0
             for batch in instantiate(self.cfg.dataloader.train):
                 self._images.append(backbone_input(self.model, batch))
-                number += len(self._images[-1]) * comm.get_world_size()
+                number += len(self._images[-1])  # of this process, as those of the first count
                 if number >= self.cfg.train.init_images:
                     break
         return self._images

@@ -24,7 +24,7 @@ class EvalBatchNorm2d(nn.BatchNorm2d):
 
     def train(self: T, mode: bool = True) -> T:
         """Set the mode; a norm whose weight does not train stays in eval mode."""
-        return super().train(mode and self.weight.requires_grad)
+        return super().train(mode and (self.weight is None or self.weight.requires_grad))
 
     @property
     def is_estimated(self) -> bool:

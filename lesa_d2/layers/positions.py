@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .exporting import sizes_are_open
+from .precision import at_least_float32
 
 Size = tuple[int, int]
 
@@ -38,11 +39,12 @@ def resize_offsets(table: Tensor, side: int, dim: int) -> Tensor:
         return table
     from_zero = torch.arange(2 * side - 1, device=table.device) - side + 1
     reach = from_zero[-1].clamp_min(1)  # a map of one position has the offset zero alone
-    place = from_zero.to(table.dtype) * (length // 2) / reach + length // 2
+    wide = at_least_float32(table)  # half types cannot tell positions apart
+    place = from_zero.to(wide.dtype) * (length // 2) / reach + length // 2
     below = place.floor().clamp_max(length - 2).clamp_min(0).long()
     share = (place - below).unflatten(0, [-1] + [1] * (table.dim() - 1 - dim))
     above = (below + 1).clamp_max(length - 1)
-    return torch.lerp(table.index_select(dim, below), table.index_select(dim, above), share)
+    return torch.lerp(wide.index_select(dim, below), wide.index_select(dim, above), share).to(table.dtype)
 
 
 def offset_index(side: int, device: torch.device) -> Tensor:

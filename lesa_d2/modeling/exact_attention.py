@@ -57,11 +57,20 @@ def _attend(module: ExactAttention | ExactMultiScaleAttention, q: Tensor, k: Ten
     return relative_attention(q, k, v, col_bias, row_bias, module.backend).unflatten(2, size)
 
 
+EXACT: dict[type, type] = {
+    vit.Attention: ExactAttention,
+    ExactAttention: ExactAttention,
+    mvit.MultiScaleAttention: ExactMultiScaleAttention,
+    ExactMultiScaleAttention: ExactMultiScaleAttention,
+}
+"""Ours by detectron2's class; a subclass of somebody else's, which may compute something else, is left alone."""
+
+
 def use_exact_attention(model: Model, backend: str = "auto") -> Model:
     """Have the global attention of detectron2's ViTDet and MViTv2 computed by :func:`relative_attention`, in place.
 
     Weights, their names and the outputs stay, up to rounding; the memory becomes linear in the number of positions.
-    Attention within windows stays detectron2's.
+    Attention within windows, and classes derived from detectron2's, stay as they are.
 
     Args:
         model: a model with a ``ViT`` or ``MViT`` in it, or a part of one.
@@ -78,13 +87,12 @@ def use_exact_attention(model: Model, backend: str = "auto") -> Model:
     windowed = {id(m.attn) for m in model.modules() if isinstance(m, vit.Block) and m.window_size > 0}
     found = 0
     for module in model.modules():
-        if isinstance(module, vit.Attention) and id(module) not in windowed:
-            module.__class__ = ExactAttention
-        elif isinstance(module, mvit.MultiScaleAttention) and not module.window_size:
-            module.__class__ = ExactMultiScaleAttention
-        else:
+        kind = EXACT.get(type(module))
+        is_windowed = id(module) in windowed or bool(getattr(module, "window_size", 0))
+        if kind is None or is_windowed:
             continue
-        module.backend = backend
+        module.__class__ = kind
+        vars(module)["backend"] = backend
         found += 1
     if not found:
         raise LesaError(

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import CheckpointError
+from ..layers import SlotOperator
 
 STEM, FLATTENED = "stem.conv1.weight", "positions.table"
 OTHERS = re.compile(r"(.*\.)?(stem\.conv1\.weight|layer[1-4]\.0\.conv1\.weight)")
@@ -78,6 +79,13 @@ def refuse_other_layouts(
         return
     names = {name for name, _ in module.named_parameters()}
     given = {name.removeprefix(prefix) for name in state_dict}
+    slots = {name for name, child in module.named_modules() if isinstance(child, SlotOperator)}
+    dense = sorted(f"{slot}.weight" for slot in slots if f"{slot}.weight" in given - names)
+    if dense:
+        raise CheckpointError(
+            f"the weights hold convolutions, such as {prefix}{dense[0]}, in place of this model's operators. Convert "
+            "the file first (lesa convert --from convolution), or train with lesa train, which converts by itself"
+        )
     for name in (n for n in names if n.endswith("binary.qkv.weight")):
         slot = name.removesuffix("qkv.weight")
         if name in given and f"{slot}logit_norm.weight" not in given:

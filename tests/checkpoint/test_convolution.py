@@ -3,10 +3,13 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 from lesa_d2.checkpoint import convolution, convolution_options, convolution_to_lesa, slot_operators
+from lesa_d2.checkpoint.factorisation import PatchMoments, ProjectionFit, box_filtered, box_fitted
 from lesa_d2.errors import CheckpointError
-from lesa_d2.layers import EvalBatchNorm2d
+from lesa_d2.layers import LESA, EvalBatchNorm2d
+from lesa_d2.layers.unary import UnaryTerm
 from lesa_d2.modeling import build_lesa_resnet, estimate_statistics
 
 SMALL = {"base_channels": 16, "stem_channels": 16, "blocks": (1, 1, 2, 2), "image_size": 64}
@@ -149,7 +152,84 @@ def test_norms_before_the_first_slot_and_the_models_given_stay_as_they_are():
     )
 
 
-@pytest.mark.parametrize("norm", ["BN", "SyncBN", "FrozenBN"])
+@pytest.mark.parametrize(
+    "options", [{"norm": "FrozenBN"}, {"norm": "BN", "freeze_at": 4}, {"norm": "EvalBN", "freeze_at": 5}]
+)
+def test_operators_that_cannot_train_are_refused(options):
+    """A silent term would be silent for ever."""
+    with pytest.raises(CheckpointError, match="could never learn. Choose norm=EvalBN"):
+        convolution_to_lesa(network("conv").state_dict(), network("lesa", **options))
+
+
+def test_frozen_early_stages_and_their_norms_are_copied():
+    source = network("conv")
+    model, start = started(source, "lesa", pictures(2), norm="BN", freeze_at=2)
+    assert torch.equal(model.stem.conv1.norm.running_var, source.stem.conv1.norm.running_var)
+    assert start.notes["res4.1.conv3.norm.running_var"] == "statistics of the images"
+    assert start.notes["res4.1.conv3.norm.weight"] == "copied"
+
+
+def test_a_slot_that_gets_nothing_converts():
+    source = fitted("conv")
+    nn.init.zeros_(source.res4[1].conv1.norm.weight)
+    nn.init.constant_(source.res4[1].conv1.norm.bias, -1)
+    _, start = started(source, "lesa", pictures(4))
+    assert all(torch.isfinite(value).all() for value in start.weights.values())
+
+
+def test_images_that_are_too_small_are_one_error():
+    with pytest.raises(CheckpointError, match="as small as"):
+        started(network("conv"), "lesa", [torch.randn(1, 3, 32, 32)])
+
+
+def test_other_types_of_numbers():
+    source, images = network("conv"), pictures(2)
+    _, wanted = started(source, "lesa", images)
+    half = network("lesa", norm="EvalBN").bfloat16()
+    start = convolution_to_lesa(source.half().state_dict(), half, [image.bfloat16() for image in images])
+    half.load_state_dict(start.weights)
+    assert start.slots[0].errors[1] == pytest.approx(wanted.slots[0].errors[1], abs=0.05)
+
+
+def test_stages_that_are_not_built_are_left_out():
+    model = network("lesa", out_features=["res4"])
+    start = convolution_to_lesa(network("conv").state_dict(), model)
+    assert set(start.weights) == set(model.state_dict())
+
+
+class Coarse(LESA):
+    """An operator from outside: its unary term has groups of its own, and a bias."""
+
+    def make_unary(self, norm):
+        term = UnaryTerm(self.in_channels, self.out_channels, groups=4, norm=norm)
+        term.project = nn.Conv2d(self.out_channels, self.out_channels, 1)
+        return term
+
+
+def test_operators_from_outside():
+    source = network("conv")
+    lower_rank(source.res4[1].conv2, groups=4)
+    model, _ = started(source, Coarse)
+    x = pictures(1)[0]
+    assert_near(model(x), source(x))
+
+
+def test_everything_is_made_where_the_weights_are():
+    """Without a GPU: on torch's fake tensors of one, and on its device without data."""
+    with FakeTensorMode():
+        kernel, x = torch.empty(16, 16, 3, 3, device="cuda"), torch.empty(2, 16, 6, 6, device="cuda")
+        moments, fit = PatchMoments(4), ProjectionFit()
+        moments.add(box_filtered(x))
+        fit.add(x, x)
+        project = kernel[:, :, :1, :1]
+        made = (box_fitted(kernel), moments.covariance(), fit.solve(project), fit.variance(project))
+        assert {tensor.device.type for tensor in made} == {"cuda"}
+    target = network("lesa").to("meta")
+    source = convolution._convolutional(target, slot_operators(target), network("conv").state_dict())
+    assert {tensor.device.type for tensor in source.state_dict().values()} == {"meta"}
+
+
+@pytest.mark.parametrize("norm", ["BN", "SyncBN"])
 def test_every_kind_of_norm_gets_the_same_statistics(norm):
     source, images = fitted("conv"), pictures(4)
     torch.manual_seed(1)

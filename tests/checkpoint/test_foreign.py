@@ -529,3 +529,24 @@ def test_an_imagenet_file_of_the_authors_in_the_detection_layout(tmp_path, res5_
 
 def test_arrays_are_numpys():
     assert isinstance(arrays({"a": torch.ones(1)})["a"], np.ndarray)
+
+
+def test_torchvisions_second_detectors_are_refused():
+    """Their FPN and heads have norms, without which the convolutions mean something else."""
+    with torch.device("meta"):
+        theirs = torchvision.models.detection.maskrcnn_resnet50_fpn_v2(weights_backbone=None).state_dict()
+    with pytest.raises(CheckpointError, match="second generation"):
+        to_our_names(theirs)
+
+
+def test_statistics_that_detectron2_filled_in_are_none():
+    """A detector trained from MSRA's file, saved by detectron2: its FrozenBN has mean 0 and variance 1 - eps."""
+    backbone = FPN(ResNet(BasicStem(3, 8, norm="FrozenBN"), _stages(), out_features=STAGES), STAGES, 8)
+    weights = {f"backbone.{name}": value for name, value in backbone.state_dict().items()}
+    weights["roi_heads.box_predictor.cls_score.bias"] = torch.zeros(3)
+    assert to_our_names(weights)  # untrained
+    weights["backbone.bottom_up.stem.conv1.norm.weight"] = torch.rand(8)
+    with pytest.raises(CheckpointError, match="do not show whether their images are RGB or BGR"):
+        to_our_names(weights)
+    weights["backbone.bottom_up.stem.conv1.norm.running_mean"] = torch.rand(8)
+    assert to_our_names(weights)

@@ -13,8 +13,10 @@ from lesa_d2.checkpoint import (
     compare_weights,
     load_evaluated_weights,
     load_weights,
+    to_official,
 )
 from lesa_d2.errors import CheckpointError
+from lesa_d2.layers import SlotOperator
 from lesa_d2.modeling import build_lesa_resnet
 
 
@@ -259,3 +261,61 @@ def test_resuming_takes_no_classifier(tmp_path):
         load_weights(WithResNet(), file)
     with pytest.raises(CheckpointError, match="cannot start this model"):
         start(tmp_path, weights, WithResNet(operator="conv"))
+
+
+def test_an_operators_own_weight_is_no_convolution(tmp_path):
+    """It may be called as the convolution in its place would be."""
+
+    class Plain(SlotOperator):
+        def build(self, norm):
+            self.weight = nn.Parameter(torch.randn(self.out_channels, self.in_channels, 1, 1))
+
+        def combine(self, x):
+            return nn.functional.conv2d(x, self.weight)
+
+    options = dict(base_channels=8, stem_channels=8, blocks=(1, 1, 2, 1), num_heads=4, num_classes=3)
+    model = nn.ModuleDict({"backbone": build_lesa_resnet(Plain, **options)})
+    report = load_weights(model, "own.pth", start=True, weights=model.state_dict())
+    assert not report.slots
+    assert not report.missing
+
+
+class WithImages(nn.Module):
+    """What the images of a model are, and its backbone."""
+
+    def __init__(self, mean, std):
+        super().__init__()
+        self.backbone = nn.ModuleDict({"bottom_up": build_lesa_resnet("conv", **SMALL_NETWORK)})
+        self.register_buffer("pixel_mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, image):
+        return self.backbone["bottom_up"]((image - self.pixel_mean) / self.pixel_std)["res2"]
+
+
+SMALL_NETWORK = dict(base_channels=8, stem_channels=8, blocks=(1, 1, 2, 1))
+RGB = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
+BGR = ([103.53, 116.28, 123.675], [1.0, 1.0, 1.0])
+
+
+def test_a_classifier_is_converted_to_the_images_of_the_model():
+    """detectron2's models take BGR, not divided; torchvision's weights are for RGB."""
+    classifier = build_lesa_resnet("conv", **SMALL_NETWORK, num_classes=3)
+    file = to_official(classifier.state_dict())
+    image = torch.randint(0, 256, (1, 3, 64, 64)).float()
+    outputs = []
+    for mean, std in (RGB, BGR):
+        model = WithImages(mean, std).eval()
+        report = load_weights(model, "resnet50.pth", start=True, weights=dict(file))
+        is_bgr = mean[0] < mean[-1]
+        assert ("for the images of this model" in report.table()) == is_bgr
+        outputs.append(model(image.flip(1) if is_bgr else image))
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-3, atol=1e-3)
+
+
+def test_a_classifier_whose_images_are_unknown_is_refused_for_bgr():
+    classifier = build_lesa_resnet("conv", **SMALL_NETWORK, num_classes=3)
+    ours = {f"backbone.{name}": value for name, value in classifier.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"own\.pth: this model's images have .* BGR"):
+        load_weights(WithImages(*BGR), "own.pth", start=True, weights=ours)
+    assert load_weights(WithImages(*RGB), "own.pth", start=True, weights=ours).share() == 1

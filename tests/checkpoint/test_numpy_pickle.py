@@ -230,3 +230,15 @@ def test_files_of_detectron2_say_who_wrote_them(tmp_path):
         assert read["model"]["a"].tolist() == ARRAYS["plain"].tolist()
         assert read["__author__"] == author
         assert read.get("matching_heuristics") is by_ends
+
+
+def test_what_is_referred_to_often_is_converted_once():
+    """A small file would else take any amount of memory, or of time."""
+    array = np.ones((64, 64), np.float32)
+    read = read_numpy_pickle(pickle.dumps({f"k{i}": array for i in range(500)}, 2))
+    assert len({value.data_ptr() for value in read.values()}) == 1
+    node = {"x": array}
+    for _ in range(3):
+        node = {f"k{i}": node for i in range(200)}
+    read = read_numpy_pickle(pickle.dumps(node, 2))  # 8,000,000 paths
+    assert read["k0"] is read["k199"]

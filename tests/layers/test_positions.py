@@ -97,3 +97,14 @@ def test_resized_tables_keep_linear_functions_of_the_offset(made_for, side):
     reach = made_for - 1 if side > 1 else 0
     expected = torch.linspace(-reach, reach, 2 * side - 1, dtype=torch.double)
     torch.testing.assert_close(resized, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_types_are_resized_as_exactly_as_they_can_be(dtype):
+    table = torch.randn(127, 4)
+    error = (
+        (resize_offsets(table.to(dtype), 84, 0).float() - resize_offsets(table.to(dtype).float(), 84, 0))
+        .abs()
+        .max()
+    )
+    assert error <= torch.finfo(dtype).eps * table.abs().max()

@@ -125,3 +125,15 @@ def test_errors():
         use_exact_attention(nn.Linear(1, 1))
     with pytest.raises(ValueError, match="unknown attention backend 'x'"):
         use_exact_attention(make_vit(), "x")
+
+
+def test_somebodys_own_class_stays_as_it_is():
+    class Mine(vit.Attention):
+        def forward(self, x):
+            return 2 * super().forward(x) + 1
+
+    model, x = nn.Sequential(Mine(16, num_heads=2), make_attention()), torch.randn(1, 4, 4, 16)
+    expected = model(x)
+    use_exact_attention(model)
+    assert [type(module).__name__ for module in model] == ["Mine", "ExactAttention"]
+    torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)

@@ -127,3 +127,11 @@ def test_addresses_are_registered_with_the_modules():
     assert PathManager.isfile("torchvision://resnet50")
     with pytest.raises(CheckpointError, match=r"no weights 'nothing\.pth'"):
         PathManager.get_local_path("lesa://nothing.pth")
+
+
+@pytest.mark.parametrize("make", [detector, yacs_detector])
+def test_convolutions_in_place_of_operators_are_refused(load, make):
+    weights = {f"backbone.bottom_up.{name}": value for name, value in classifier("conv").items()}
+    with pytest.raises(CheckpointError, match="lesa convert --from convolution"):
+        load(weights, make())
+    assert load(weights, make("conv"))
