@@ -157,7 +157,7 @@ def test_norms_before_the_first_slot_and_the_models_given_stay_as_they_are():
 )
 def test_operators_that_cannot_train_are_refused(options):
     """A silent term would be silent for ever."""
-    with pytest.raises(CheckpointError, match="could never learn. Choose norm=EvalBN"):
+    with pytest.raises(CheckpointError, match=r"could never learn\. Choose norm=EvalBN"):
         convolution_to_lesa(network("conv").state_dict(), network("lesa", **options))
 
 

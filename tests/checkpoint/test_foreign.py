@@ -541,8 +541,7 @@ def test_torchvisions_second_detectors_are_refused():
 
 def test_statistics_that_detectron2_filled_in_are_none():
     """A detector trained from MSRA's file, saved by detectron2: its FrozenBN has mean 0 and variance 1 - eps."""
-    backbone = FPN(ResNet(BasicStem(3, 8, norm="FrozenBN"), _stages(), out_features=STAGES), STAGES, 8)
-    weights = {f"backbone.{name}": value for name, value in backbone.state_dict().items()}
+    weights = dict(plain().state_dict())
     weights["roi_heads.box_predictor.cls_score.bias"] = torch.zeros(3)
     assert to_our_names(weights)  # untrained
     weights["backbone.bottom_up.stem.conv1.norm.weight"] = torch.rand(8)
