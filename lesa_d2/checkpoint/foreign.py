@@ -168,7 +168,7 @@ def fit_to_images(model: nn.Module, weights: StateDict, is_foreign: bool) -> dic
     if not is_foreign or any(abs(a - b) > SAME_MEAN for a, b in zip(mean, MEAN, strict=True)):
         raise CheckpointError(
             f"this model's images have the mean {[*map(round, mean)]} and deviation {[*map(round, std)]}, red first, "
-            f"in {'BGR' if is_bgr else 'RGB'}; a classifier takes RGB with mean {list(MEAN)} and deviation {list(STD)}. "
+            f"in {'BGR' if is_bgr else 'RGB'}; a classifier takes RGB with mean {list(MEAN)}, deviation {list(STD)}. "
             "Set model.pixel_mean, model.pixel_std and model.input_format to those of the classifier"
         )
     done = {}
