@@ -23,4 +23,4 @@ cfg = model_zoo.get_config("mask_rcnn_lesa_r50")
 model, dataloader, train = cfg.model, cfg.dataloader, cfg.train
 optimizer, lr_multiplier = cfg.optimizer, cfg.lr_multiplier
 model.backbone.bottom_up.update(operator=GlobalContext, blocks=[3, 4, 23, 3])
-train.update(init_checkpoint="", output_dir="output/global_context_r101")
+train.update(init_checkpoint="torchvision://resnet101", output_dir="output/global_context_r101")

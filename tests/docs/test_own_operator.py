@@ -20,6 +20,7 @@ SMALL = [
     shapes("train"),
     shapes("val", 2),
     *(f"model.backbone.bottom_up.{key}" for key in ("base_channels=8", "stem_channels=8", "num_heads=4")),
+    *("train.init_checkpoint=''", "model.backbone.bottom_up.norm=BN", "model.backbone.bottom_up.freeze_at=0"),
     f"model.backbone.bottom_up.image_size={SIDE}",
     f"dataloader.train.mapper.augmentations.0.shape=[{SIDE},{SIDE}]",
     "dataloader.train.total_batch_size=2",
