@@ -107,6 +107,8 @@ def test_the_console_entry_trains_a_config_by_name_in_an_empty_folder(site, tmp_
         "dataloader.test.num_workers=0",
         "model.roi_heads.num_classes=4",
         "train.init_checkpoint=''",
+        "model.backbone.bottom_up.norm=BN",
+        "model.backbone.bottom_up.freeze_at=0",
         "train.max_iter=1",
         "train.eval_period=0",
     ]
