@@ -218,8 +218,8 @@ def _ways_to_start(name: str) -> list[str]:
     unloaded = "(yacs: MODEL.WEIGHTS '', model zoo: trained=False)"
     if not name.startswith("imagenet_"):
         return [
-            "train them: lesa train, classifiers lesa pretrain",
-            "convert them: lesa convert --help lists what it takes",
+            "train them (lesa train; classifiers: lesa pretrain) or convert them (lesa convert --help lists what it "
+            "takes), and put the file there",
             f"go without: {scratch} {unloaded}",
         ]
     network = "wide_resnet50_2" if "wr50" in name else "resnet50"

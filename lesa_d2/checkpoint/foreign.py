@@ -157,6 +157,8 @@ def fit_to_images(model: nn.Module, weights: StateDict, is_foreign: bool) -> dic
             known what the weights were trained on.
     """
     found = [getattr(model, name, None) for name in ("pixel_mean", "pixel_std")]
+    if any(isinstance(value, Tensor) and value.is_meta for value in found):  # a model without values
+        return {}
     mean, std = (value.flatten().tolist() if isinstance(value, Tensor) else [] for value in found)
     if len(mean) != len(MEAN) or len(std) != len(STD):
         return {}

@@ -1,5 +1,6 @@
 """Load weights into a model, with a report of what fits and an error where the rest would pass silently."""
 
+import copy
 import os
 import re
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
@@ -154,6 +155,12 @@ def _fill_slots(
     prefix = BACKBONE if slots[0].startswith(BACKBONE) else CLASSIFIER
     trunk = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     backbone = model.get_submodule(prefix.rstrip("."))
+    if any(
+        parameter.is_meta for parameter in backbone.parameters()
+    ):  # of a comparison, which needs no values
+        backbone = copy.deepcopy(backbone).to_empty(device="cpu")
+        for value in backbone.state_dict().values():
+            value.zero_()
     try:
         start = convolution_to_lesa(trunk, backbone, images())
     except CheckpointError as error:

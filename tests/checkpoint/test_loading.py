@@ -319,3 +319,21 @@ def test_a_classifier_whose_images_are_unknown_is_refused_for_bgr():
     with pytest.raises(CheckpointError, match=r"own\.pth: this model's images have .* BGR"):
         load_weights(WithImages(*BGR), "own.pth", start=True, weights=ours)
     assert load_weights(WithImages(*RGB), "own.pth", start=True, weights=ours).share() == 1
+
+
+def test_a_model_without_values_can_be_compared(tmp_path):
+    """As the doctor does; a classifier of convolutions starts a detector of ours."""
+    options = dict(base_channels=8, stem_channels=8, blocks=(1, 1, 2, 1), num_heads=4)
+    torch.save(
+        to_official(build_lesa_resnet("conv", **options, num_classes=3).state_dict()), tmp_path / "conv.pth"
+    )
+    with torch.device("meta"):
+        model = nn.ModuleDict(
+            {"backbone": nn.ModuleDict({"bottom_up": build_lesa_resnet("lesa", **options)})}
+        )
+        model.register_buffer("pixel_mean", torch.zeros(3, 1, 1), persistent=False)
+        model.register_buffer("pixel_std", torch.ones(3, 1, 1), persistent=False)
+    report = compare_weights(model, tmp_path / "conv.pth", start=True)
+    report.check_start()
+    assert [slot.name for slot in report.slots] == ["res4.1.conv2", "res5.0.conv2"]
+    assert all(value.is_meta for value in model.state_dict().values())

@@ -154,10 +154,17 @@ def test_a_classifier_starts_a_detector(tmp_path):
 
 
 def test_a_checkpoint_of_another_model(tmp_path):
-    path = save(model_zoo.get("quickstart_conv").state_dict(), tmp_path / "x.pth")
-    finding = findings("quickstart_lesa", checkpoint=path)["checkpoint and model"]
+    path = save(model_zoo.get("quickstart_lesa").state_dict(), tmp_path / "x.pth")
+    finding = findings("quickstart_conv", checkpoint=path)["checkpoint and model"]
     assert finding.state.endswith("of the model fits")
     assert "cannot start this model" in finding.fix
+
+
+def test_a_convolutional_detector_starts_one_of_ours(tmp_path):
+    path = save(model_zoo.get("quickstart_conv").state_dict(), tmp_path / "x.pth")
+    finding = findings("quickstart_lesa", checkpoint=path)["checkpoint and model"]
+    assert finding.state.startswith("can start the model: ")
+    assert not finding.fix
 
 
 def test_weights_of_others_need_no_conversion(tmp_path):
