@@ -45,6 +45,10 @@ MAY_DIFFER = re.compile(rf"linear\..*|.*\.{COUNTER}")
 OFFSET = re.compile(r".*\.offset\.(weight|bias)")
 MAP_BYTES = 2**31
 """Of the logits of one layer while statistics are estimated."""
+UNFROZEN = (
+    "Choose norm=EvalBN instead of FrozenBN, which is the same with a trained weight and bias, and a freeze_at of at "
+    "most 3"
+)
 COPIED, FRESH_VALUE = "copied", "initial value"
 
 
@@ -83,11 +87,11 @@ def convolution_to_lesa(
             the weights alone, and the statistics of norms stay those of the convolutional network.
 
     Raises:
-        CheckpointError: these are not the weights of a convolutional ResNet of this architecture.
+        CheckpointError: these are not the weights of a convolutional ResNet of this architecture, norms of the
+            operators are frozen, or the images are too small.
     """
     target = copy.deepcopy(backbone).float().eval()
     operators = slot_operators(target)
-    _check_norms(operators)
     source = _convolutional(target, operators, state_dict)
     slots = {
         name: slot_class(operator)(source.get_submodule(name), operator)
@@ -125,22 +129,6 @@ def _split(images: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     return batches[:-held_out] or batches, batches[-held_out:]
 
 
-def _check_norms(operators: Mapping[str, SlotOperator]) -> None:
-    """Check that the norms of the operators train: those of silent terms would be zero for ever.
-
-    Raises:
-        CheckpointError: they are frozen.
-    """
-    for name, operator in operators.items():
-        frozen = any(isinstance(module, FrozenBatchNorm2d) for module in operator.modules())
-        if frozen or not all(parameter.requires_grad for parameter in operator.parameters()):
-            raise CheckpointError(
-                f"{name} is frozen, by the norm FrozenBN or by freeze_at: a start from a convolution leaves its binary "
-                "term silent, and it could never learn. Choose norm=EvalBN, which is FrozenBN with a trained weight "
-                "and bias, and a freeze_at of at most 3"
-            )
-
-
 def _run(
     source: nn.Module, see: Mapping["Slot", Callable[[Tensor, Tensor], None]], images: Iterable[Tensor]
 ) -> None:
@@ -173,9 +161,17 @@ def estimate_behind(name: str, backbone: nn.Module, images: Sequence[Tensor]) ->
         name: of a module of the backbone.
         backbone: takes images.
         images: batches, normalised as the network expects, (N, 3, H, W) each.
+
+    Raises:
+        CheckpointError: one of the norms is FrozenBN, whose statistics are fixed, or the images are too small.
     """
     modules = dict(backbone.named_modules())
     behind = list(modules)[list(modules).index(name) :]
+    frozen = [key for key in behind if isinstance(modules[key], FrozenBatchNorm2d)]
+    if frozen:
+        raise CheckpointError(
+            f"the statistics of {frozen[0]} must be estimated, and it is frozen. {UNFROZEN}"
+        )
     device = next(backbone.parameters()).device
     parts = [part.to(device).float() for image in images for part in _in_parts(image, backbone)]
     norms = [modules[key] for key in behind if isinstance(modules[key], BatchNorm)]
@@ -468,7 +464,15 @@ def copy_norm(source: nn.Module, target: nn.Module) -> None:
 
 
 def silence(norm: Any) -> None:
-    """Make a norm give zero, in place; weight and bias still have gradients."""
+    """Make a norm give zero, in place; weight and bias still have gradients.
+
+    Raises:
+        CheckpointError: they have none, so that it would give zero for ever.
+    """
+    if not norm.weight.requires_grad:
+        raise CheckpointError(
+            f"a start from a convolution leaves the binary terms silent, and frozen ones could never learn. {UNFROZEN}"
+        )
     norm.weight.data.zero_()
     norm.bias.data.zero_()
 

@@ -18,13 +18,14 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, listed
 from .kinds import kind_of
 from .names import (
     CAFFE2_PARTS,
     CLASSIFIER,
     CLASSIFIER_NAMES,
     FC_IN_STEM,
+    FOREIGN,
     TORCHVISION_DETECTOR_NAMES,
     TORCHVISION_OLD,
     Names,
@@ -128,6 +129,12 @@ def to_our_names(
             not given.
     """
     kind = kind_of(state_dict)
+    if not kind and any(FOREIGN.match(name.removeprefix("module.")) for name in state_dict):
+        raise CheckpointError(
+            "the file has the names of torchvision's ResNets in a model that is not known here: expected bottleneck "
+            f"blocks, alone or in one of its Faster or Mask R-CNNs, got {listed(list(state_dict))}. Start from "
+            "torchvision://resnet50"
+        )
     if origin is None and _is_doubtful(kind, state_dict, author):
         raise CheckpointError(_refusal(kind, state_dict, author))
     weights, notes = translate(state_dict)

@@ -161,6 +161,12 @@ def test_operators_that_cannot_train_are_refused(options):
         convolution_to_lesa(network("conv").state_dict(), network("lesa", **options))
 
 
+def test_statistics_that_are_frozen_cannot_be_estimated():
+    model = network("self_attention", norm="FrozenBN")
+    with pytest.raises(CheckpointError, match=r"res4.* is frozen"):
+        convolution_to_lesa(network("conv").state_dict(), model, pictures(2))
+
+
 def test_frozen_early_stages_and_their_norms_are_copied():
     source = network("conv")
     model, start = started(source, "lesa", pictures(2), norm="BN", freeze_at=2)

@@ -549,3 +549,11 @@ def test_statistics_that_detectron2_filled_in_are_none():
         to_our_names(weights)
     weights["backbone.bottom_up.stem.conv1.norm.running_mean"] = torch.rand(8)
     assert to_our_names(weights)
+
+
+@pytest.mark.parametrize("name", ["retinanet_resnet50_fpn", "fcos_resnet50_fpn"])
+def test_other_models_of_torchvision_are_named(name):
+    with torch.device("meta"):
+        theirs = getattr(torchvision.models.detection, name)(weights_backbone=None).state_dict()
+    with pytest.raises(CheckpointError, match="in a model that is not known here"):
+        to_our_names(theirs)
