@@ -56,7 +56,9 @@ def test_an_environment_without_both_is_left_alone(packages, tmp_path):
 def test_make_shares_what_the_active_environment_has(tmp_path):
     """The commands of ``make setup``, up to the first that would reach the network."""
     active = make_environment(tmp_path / "active", "torch", "detectron2")
-    environment = {**os.environ, "PATH": f"{active.parent}{os.pathsep}{os.environ['PATH']}"}
+    # ``make test`` hands its own options and depth to every make below it.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    environment = {**inherited, "PATH": f"{active.parent}{os.pathsep}{os.environ['PATH']}"}
     command = ["make", "--dry-run", "setup", f"VENV={tmp_path / 'ours'}"]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
