@@ -13,6 +13,7 @@ from ..errors import DatasetError
 from .problems import Problem
 
 SPLITS = ("train", "val")
+PARTS = (*SPLITS, "test")
 
 
 class DatasetFolder(Protocol):
@@ -50,7 +51,7 @@ class DatasetFolder(Protocol):
         """Register a split with detectron2 and return its name, which differs for other arguments.
 
         Args:
-            split: "train" or "val".
+            split: "train", "val", or "test" where the folder has such a part.
             seed: of the random split of a folder that is not split itself.
             val_fraction: share of the images for validation in such a folder.
             drop_invalid: leave out the images and annotations that have problems.

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from ..errors import DatasetError
 
 MAX_SHOWN = 20  # entries of one kind in an error's text
-MALFORMED = (
-    "malformed image",
-    "malformed annotation",
-)  # kinds without ids, because the ids may be what is wrong
+# Kinds without ids that leaving out entries takes care of; of the malformed ones the ids may be what is wrong.
+OF_ENTRIES = ("malformed image", "malformed annotation", "class of crowds only")
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Problem:
     @property
     def is_of_entry(self) -> bool:
         """Tell whether leaving out one image or annotation fixes it; else it is a problem of the whole file."""
-        return self.image_id is not None or self.annotation_id is not None or self.kind in MALFORMED
+        return self.image_id is not None or self.annotation_id is not None or self.kind in OF_ENTRIES
 
     @property
     def where(self) -> str:

@@ -86,7 +86,29 @@ def test_good_file_passes(check, coco, annotation):
         ({"segmentation": [[5, 5, 5, 5, 5, 5]]}, "zero-area polygon"),
         ({"id": None}, "malformed annotation"),
         ({"id": True}, "malformed annotation"),
-        ({"category_id": 1.0}, "malformed annotation"),
+        ({"category_id": 1.5}, "malformed annotation"),
+        ({"category_id": 10**30}, "unknown category"),
+        ({"category_id": "nut"}, "unknown category"),
+        ({"image_id": "1"}, "unknown image"),
+        ({"iscrowd": "0"}, "malformed iscrowd"),
+        ({"iscrowd": 2}, "malformed iscrowd"),
+        ({"iscrowd": [1]}, "malformed iscrowd"),
+        ({"bbox": [True, 2, 3, 4]}, "malformed box"),
+        ({"bbox": [2, 3, 10**400, 6]}, "malformed box"),
+        ({"bbox": [2, 3, 1e308, 1e308]}, "box outside the image"),
+        ({"bbox": [15, 12, 4, 3]}, "box apart from its mask"),
+        ({"segmentation": [[2, 3, 12, 3, 12, True]]}, "malformed polygon"),
+        ({"segmentation": [[2, 3, 12, 3, 12, 10**400]]}, "malformed polygon"),
+        ({"segmentation": [[2, 3, 12, 3, 12, 1e300]]}, "polygon outside the image"),
+        ({"segmentation": [[-1e9, 3, 12, 3, 12, 9]]}, "polygon outside the image"),
+        ({"segmentation": [[-1e300, -1e300, 1e300, 3, 12, 1e300]]}, "polygon outside the image"),
+        ({"segmentation": {"size": [16, 20], "counts": [320]}}, "mask without a pixel"),
+        ({"segmentation": {"size": [16, 20], "counts": [320, 0]}}, "mask without a pixel"),
+        ({"segmentation": {"size": [16, 20], "counts": [10**30, -(10**30), 320]}}, "malformed RLE"),
+        ({"segmentation": {"size": [16, 20], "counts": [True, 319]}}, "malformed RLE"),
+        ({"segmentation": {"size": [16, 20], "counts": "o" * 10000}}, "malformed RLE"),
+        ({"keypoints": [[2, 3, 1]]}, "malformed keypoints"),
+        ({"keypoints": [2, 3]}, "malformed keypoints"),
         ({"image_id": [1]}, "malformed annotation"),
     ],
 )
@@ -120,7 +142,8 @@ def test_annotation_without_a_box(check, coco, annotation):
         [[5.1, 5.1, 5.4, 5.1, 5.4, 5.4]],  # less than a pixel
         [[-3, 3, 12, 3, 12, 9]],
         [[2, 3, 12, 3, 12, 9], [2, 3, 2, 3, 2, 3]],  # the object is still there
-        [[-2e9, 3, 2e9, 3, 2e9, 9, -2e9, 9]],
+        [[-5, 3, 30, 3, 30, 9, -5, 9]],
+        [[i % 10, i // 10, i % 10 + 0.9, i // 10, i % 10, i // 10 + 0.9] for i in range(100)] * 3,  # 300 polygons
     ],
 )
 def test_odd_but_usable_polygons(check, coco, annotation, segmentation):
@@ -167,6 +190,9 @@ def test_empty_list(check, coco, key):
         ('{"images": [], "annotations": []}', "not a COCO file"),
         ('{"images": {}, "annotations": [], "categories": []}', "not a COCO file"),
         ('{"images": [1], "annotations": [], "categories": []}', "not a COCO file"),
+        ('{"images": ' + "[" * 100_000 + "]" * 100_000 + "}", "unreadable JSON"),
+        ('{"images": ' + "1" * 5000 + "}", "unreadable JSON"),
+        ("\ufeff{", "unreadable JSON"),
     ],
 )
 def test_unusable_file(tmp_path, text, kind):
@@ -181,6 +207,8 @@ def test_unusable_file(tmp_path, text, kind):
         {"id": True, "name": "a"},
         {"id": 2},
         {"name": "a"},
+        {"id": 10**30, "name": "a"},
+        {"id": 2, "name": None},
         {"id": 1, "name": "the id of the nuts"},
     ],
 )
@@ -192,7 +220,17 @@ def test_malformed_category(check, coco, category):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"file_name": None}, {"width": 0}, {"height": 15.5}, {"width": True}, {"id": None}, {"id": True}],
+    [
+        {"file_name": None},
+        {"file_name": " "},
+        {"width": 0},
+        {"height": 15.5},
+        {"height": 10**30},
+        {"height": "16"},
+        {"width": True},
+        {"id": None},
+        {"id": True},
+    ],
 )
 def test_malformed_image(check, coco, annotation, changes, tmp_path):
     data = coco(2, [annotation(1)])
@@ -333,9 +371,9 @@ def test_folder_error_lists_everything_at_once(tmp_path, coco, annotation, write
     assert isinstance(caught.value, DatasetError)
     found = kinds(caught.value.problems)
     assert found == [
+        "missing image file",
         "reversed box",
         "zero-area box",
-        "missing image file",
         "reversed box",
         "categories differ",
     ]

@@ -119,7 +119,7 @@ def test_coco_comes_first(csv_folder, coco, write):
 
 def test_every_format_says_what_it_accepts(csv_folder):
     (csv_folder / "boxes.csv").unlink()
-    with pytest.raises(DatasetError, match=r"(?s)instances_train.*or boxes\.csv beside the images"):
+    with pytest.raises(DatasetError, match=r"(?s)in annotations/.*or boxes\.csv beside the images"):
         open_folder(csv_folder)
 
 

@@ -1,63 +1,65 @@
-"""Register the splits of a folder in COCO format with detectron2, and find what is wrong with it."""
+"""Register the parts of a folder of annotated images with detectron2, and find what is wrong with it."""
 
 import hashlib
 import json
 import logging
+import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from detectron2.data.datasets import load_coco_json
 
-from ...errors import ConfigError
-from ..folder import SPLITS, DatasetFolder, register_format
+from ...errors import ConfigError, listed
+from ..folder import PARTS, DatasetFolder, register_format
 from ..problems import DatasetProblemsError, Problem
 from ..registration import register_dataset
-from .checks import check_coco_json
-from .entries import is_annotation, is_id, is_image, is_object
-from .layout import SplitFiles, explain_layout, find_splits
-from .summary import Summary, read_coco, summarise
+from .checks import paths, picture_problems, pictures_state, valid_summary
+from .copies import equal_files
+from .fixes import FIXES
+from .layout import explain_layout, find_layout
+from .part import Part, Summary
+from .splits import Group, grouped, original_of, validation_ids
 
 logger = logging.getLogger(__name__)
 
 Ids = frozenset[int | str]
 
 
-@register_format
 @dataclass(frozen=True)
-class CocoFolder(DatasetFolder):
-    """Represent a folder in one of the layouts of :mod:`lesa_d2.data.coco.layout`; nothing is written into it.
+class AnnotatedFolder(DatasetFolder):
+    """Represent a folder whose parts can be read as COCO documents; nothing is written into it.
 
     Attributes:
         directory: the folder.
-        train: files for training.
-        val: files for validation; those for training where one JSON file is split by a seed.
+        parts: by "train", "val" and "test"; "train" alone where its images are split by a seed.
+        assumed: sentences about what was assumed of the layout.
     """
 
     directory: Path
-    train: SplitFiles
-    val: SplitFiles
+    parts: Mapping[str, Part]
+    assumed: tuple[str, ...] = ()
+    format_name = "COCO"
 
-    @classmethod
-    def recognise(cls, root: Path) -> "CocoFolder | None":
-        """Return the folder if it has one of the layouts, else None."""
-        splits = find_splits(root)
-        return cls(root, *splits) if splits else None
+    @property
+    def train(self) -> Part:
+        """Return the part for training."""
+        return self.parts["train"]
 
-    @classmethod
-    def explain(cls, root: Path) -> str:
-        """Say what is in a folder of another layout, what it lacks, and which layouts are accepted."""
-        return explain_layout(root)
+    @property
+    def val(self) -> Part:
+        """Return the part for validation, which is that for training where a seed splits it."""
+        return self.parts.get("val", self.train)
 
     @property
     def needs_split(self) -> bool:
-        """Tell whether there is one JSON file, to be split by a seed."""
-        return self.train == self.val
+        """Tell whether there is one part, to be split by a seed."""
+        return "val" not in self.parts
 
     @property
     def classes(self) -> list[str]:
@@ -73,206 +75,304 @@ class CocoFolder(DatasetFolder):
         """Tell whether the annotations for training have masks; all have or none, as the check ensures.
 
         Raises:
-            DatasetProblemsError: the JSON file cannot be read.
+            DatasetProblemsError: the file cannot be read.
         """
-        return summarise(self.train.json_file).has_masks
+        return self.train.summary().has_masks
 
     def categories(self) -> dict[int, str]:
         """Return names by ascending category id, the same for training and validation.
 
-        A root category (id 0, no annotation, supercategory of others), which Roboflow adds, is left out.
+        A root category, which Roboflow adds, is left out: id 0, no annotation in any part, and the supercategory
+        "none" or that of others by its name.
 
         Raises:
-            DatasetProblemsError: an unreadable JSON file, categories that differ, a name that comes twice.
+            DatasetProblemsError: an unreadable file, categories that differ, a name that comes twice.
         """
-        self._refuse(self._category_problems())
-        train, val = self._summaries()
-        used = train.used_categories | val.used_categories
-        is_root = 0 not in used and train.categories.get(0) in train.supercategories
-        return {i: name for i, name in train.categories.items() if not (i == 0 and is_root)}
+        self._refuse(self._category_problems(self.train, self.val))
+        return self._categories(self.train)
+
+    def _categories(self, part: Part) -> dict[int, str]:
+        names = {i: name for i, name, _ in part.summary().categories}
+        return {i: name for i, name in names.items() if not (i == 0 and self._has_root(part))}
+
+    def _has_root(self, part: Part) -> bool:
+        summaries = [other.summary() for other in dict.fromkeys(self.parts.values())]
+        if any(s.objects.get(0) or s.crowds.get(0) for s in summaries):
+            return False
+        above = {i: (name, over) for i, name, over in part.summary().categories}
+        name, over = above.get(0, ("", ""))
+        return over.strip().casefold() == "none" or name in {over for _, over in above.values() if over}
 
     # ------------------------------------------------------------------------------------------- problems
 
     def problems(self) -> list[Problem]:
-        """Return the problems of all files and images; an image is decoded once in a process."""
-        problems = [problem for files in self._files() for problem in _problems_of_file(files)]
-        return problems + self._across_splits(bool(problems))
+        """Return the problems of all files and images; an image is decoded again only when it has changed."""
+        problems: list[Problem] = []
+        for part in self._used():
+            try:
+                problems += [*part.summary().problems, *picture_problems(part)]
+            except DatasetProblemsError as error:
+                problems += error.problems
+        return problems + self._across_parts(bool(problems))
 
     def check(self) -> None:
-        """Check the JSON files and every image as they are now.
+        """Check the files and every image as they are now.
 
         Raises:
             DatasetProblemsError: lists all problems at once.
         """
-        _problems_of_file.cache_clear()
         self._refuse(self.problems())
 
     def _refuse(self, problems: Iterable[Problem]) -> None:
         if found := list(problems):
             raise DatasetProblemsError(str(self.directory), found)
 
-    def _files(self) -> list[SplitFiles]:
+    def _used(self) -> list[Part]:
+        """Return the parts that training reads."""
         return list(dict.fromkeys((self.train, self.val)))
 
-    def _summaries(self) -> tuple[Summary, Summary]:
-        return summarise(self.train.json_file), summarise(self.val.json_file)
-
-    def _across_splits(self, others: bool) -> list[Problem]:
+    def _across_parts(self, others: bool) -> list[Problem]:
         """Return problems of the folder as a whole; ``others`` tells whether its files have problems."""
         try:
-            summary = summarise(self.train.json_file)
-            problems = [*self._category_problems(), *self._mask_problems()]
+            train = self.train.summary()
+            problems = [*self._category_problems(self.train, self.val), *self._mask_problems()]
+            problems += self._crowd_problems()
         except DatasetProblemsError:
             return []  # an unreadable file, which is listed already
         # Why a file has no usable object at all is listed already, too.
-        if summary.object_image_ids or not others:
-            problems += self._split_problems()
+        if self.needs_split and (train.object_images or not others):
+            problems += self._split_problems(train)
         return problems
 
-    def _category_problems(self) -> Iterator[Problem]:
-        train, val = self._summaries()
-        if train.categories != val.categories:
-            what = f"training has {train.categories}, validation has {val.categories}"
-            fix = "Give both files the same category ids and names."
-            yield Problem("categories differ", str(self.val.json_file), what, fix)
+    def _category_problems(self, one: Part, other: Part) -> Iterator[Problem]:
+        names, others = self._categories(one), self._categories(other)
+        if names != others:
+            what = f"training has {names}, {other.name or 'validation'} has {others}"
+            yield Problem("categories differ", str(other.json_file), what, FIXES["categories differ"])
         ids: dict[str, list[int]] = {}
-        for category_id, name in train.categories.items():
+        for category_id, name in names.items():
             ids.setdefault(name, []).append(category_id)
         for name, same in ids.items():
             if len(same) > 1:
-                what, fix = f"{name!r} is category {same}", "Merge these categories or rename one of them."
-                yield Problem("duplicate class name", str(self.train.json_file), what, fix)
+                what, fix = f"{name!r} is category {same}", FIXES["duplicate class name"]
+                yield Problem("duplicate class name", str(one.json_file), what, fix)
 
     def _mask_problems(self) -> list[Problem]:
-        train, val = self._summaries()
-        if train.has_masks == val.has_masks or not (train.object_image_ids and val.object_image_ids):
-            return []  # a split without objects is another problem, found in its file
+        train, val = self.train.summary(), self.val.summary()
+        if train.has_masks == val.has_masks or not (train.object_images and val.object_images):
+            return []  # a part without objects is another problem, found in its file
         with_masks, without = (self.train, self.val) if train.has_masks else (self.val, self.train)
         what = f"no annotation has a 'segmentation', but {with_masks.json_file} has them"
-        fix = "Give both files segmentations, or remove them from both to train boxes alone."
-        return [Problem("masks in one split only", str(without.json_file), what, fix)]
+        kind = "masks in one split only"
+        return [Problem(kind, str(without.json_file), what, FIXES[kind])]
 
-    def _split_problems(self) -> list[Problem]:
-        count = len(summarise(self.train.json_file).object_image_ids)
-        if not self.needs_split or count >= 2:
+    def _crowd_problems(self) -> Iterator[Problem]:
+        objects, crowds = Counter[int](), Counter[int]()
+        for part in self._used():
+            objects.update(part.summary().objects)
+            crowds.update(part.summary().crowds)
+        if not any(objects.values()):
+            return  # said of the file
+        for category_id, name in self._categories(self.train).items():
+            if crowds[category_id] > 1 and not objects[category_id]:
+                what = f"all {crowds[category_id]} annotations of {name!r} have iscrowd 1: nothing is learnt from them"
+                kind = "class of crowds only"
+                yield Problem(kind, str(self.train.json_file), what, FIXES[kind])
+
+    def _split_problems(self, train: Summary) -> list[Problem]:
+        if _can_be_split(self._groups(train)):
             return []
+        count = train.object_images
         what = f"{count} image{'' if count == 1 else 's'} with an object that is not a crowd"
-        fix = "A split needs at least two such images, one for training and one for validation; label more."
-        return [Problem("too few images to split", str(self.train.json_file), what, fix)]
+        kind = "too few images to split"
+        return [Problem(kind, str(self.train.json_file), what, FIXES[kind])]
+
+    # ---------------------------------------------------------------------------------------- description
+
+    def description(self) -> list[str]:
+        """Return a line for each part: its file, its numbers of images and annotations, and where the pictures are."""
+        roles = {"train": "training", "val": "validation", "test": "test"}
+        lines = []
+        for name, part in self.parts.items():
+            role = "training and validation, split by a seed" if self.needs_split and name == "train" else roles[name]
+            summary = part.summary()
+            images, annotations = summary.totals
+            where = os.path.relpath(summary.image_root, self.directory)
+            file = os.path.relpath(part.json_file, self.directory)
+            found = sum(map(os.path.isfile, paths(summary)))
+            lines.append(
+                f"{role}: {self.format_name} in {file}, {images} images and {annotations} annotations; "
+                f"{found} pictures in {'the folder itself' if where == '.' else f'{where}/'}"
+            )
+        return lines
+
+    def remarks(self) -> list[str]:
+        """Return sentences about what makes results less honest than they look, and about what was assumed."""
+        said = list(self.assumed)
+        for part in self._used():
+            said += [f"{part.json_file.name}: {remark}" for remark in part.summary().remarks]
+        return said + (self._remarks_on_groups() if self.needs_split else self._remarks_on_copies())
+
+    def _remarks_on_groups(self) -> list[str]:
+        train = self.train.summary()
+        groups = self._groups(train)
+        copies = len(train.images) - len(groups)
+        if copies:
+            return [f"{copies} of {len(train.images)} pictures are copies of others: the split keeps copies together."]
+        same = _equal_pictures((self.train,), (pictures_state(train),))
+        if same:
+            return [f"{len(same)} of {len(train.images)} pictures are copies of one another: validation has some, too."]
+        return []
+
+    def _remarks_on_copies(self) -> list[str]:
+        train, val = self.train.summary(), self.val.summary()
+        same = _equal_pictures((self.train, self.val), (pictures_state(train), pictures_state(val)))
+        learnt, seen = set(map(same.get, paths(train))) - {None}, set(paths(train))
+        equal = [p for p in paths(val) if p in seen or same.get(p) in learnt]
+        originals = {original_of(image.file_name) for image in train.images} - {i.file_name for i in train.images}
+        others = set(paths(val)) - set(equal)
+        copies = [p for p, i in zip(paths(val), val.images, strict=True) if original_of(i.file_name) in originals]
+        copies = [path for path in copies if path in others]
+        said = []
+        of = f"of {len(val.images)} pictures for validation"
+        if equal:
+            names = listed([os.path.basename(path) for path in equal], 3)
+            said.append(f"{len(equal)} {of} are for training as well ({names}): AP says how well they are remembered.")
+        if copies:
+            names = listed([os.path.basename(path) for path in copies], 3)
+            said.append(f"{len(copies)} {of} are augmented copies of pictures for training ({names}): AP is too high.")
+        return said
 
     # --------------------------------------------------------------------------------------- registration
 
     def register(
         self, split: str, *, seed: int = 0, val_fraction: float = 0.2, drop_invalid: bool = False
     ) -> str:
-        """Register a split and return its name, which changes with the folder, its JSON and the arguments.
+        """Register a part with detectron2 and return its name, which differs for other content or arguments.
 
         Args:
-            split: "train" or "val".
-            seed: of the split of a folder that has one JSON file; else unused.
-            val_fraction: share of the images for validation in such a folder; else unused.
-            drop_invalid: leave out images and annotations in which :func:`check_coco_json` finds a problem.
+            split: "train", "val", or "test" where the folder has such a part.
+            seed: of the random split of a folder with one part.
+            val_fraction: share of the images for validation in such a folder.
+            drop_invalid: leave out the images and annotations that have problems.
 
         Raises:
-            ConfigError: arguments out of range.
-            DatasetProblemsError: the categories cannot be used, or too few images have objects to split them.
-                With ``drop_invalid``: only one split has masks; on loading, problems that concern the file as a
-                whole, or nothing is left.
+            DatasetProblemsError: a problem of the whole folder.
+            ConfigError: another split, or a fraction that is none.
         """
-        if split not in SPLITS:
-            raise ConfigError(f"split must be one of {SPLITS}, got {split!r}")
-        files: SplitFiles = getattr(self, split)
+        if split not in PARTS:
+            raise ConfigError(f"split must be one of {PARTS}, got {split!r}")
+        part = self._part(split)
         categories = self.categories()
         if drop_invalid:
             self._refuse(self._mask_problems())
-        image_ids = self._split_ids(split, seed, val_fraction) if self.needs_split else None
-        name = self._name(split, seed, val_fraction, drop_invalid)
+        contents = valid_summary(part) if drop_invalid else part.summary()
+        self._refuse(() if drop_invalid else contents.problems)
+        ids: Ids | None = None
+        if self.needs_split:
+            ids = self._split_ids(contents, split, seed, val_fraction)
+        elif drop_invalid:
+            ids = frozenset(image.id for image in contents.images)
+        name = self._name(split, contents, ids, (split, seed, val_fraction, drop_invalid))
         metadata: dict[str, Any] = {
             "thing_classes": list(categories.values()),
             "thing_dataset_id_to_contiguous_id": {i: k for k, i in enumerate(categories)},
-            "image_root": str(files.image_root),
+            "image_root": str(contents.image_root),
             "evaluator_type": "coco",
+            "remarks": self.remarks(),
         }
-        summary = summarise(files.json_file)
-        if image_ids is not None or drop_invalid or summary.has_bom or categories != summary.categories:
-            load = partial(_load_selection, files, name, frozenset(categories), image_ids, drop_invalid)
-            return register_dataset(name, load, **metadata)
-        if summary.evaluable:
+        if ids is None and contents.is_plain and len(categories) == len(contents.categories):
             # Without this entry COCOEvaluator derives a JSON of its own from the loaded dicts.
-            metadata["json_file"] = str(files.json_file)
-        load = partial(load_coco_json, str(files.json_file), str(files.image_root), name)
+            metadata["json_file"] = str(part.json_file)
+            load = partial(load_coco_json, str(part.json_file), str(contents.image_root), name)
+        else:
+            load = partial(_load_selection, part, name, frozenset(categories), ids, drop_invalid)
         return register_dataset(name, load, **metadata)
 
-    def _split_ids(self, split: str, seed: int, val_fraction: float) -> Ids:
-        """Return the image ids of one side of a seeded split, which their order in the JSON does not change."""
+    def _part(self, split: str) -> Part:
+        if split != "test":
+            return self.train if split == "train" else self.val
+        if split not in self.parts:
+            raise ConfigError(f"{self.directory} has no part for test, only {listed(list(self.parts))}")
+        self._refuse(self._category_problems(self.train, self.parts[split]))
+        return self.parts[split]
+
+    def _split_ids(self, contents: Summary, split: str, seed: int, val_fraction: float) -> Ids:
+        """Return the image ids of one side of a seeded split, which their order in the file does not change."""
         if not 0 < val_fraction < 1:
             raise ConfigError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
-        self._refuse(self._split_problems())
-        summary = summarise(self.train.json_file)
-        ids = sorted(set(summary.image_ids), key=str)
-        shuffled = [ids[i] for i in np.random.default_rng(seed).permutation(len(ids))]
-        num_val = min(max(round(val_fraction * len(ids)), 1), len(ids) - 1)
-        val, train = shuffled[:num_val], shuffled[num_val:]
-        _share_objects(val, train, summary.object_image_ids)
-        return frozenset(val if split == "val" else train)
+        self._refuse(self._split_problems(contents))
+        val = validation_ids(self._groups(contents), val_fraction, seed)
+        return val if split == "val" else frozenset(image.id for image in contents.images) - val
 
-    def _name(self, *arguments: Any) -> str:
-        # The JSON's content takes part because COCOEvaluator caches what it derives under this name.
-        contents = [summarise(files.json_file).digest for files in self._files()]
-        key = repr((str(self.directory.resolve()), contents, arguments))
+    def _groups(self, contents: Summary) -> list[Group]:
+        same = _equal_pictures((self.train,), (pictures_state(self.train.summary()),))
+        images = [(image.id, image.categories, image.file_name) for image in contents.images]
+        keys = {image.file_name: same.get(path) for image, path in zip(contents.images, paths(contents), strict=True)}
+        groups = grouped(images, {name: key for name, key in keys.items() if key})
+        if _can_be_split(groups):
+            return groups
+        return [Group((image_id,), classes) for image_id, classes, _ in images]
+
+    def _name(self, split: str, contents: Summary, ids: Ids | None, arguments: tuple) -> str:
+        # The content takes part because COCOEvaluator caches what it derives under this name.
+        digests = [part.summary().digest for part in self._used()] + [contents.digest]
+        chosen = None if ids is None else sorted(map(repr, ids))
+        key = repr((str(self.directory.resolve()), str(contents.image_root), digests, chosen, arguments))
         folder = re.sub(r"\W+", "_", self.directory.resolve().name)
-        return f"{folder}_{arguments[0]}_{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+        return f"{folder}_{split}_{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+
+
+@register_format
+class CocoFolder(AnnotatedFolder):
+    """Represent a folder with JSON files in COCO's format, in any layout of :mod:`lesa_d2.data.coco.layout`."""
+
+    @classmethod
+    def recognise(cls, root: Path) -> "CocoFolder | None":
+        """Return the folder if it has a file for training, else None."""
+        layout = find_layout(root)
+        return None if layout.what_is_wrong else cls(root, layout.parts, layout.remarks)
+
+    @classmethod
+    def explain(cls, root: Path) -> str:
+        """Say what is in a folder of another layout, what is wrong with it, and what is accepted."""
+        return explain_layout(root)
+
+
+def _can_be_split(groups: Sequence[Group]) -> bool:
+    return sum(bool(group.classes) for group in groups) >= 2
 
 
 @lru_cache(maxsize=4)
-def _problems_of_file(files: SplitFiles) -> tuple[Problem, ...]:
-    return tuple(check_coco_json(files.json_file, files.image_root))  # decodes every image: only once
-
-
-def _share_objects(val: list, train: list, with_objects: Ids) -> None:
-    """Swap two images, in place, where all images with objects are on one side of a split."""
-    for poor, rich in ((val, train), (train, val)):
-        if not with_objects.intersection(poor):
-            k = next(k for k, image_id in enumerate(rich) if image_id in with_objects)
-            poor[0], rich[k] = rich[k], poor[0]
+def _equal_pictures(parts: tuple[Part, ...], pictures: tuple[str, ...]) -> dict[str, str]:
+    return equal_files(path for part in parts for path in paths(part.summary()))
 
 
 def _load_selection(
-    files: SplitFiles, name: str, categories: frozenset[int], image_ids: Ids | None, drop_invalid: bool
+    part: Part, name: str, categories: frozenset[int], ids: Ids | None, drop_invalid: bool
 ) -> list[dict]:
-    data = read_coco(files.json_file)
-    if image_ids is not None:
-        for key, id_key in (("images", "id"), ("annotations", "image_id")):
-            # Ids are asked for first because a malformed one need not be hashable.
-            data[key] = [e for e in data[key] if is_id(e.get(id_key)) and e[id_key] in image_ids]
+    document = part.read()
     if drop_invalid:
-        _leave_out(data, files, _problems_of_file(files))
-    data["categories"] = [category for category in data["categories"] if category["id"] in categories]
+        left = document.without_invalid(list(picture_problems(part)))
+        kept = {"images": left.images, "annotations": left.annotations}
+        counts = [f"{n - len(kept[key])} of {n} {key}" for key, n in zip(kept, document.totals, strict=True)]
+        logger.warning("%s: left out %s", part.json_file, " and ".join(counts))
+        document = left
+    if ids is not None:
+        document = replace(
+            document,
+            images=[image for image in document.images if image["id"] in ids],
+            annotations=[a for a in document.annotations if a["image_id"] in ids],
+        )
+    document = document.numbered()
+    data = {
+        "info": {},
+        "images": document.images,
+        "annotations": document.annotations,
+        "categories": [category for category in document.categories if category["id"] in categories],
+    }
     # load_coco_json reads files only, and the user's folder must stay as it is.
     with tempfile.TemporaryDirectory() as folder:
-        selected = Path(folder) / files.json_file.name
+        selected = Path(folder) / "selected.json"
         selected.write_text(json.dumps(data))
-        return load_coco_json(str(selected), str(files.image_root), name)
-
-
-def _leave_out(data: dict[str, Any], files: SplitFiles, problems: tuple[Problem, ...]) -> None:
-    """Remove from ``data`` all images and annotations that are malformed or that ``problems`` name."""
-    if general := [p for p in problems if not p.is_of_entry]:
-        raise DatasetProblemsError(str(files.json_file), general)
-    bad_annotations = {p.annotation_id for p in problems if p.annotation_id is not None}
-    bad_images = {p.image_id for p in problems if p.annotation_id is None}
-    images = [i for i in data["images"] if is_image(i) and i["id"] not in bad_images]
-    kept = {image["id"] for image in images}
-    annotations = [
-        a
-        for a in data["annotations"]
-        if is_annotation(a) and a["id"] not in bad_annotations and a["image_id"] in kept
-    ]
-    selected = {"images": images, "annotations": annotations}
-    counts = [f"{len(data[key]) - len(rest)} of {len(data[key])} {key}" for key, rest in selected.items()]
-    logger.warning("%s: left out %s", files.json_file, " and ".join(counts))
-    if not any(map(is_object, annotations)):
-        what = "no object remains once everything listed here is left out"
-        nothing = Problem("nothing left", str(files.json_file), what, "Fix some of it.")
-        raise DatasetProblemsError(str(files.json_file), [nothing, *problems])
-    data.update(selected)
+        return load_coco_json(str(selected), str(document.image_root), name)

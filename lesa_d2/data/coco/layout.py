@@ -1,97 +1,149 @@
-"""Find the JSON files and images of a COCO-format folder."""
+"""Find the COCO files of a folder, whatever they are called, and tell which part each is for."""
 
+import json
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-LAYOUTS = """\
-  1. annotations/instances_train*.json and annotations/instances_val*.json,
-     with image folders of the same suffix: train*/ and val*/ (as in COCO, e.g. train2017/)
-  2. train/_annotations.coco.json and valid/_annotations.coco.json (or val/, or test/),
-     with the images beside the JSON (as Roboflow exports)
-  3. exactly one *.json with a folder images/, to be split into training and validation by a seed"""
+from .locate import is_file
+from .part import Part
+from .parts import part_of_file
 
-ROBOFLOW_FILE = "_annotations.coco.json"
-ROBOFLOW_FOLDERS = (
-    "train",
-    "valid",
-    "val",
-    "test",
-)  # one of the others is for validation, the first there is
+ACCEPTED = """\
+accepted: JSON files in COCO's format in the folder, in annotations/ or beside the pictures of each part. Names of files or
+folders with train, val (valid, validation) and test tell the parts; a single file is split by a seed. The pictures may lie
+anywhere below the folder."""
+
+_PLACES = ("*.json", "*/*.json", "*/*/*.json")
+_JUDGED = 20  # JSON files of a folder; where there are more, each is of one picture, in another format
+_LARGE = 5_000_000  # bytes; a file of so many is not parsed only to see what it is
+_OTHERS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")  # of COCO's own downloads
 
 
 @dataclass(frozen=True)
-class SplitFiles:
-    """Name a JSON file and the folder that its file names are relative to."""
+class Layout:
+    """Say which files a folder has for each part.
 
-    json_file: Path
-    image_root: Path
-
-
-Found = tuple[list[SplitFiles], list[str]]
-"""The files for training and validation, and what is missing; both are empty where nothing hints at a layout."""
-
-
-def find_splits(root: Path) -> tuple[SplitFiles, SplitFiles] | None:
-    """Return the files for training and validation of a folder that has one of the accepted layouts, else None.
-
-    Both are the same where one JSON file is to be split by a seed.
+    Attributes:
+        parts: by "train", "val", "test"; "train" alone where its pictures are to be split by a seed.
+        what_is_wrong: why the folder cannot be used; empty if it can.
+        remarks: sentences about what was assumed.
     """
-    for files, missing in _layouts(root):
-        if files and not missing:
-            return files[0], files[-1]
-    return None
+
+    parts: dict[str, Part]
+    what_is_wrong: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+def find_layout(root: Path) -> Layout:
+    """Find the files for training, validation and test below a folder."""
+    by_part: dict[str | None, list[Path]] = defaultdict(list)
+    for file in _candidates(root):
+        by_part[part_of_file(file, root)].append(file)
+    chosen = {part: _choose(files, part) for part, files in by_part.items()}
+    several = {part: files for part, files in chosen.items() if len(files) > 1}
+    parts = {part: Part(files[0], root, part) for part, files in chosen.items() if len(files) == 1}
+    whole, train = parts.pop(None, None), parts.get("train")
+    needed = {part for part in several if part is not None or not (train or "train" in several)}
+    if needed:
+        return Layout({}, tuple(_several(part, several[part], root) for part in sorted(needed, key=str)))
+    if train is None and whole is None:
+        return Layout({}, (_no_training(parts, root),))
+    if train is None and parts:
+        return Layout({}, (_unclear(whole, parts, root),))
+    named = {part: found for part, found in parts.items() if part is not None}
+    if train is None and whole is not None:
+        return Layout({"train": whole})
+    if "val" not in named and "test" in named:
+        return Layout({**named, "val": named["test"]}, remarks=(_TEST_VALIDATES,))
+    return Layout(named)
+
+
+_TEST_VALIDATES = "There is no part for validation: the one for test is used for it."
+
+
+def _candidates(root: Path) -> list[Path]:
+    """Return the JSON files near the top, without those of one picture each."""
+    by_folder: dict[Path, list[Path]] = defaultdict(list)
+    for file in sorted({file for place in _PLACES for file in root.glob(place)}):
+        is_hidden = any(name.startswith(".") for name in file.relative_to(root).parts)
+        if not is_hidden and is_file(file):
+            by_folder[file.parent].append(file)
+    few = [file for files in by_folder.values() for file in _without_labels(files)]
+    return [file for file in few if not file.name.startswith(_OTHERS)] or few
+
+
+def _without_labels(files: list[Path]) -> list[Path]:
+    if len(files) <= _JUDGED:
+        return files
+    return files if any(map(looks_like_coco, files[:_JUDGED])) else []
+
+
+def _choose(files: list[Path], part: str | None) -> list[Path]:
+    """Return the files that can be the one of a part."""
+    if len(files) == 1 and part is not None:
+        return files  # whatever is wrong with it is said by the check
+    good = [file for file in files if looks_like_coco(file)]
+    named = [file for file in good if file.name.startswith(("instances", "_annotations.coco"))]
+    return named if len(named) == 1 else good
+
+
+def looks_like_coco(file: Path) -> bool:
+    """Tell whether a JSON file has any of COCO's lists, or cannot be read, which the check will say."""
+    state = file.stat()
+    return _looks_like_coco(file, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=256)
+def _looks_like_coco(file: Path, modified: int, size: int) -> bool:
+    if size > _LARGE:
+        return True
+    try:
+        data = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        return True
+    return isinstance(data, dict) and not {"images", "annotations"}.isdisjoint(data)
+
+
+# ---------------------------------------------------------------------------------------- what is wrong
 
 
 def explain_layout(root: Path) -> str:
-    """Say what is in a folder of no accepted layout, what it lacks, and what is accepted."""
-    lines = [f"found: {_contents(root)}"]
-    if missing := next((missing for _, missing in _layouts(root) if missing), None):
-        lines.append(f"missing: {', '.join(missing)}")
-    return "\n".join([*lines, f"accepted:\n{LAYOUTS}"])
+    """Say what is in a folder that cannot be used, what is wrong, and what is accepted."""
+    return "\n".join([f"found: {_contents(root)}", *find_layout(root).what_is_wrong, ACCEPTED])
 
 
-def _layouts(root: Path) -> list[Found]:
-    return [_coco(root), _roboflow(root), _single_json(root)]
+def _named(files: Iterable[Path], root: Path) -> str:
+    return ", ".join(str(file.relative_to(root)) for file in files)
 
 
-def _coco(root: Path) -> Found:
-    files, missing = [], []
-    for split in ("train", "val"):
-        pattern = f"annotations/instances_{split}*.json"
-        found = [
-            SplitFiles(file, root / file.stem.removeprefix("instances_"))
-            for file in sorted(root.glob(pattern))
-        ]
-        if len(found) != 1:
-            missing.append(_one_instead_of(pattern, found) if found else pattern)
-        elif not found[0].image_root.is_dir():
-            folder, file = found[0].image_root.name, found[0].json_file.name
-            missing.append(f"the image folder {folder}/ of annotations/{file}")
-        files += found
-    return (files, missing) if files else ([], [])
+def _several(part: str | None, files: list[Path], root: Path) -> str:
+    if part is None:
+        return (
+            f"{len(files)} files in COCO's format, whose names do not say their parts: {_named(files, root)}. Name "
+            "them train.json and val.json, or keep one, which is split by a seed."
+        )
+    return f"{len(files)} files for {part}: {_named(files, root)}. Keep one, or move the others out of the folder."
 
 
-def _roboflow(root: Path) -> Found:
-    all_files = [SplitFiles(root / name / ROBOFLOW_FILE, root / name) for name in ROBOFLOW_FOLDERS]
-    train, *others = [files if files.json_file.is_file() else None for files in all_files]
-    val = next(filter(None, others), None)
-    wanted = {f"train/{ROBOFLOW_FILE}": train, f"valid/{ROBOFLOW_FILE} (or val/, or test/)": val}
-    files = [found for found in wanted.values() if found]
-    return (files, [name for name, found in wanted.items() if not found]) if files else ([], [])
+def _no_training(parts: dict, root: Path) -> str:
+    if parts:
+        found = _named((part.json_file for part in parts.values()), root)
+        return (
+            f"no file for training beside {found}. Add train.json, or, to split that file by a seed, give it a name "
+            "without a part, such as annotations.json, in a folder without one."
+        )
+    dangling = [file for file in sorted(root.glob("*.json")) + sorted(root.glob("*/*.json")) if not is_file(file)]
+    if dangling:
+        return f"no JSON file in COCO's format; not a file that can be read: {_named(dangling, root)}"
+    return "no JSON file in COCO's format, that is, with lists of images, annotations and categories"
 
 
-def _single_json(root: Path) -> Found:
-    files = [SplitFiles(file, root / "images") for file in sorted(root.glob("*.json"))]
-    if not (root / "images").is_dir():
-        return ([], [f"the folder images/ beside {files[0].json_file.name}"]) if len(files) == 1 else ([], [])
-    if len(files) == 1:
-        return files, []
-    return [], [_one_instead_of("*.json beside images/", files) if files else "a *.json beside images/"]
-
-
-def _one_instead_of(pattern: str, found: list[SplitFiles]) -> str:
-    names = ", ".join(files.json_file.name for files in found)
-    return f"one {pattern} instead of the {len(found)}: {names}"
+def _unclear(whole: Part | None, parts: dict, root: Path) -> str:
+    files = _named((part.json_file for part in (whole, *parts.values()) if part), root)
+    return f"no file is clearly for training: {files}. Call the one for training train.json."
 
 
 def _contents(root: Path, most: int = 20) -> str:

@@ -1,0 +1,164 @@
+"""Read the mask of an annotation: polygons or an RLE."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import mul
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as mask_util
+
+from .values import Mistake, are_numbers, is_int, shown
+
+_NO_AREA = 1e-6  # square pixels
+
+Bounds = tuple[float, float, float, float]
+"""The least x, the least y, the greatest x and the greatest y, in pixels."""
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Hold what is known of a mask without drawing it; ``segmentation`` is as every reader takes it."""
+
+    segmentation: Any
+    bounds: Bounds
+    area: float  # square pixels
+    has_pixels: bool = True  # detectron2 and pycocotools leave out a polygon of less than a pixel
+
+
+def read_mask(segmentation: Any, width: int, height: int) -> Mask:
+    """Read a segmentation that is neither missing nor empty.
+
+    Raises:
+        Mistake: it is neither polygons nor an RLE that cover some of the image.
+    """
+    if isinstance(segmentation, dict):
+        return _read_rle(segmentation, width, height)
+    if not isinstance(segmentation, list):
+        raise Mistake("malformed polygon", f"segmentation is a {type(segmentation).__name__}")
+    if any(isinstance(value, int | float) for value in segmentation):
+        raise Mistake("flat segmentation", f"{len(segmentation)} numbers, not a list of polygons")
+    read = [_read_polygon(polygon) for polygon in segmentation]
+    x0, y0, x1, y1 = zip(*(bounds for bounds, _ in read), strict=True)
+    bounds = min(x0), min(y0), max(x1), max(y1)
+    area = sum(area for _, area in read)
+    is_inside = _check_near(bounds, width, height)
+    has_pixels = True
+    if area < _NO_AREA or area < 1 or not is_inside:
+        has_pixels = _check_drawn(segmentation, bounds, width, height)
+    return Mask(segmentation, bounds, area, has_pixels)
+
+
+def _read_polygon(polygon: Any) -> tuple[Bounds, float]:
+    if not are_numbers(polygon):
+        raise Mistake("malformed polygon", f"not a flat list of finite numbers: {shown(polygon)}")
+    if len(polygon) % 2:
+        raise Mistake("malformed polygon", f"{len(polygon)} coordinates, an odd number")
+    if len(polygon) < 6:
+        raise Mistake("polygon with fewer than 3 points", f"{len(polygon) // 2} points")
+    xs, ys = polygon[::2], polygon[1::2]
+    return (min(xs), min(ys), max(xs), max(ys)), polygon_area(xs, ys)
+
+
+def polygon_area(xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Return the area within a line that does not cross itself, in square pixels."""
+    return abs(sum(map(mul, xs, ys[1:] + ys[:1])) - sum(map(mul, ys, xs[1:] + xs[:1]))) / 2
+
+
+def _check_near(bounds: Bounds, width: int, height: int) -> bool:
+    """Check that polygons stay within one size of the image around it, and tell whether they lie inside of it.
+
+    Farther out, pycocotools' integers overflow or it fills the memory.
+    """
+    x0, y0, x1, y1 = bounds
+    if x0 < -width or y0 < -height or x1 > 2 * width or y1 > 2 * height:
+        raise _outside(bounds, width, height)
+    return x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height
+
+
+def _outside(bounds: Bounds, width: int, height: int) -> Mistake:
+    x0, y0, x1, y1 = bounds
+    spans = f"x {x0:g} to {x1:g}, y {y0:g} to {y1:g}"
+    return Mistake("polygon outside the image", f"{spans} in {width}x{height} px")
+
+
+def _check_drawn(polygons: list[list[float]], bounds: Bounds, width: int, height: int) -> bool:
+    """Check polygons that may cover nothing; tell whether they cover a pixel."""
+    drawn = mask_util.merge(mask_util.frPyObjects(polygons, height, width))
+    if mask_util.area(drawn):
+        return True
+    for polygon in polygons:
+        xs, ys = polygon[::2], polygon[1::2]
+        if min(xs) < 0 or min(ys) < 0 or max(xs) > width or max(ys) > height:
+            raise _outside(bounds, width, height)
+        if polygon_area(xs, ys) < _NO_AREA:
+            raise Mistake("zero-area polygon", shown(polygon))
+    return False
+
+
+# ------------------------------------------------------------------------------------------------ RLE
+
+
+def _read_rle(rle: dict, width: int, height: int) -> Mask:
+    size, counts = rle.get("size"), rle.get("counts")
+    if size != [height, width]:
+        raise Mistake("malformed RLE", f"size {shown(size)}, the image has {[height, width]}")
+    if isinstance(counts, str):
+        runs = _decompressed(counts)
+    elif isinstance(counts, list) and all(map(is_int, counts)):
+        runs = counts
+    else:
+        raise Mistake("malformed RLE", "counts are neither a list of integers nor a compressed string")
+    # They are compared as Python's integers, which do not overflow.
+    if any(run < 0 for run in runs) or sum(runs) != height * width:
+        raise Mistake("malformed RLE", "counts do not add up to the size")
+    ends = np.cumsum(np.array(runs, dtype=np.int64))
+    inside = np.stack([ends[:-1:2], ends[1::2] - 1], 1) if len(runs) > 1 else np.empty((0, 2), np.int64)
+    inside = inside[inside[:, 0] <= inside[:, 1]]  # runs of length zero are allowed
+    if not len(inside):
+        raise Mistake("mask without a pixel", "the RLE covers nothing")
+    area = int((inside[:, 1] - inside[:, 0] + 1).sum())
+    return Mask({"size": [height, width], "counts": counts}, _bounds_of_runs(inside, height), area)
+
+
+def _bounds_of_runs(inside: np.ndarray, height: int) -> Bounds:
+    """Return the bounds of runs (N, 2) of first and last position, which go down the columns."""
+    columns, rows = np.divmod(inside, height)
+    over = columns[:, 0] != columns[:, 1]  # goes on in the next column: it touches both borders
+    top, bottom = (0, height - 1) if over.any() else (rows[:, 0].min(), rows[:, 1].max())
+    return float(columns[0, 0]), float(top), float(columns[-1, 1] + 1), float(bottom + 1)
+
+
+def _decompressed(text: str) -> list[int]:
+    """Return the runs of a compressed RLE: five bits a character, each run as the difference to that two before.
+
+    pycocotools itself reads past the end of damaged ones.
+    """
+    runs: list[int] = []
+    value = bits = 0
+    for character in text:
+        code = ord(character) - 48
+        if not 0 <= code < 64 or bits > 60:
+            raise Mistake("malformed RLE", f"counts are no compressed string: {shown(text)}")
+        value |= (code & 31) << bits
+        bits += 5
+        if not code & 32:  # the last character of a run
+            if code & 16:
+                value -= 1 << bits
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = bits = 0
+    if bits:
+        raise Mistake("malformed RLE", f"counts end within a run: {shown(text)}")
+    return runs
+
+
+def area_of(segmentation: Any, box: Sequence[float]) -> float:
+    """Return the square pixels of a checked mask, or of the box (x, y, width, height) where there is none."""
+    if isinstance(segmentation, dict):
+        is_plain = isinstance(segmentation["counts"], list)
+        rle = mask_util.frPyObjects(segmentation, *segmentation["size"]) if is_plain else segmentation
+        return float(mask_util.area(rle))
+    if segmentation:
+        return float(sum(polygon_area(list(p[::2]), list(p[1::2])) for p in segmentation))
+    return float(math.prod(box[2:]))
