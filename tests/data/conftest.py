@@ -42,7 +42,7 @@ def write_coco(json_file, coco, image_root):
     json_file.write_text(json.dumps(coco))
     image_root.mkdir(parents=True, exist_ok=True)
     for image in coco["images"]:
-        pixels = np.full((image["height"], image["width"], 3), 128, dtype=np.uint8)
+        pixels = np.full((int(image["height"]), int(image["width"]), 3), 128, dtype=np.uint8)
         pixels[0, 0] = list(hashlib.sha256(image["file_name"].encode()).digest()[:3])  # no two are equal
         Image.fromarray(pixels).save(image_root / image["file_name"])
 

@@ -143,7 +143,8 @@ def test_annotation_without_a_box(check, coco, annotation):
         [[-3, 3, 12, 3, 12, 9]],
         [[2, 3, 12, 3, 12, 9], [2, 3, 2, 3, 2, 3]],  # the object is still there
         [[-5, 3, 30, 3, 30, 9, -5, 9]],
-        [[i % 10, i // 10, i % 10 + 0.9, i // 10, i % 10, i // 10 + 0.9] for i in range(100)] * 3,  # 300 polygons
+        [[i % 10, i // 10, i % 10 + 0.9, i // 10, i % 10, i // 10 + 0.9] for i in range(100)]
+        * 3,  # 300 polygons
     ],
 )
 def test_odd_but_usable_polygons(check, coco, annotation, segmentation):

@@ -52,7 +52,12 @@ class Document:
     _invalid: set[int] = field(default_factory=set)  # id() of the entries that a problem names
 
     def report(
-        self, kind: str, what: str, image: dict | None = None, annotation: dict | None = None, keep: bool = False
+        self,
+        kind: str,
+        what: str,
+        image: dict | None = None,
+        annotation: dict | None = None,
+        keep: bool = False,
     ) -> None:
         """Add a problem of an image, of an annotation, or of the whole file.
 
@@ -87,7 +92,9 @@ class Document:
             what = "no object remains once everything listed here is left out"
             nothing = Problem("nothing left", self.file, what, "Fix some of it.")
             raise DatasetProblemsError(self.file, [nothing, *problems])
-        return replace(self, images=images, annotations=valid, problems=[], is_plain=not problems and self.is_plain)
+        return replace(
+            self, images=images, annotations=valid, problems=[], is_plain=not problems and self.is_plain
+        )
 
     def numbered(self) -> "Document":
         """Return the document with integer ids that differ, as detectron2 and pycocotools need them."""
@@ -302,4 +309,6 @@ def _check_annotations(document: Document) -> None:
         for annotation in without:
             document.report("masks missing", "no 'segmentation'", annotation=annotation)
     if twice := sum(count - 1 for count in boxes.values()):
-        document.remarks.append(f"{twice} objects are labelled twice: the same class and box in the same image.")
+        document.remarks.append(
+            f"{twice} objects are labelled twice: the same class and box in the same image."
+        )

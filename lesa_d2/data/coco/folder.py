@@ -15,7 +15,7 @@ from typing import Any
 
 from detectron2.data.datasets import load_coco_json
 
-from ...errors import ConfigError, listed
+from ...errors import ConfigError, DatasetError, listed
 from ..folder import PARTS, DatasetFolder, register_format
 from ..problems import DatasetProblemsError, Problem
 from ..registration import register_dataset
@@ -194,7 +194,11 @@ class AnnotatedFolder(DatasetFolder):
         roles = {"train": "training", "val": "validation", "test": "test"}
         lines = []
         for name, part in self.parts.items():
-            role = "training and validation, split by a seed" if self.needs_split and name == "train" else roles[name]
+            role = (
+                "training and validation, split by a seed"
+                if self.needs_split and name == "train"
+                else roles[name]
+            )
             summary = part.summary()
             images, annotations = summary.totals
             where = os.path.relpath(summary.image_root, self.directory)
@@ -218,10 +222,14 @@ class AnnotatedFolder(DatasetFolder):
         groups = self._groups(train)
         copies = len(train.images) - len(groups)
         if copies:
-            return [f"{copies} of {len(train.images)} pictures are copies of others: the split keeps copies together."]
+            return [
+                f"{copies} of {len(train.images)} pictures are copies of others: the split keeps copies together."
+            ]
         same = _equal_pictures((self.train,), (pictures_state(train),))
         if same:
-            return [f"{len(same)} of {len(train.images)} pictures are copies of one another: validation has some, too."]
+            return [
+                f"{len(same)} of {len(train.images)} pictures are copies of one another: validation has some, too."
+            ]
         return []
 
     def _remarks_on_copies(self) -> list[str]:
@@ -229,18 +237,26 @@ class AnnotatedFolder(DatasetFolder):
         same = _equal_pictures((self.train, self.val), (pictures_state(train), pictures_state(val)))
         learnt, seen = set(map(same.get, paths(train))) - {None}, set(paths(train))
         equal = [p for p in paths(val) if p in seen or same.get(p) in learnt]
-        originals = {original_of(image.file_name) for image in train.images} - {i.file_name for i in train.images}
+        originals = {original_of(image.file_name) for image in train.images} - {
+            i.file_name for i in train.images
+        }
         others = set(paths(val)) - set(equal)
-        copies = [p for p, i in zip(paths(val), val.images, strict=True) if original_of(i.file_name) in originals]
+        copies = [
+            p for p, i in zip(paths(val), val.images, strict=True) if original_of(i.file_name) in originals
+        ]
         copies = [path for path in copies if path in others]
         said = []
         of = f"of {len(val.images)} pictures for validation"
         if equal:
             names = listed([os.path.basename(path) for path in equal], 3)
-            said.append(f"{len(equal)} {of} are for training as well ({names}): AP says how well they are remembered.")
+            said.append(
+                f"{len(equal)} {of} are for training as well ({names}): AP says how well they are remembered."
+            )
         if copies:
             names = listed([os.path.basename(path) for path in copies], 3)
-            said.append(f"{len(copies)} {of} are augmented copies of pictures for training ({names}): AP is too high.")
+            said.append(
+                f"{len(copies)} {of} are augmented copies of pictures for training ({names}): AP is too high."
+            )
         return said
 
     # --------------------------------------------------------------------------------------- registration
@@ -257,7 +273,8 @@ class AnnotatedFolder(DatasetFolder):
             drop_invalid: leave out the images and annotations that have problems.
 
         Raises:
-            DatasetProblemsError: a problem of the whole folder.
+            DatasetProblemsError: a problem of the whole folder, or any at all without ``drop_invalid``.
+            DatasetError: the folder has no part for test.
             ConfigError: another split, or a fraction that is none.
         """
         if split not in PARTS:
@@ -293,7 +310,7 @@ class AnnotatedFolder(DatasetFolder):
         if split != "test":
             return self.train if split == "train" else self.val
         if split not in self.parts:
-            raise ConfigError(f"{self.directory} has no part for test, only {listed(list(self.parts))}")
+            raise DatasetError(f"{self.directory} has no part for test, only {listed(list(self.parts))}")
         self._refuse(self._category_problems(self.train, self.parts[split]))
         return self.parts[split]
 
@@ -308,7 +325,10 @@ class AnnotatedFolder(DatasetFolder):
     def _groups(self, contents: Summary) -> list[Group]:
         same = _equal_pictures((self.train,), (pictures_state(self.train.summary()),))
         images = [(image.id, image.categories, image.file_name) for image in contents.images]
-        keys = {image.file_name: same.get(path) for image, path in zip(contents.images, paths(contents), strict=True)}
+        keys = {
+            image.file_name: same.get(path)
+            for image, path in zip(contents.images, paths(contents), strict=True)
+        }
         groups = grouped(images, {name: key for name, key in keys.items() if key})
         if _can_be_split(groups):
             return groups

@@ -135,7 +135,9 @@ def _no_training(parts: dict, root: Path) -> str:
             f"no file for training beside {found}. Add train.json, or, to split that file by a seed, give it a name "
             "without a part, such as annotations.json, in a folder without one."
         )
-    dangling = [file for file in sorted(root.glob("*.json")) + sorted(root.glob("*/*.json")) if not is_file(file)]
+    dangling = [
+        file for file in sorted(root.glob("*.json")) + sorted(root.glob("*/*.json")) if not is_file(file)
+    ]
     if dangling:
         return f"no JSON file in COCO's format; not a file that can be read: {_named(dangling, root)}"
     return "no JSON file in COCO's format, that is, with lists of images, annotations and categories"

@@ -166,7 +166,9 @@ def folders_state(folder: Path) -> int:
 def _relative_files(folder: Path) -> set[str]:
     start = len(str(folder)) + 1
     return {
-        os.path.join(place, name)[start:].replace(os.sep, "/") for place, names in _walk(folder) for name in names
+        os.path.join(place, name)[start:].replace(os.sep, "/")
+        for place, names in _walk(folder)
+        for name in names
     }
 
 

@@ -24,7 +24,9 @@ def original_of(name: str) -> str:
     """Return the name of the picture that ``x_jpg.rf.<hash>.jpg``, an augmented copy by Roboflow, was made from."""
     folder, _, file = name.replace("\\", "/").rpartition("/")
     match = _ROBOFLOW_COPY.match(file)
-    return f"{folder}/{match[1]}" if match else name
+    if not match:
+        return name
+    return f"{folder}/{match[1]}" if folder else match[1]
 
 
 def grouped(
