@@ -35,6 +35,14 @@ class DatasetFolder(Protocol):
     def has_masks(self) -> bool:
         """Tell whether the objects for training have masks."""
 
+    def description(self) -> list[str]:
+        """Return a line for each part: where its annotations and pictures are, and how many there are."""
+        return []
+
+    def remarks(self) -> list[str]:
+        """Return sentences about what makes results look better than they are, and about what was assumed."""
+        return []
+
     def problems(self) -> list[Problem]:
         """Return everything that is wrong with the folder; with ``drop_invalid`` this is left out."""
 

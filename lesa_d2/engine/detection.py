@@ -186,6 +186,7 @@ def use_dataset_folder(
     if not drop_invalid:
         _check_once(folder)
     classes = folder.classes
+    notes += [*folder.description(), *folder.remarks()]
     for key in class_count_keys(cfg):
         own = own_classes(cfg.dataloader.train) or own_classes(cfg.dataloader.test) or []
         set_class_count(cfg, key, classes, f"{directory} (--dataset)", len(own), notes)

@@ -26,7 +26,7 @@ def records(folder, annotations, coco, write, change=lambda data: None):
 )
 def test_iscrowd(written, read, tmp_path, coco, annotation, write):
     rle = {"size": [16, 20], "counts": [100, 20, 200]}
-    crowd = annotation(1, 1, iscrowd=written, segmentation=rle, bbox=[6, 4, 2, 16][:2] + [2, 12])
+    crowd = annotation(1, 1, iscrowd=written, segmentation=rle, bbox=[6, 4, 2, 12])
     (first, _), metadata = records(tmp_path, [crowd, annotation(2, 2)], coco, write)
     assert first["annotations"][0]["iscrowd"] == read
     assert type(first["annotations"][0]["iscrowd"]) is int

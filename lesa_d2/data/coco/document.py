@@ -13,7 +13,7 @@ from ..problems import DatasetProblemsError, Problem
 from .entries import is_object, is_plain_id, read_annotation, read_image
 from .fixes import FIXES
 from .locate import Located
-from .values import LARGEST_ID, Mistake, is_int, shown, whole
+from .values import LARGEST_ID, MistakeError, is_int, shown, whole
 
 STRUCTURE = "A COCO file is one object with lists of objects: images, annotations and categories."
 CATEGORY = "Every category needs an integer 'id' of its own and a 'name'."
@@ -209,7 +209,7 @@ def _read_images(document: Document, raw: list[dict], locate: Locate) -> dict[An
     for entry in raw:
         try:
             image = read_image(entry)
-        except Mistake as mistake:
+        except MistakeError as mistake:
             document.report(mistake.kind, mistake.what)
         else:
             document.images.append(image)
@@ -266,7 +266,7 @@ def _read_annotations(document: Document, raw: list[dict], merged: dict[Any, Any
     images = {image["id"]: image for image in document.images}
     names = {category["id"]: category["name"] for category in document.categories}
     for entry in raw:
-        mistakes: list[Mistake] = []
+        mistakes: list[MistakeError] = []
         annotation = read_annotation(entry, images, names, mistakes, merged)
         for mistake in mistakes:
             document.report(mistake.kind, mistake.what, annotation=annotation)

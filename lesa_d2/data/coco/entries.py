@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .masks import Bounds, Mask, area_of, read_mask
-from .values import LARGEST_ID, Mistake, are_numbers, flag, is_id, is_int, is_side, shown, whole
+from .values import LARGEST_ID, MistakeError, are_numbers, flag, is_id, is_int, is_side, shown, whole
 
 _TOLERANCE = 1.0  # pixels; annotation tools round boxes
 _APART = 0.1  # IoU of a box with the box around its mask
@@ -17,12 +17,12 @@ def read_image(raw: dict) -> dict:
     """Return an image with an id, a file name, and its size in whole pixels.
 
     Raises:
-        Mistake: one of them is missing or of another kind.
+        MistakeError: one of them is missing or of another kind.
     """
     image = {**raw, **{key: whole(raw.get(key)) for key in ("id", "width", "height")}}
     good = is_id(image["id"]) and isinstance(name := image.get("file_name"), str) and name.strip()
     if not good or not (is_side(image["width"]) and is_side(image["height"])):
-        raise Mistake("malformed image", f"got {shown(raw, 200)}")
+        raise MistakeError("malformed image", f"got {shown(raw, 200)}")
     return image
 
 
@@ -30,7 +30,7 @@ def read_annotation(
     raw: dict,
     images: Mapping[Any, dict],
     categories: Mapping[int, str],
-    mistakes: list[Mistake],
+    mistakes: list[MistakeError],
     merged: Mapping[Any, Any],
 ) -> dict | None:
     """Return an annotation with the ids, the box, the mask, ``iscrowd`` and ``area`` that every reader uses.
@@ -48,7 +48,7 @@ def read_annotation(
     annotation = raw.copy()
     if not _read_ids(annotation) or "bbox" not in raw:
         without = {key: value for key, value in raw.items() if key != "segmentation"}
-        mistakes.append(Mistake("malformed annotation", f"got {shown(without, 200)}"))
+        mistakes.append(MistakeError("malformed annotation", f"got {shown(without, 200)}"))
         return None
     annotation["image_id"] = merged.get(annotation["image_id"], annotation["image_id"])
     image = images.get(annotation["image_id"])
@@ -58,7 +58,7 @@ def read_annotation(
     kind = _box_mistake(raw["bbox"], image)
     if kind:
         size = f" in {image['width']}x{image['height']} px" if image else ""
-        mistakes.append(Mistake(kind, f"bbox {shown(raw['bbox'])}{size}"))
+        mistakes.append(MistakeError(kind, f"bbox {shown(raw['bbox'])}{size}"))
     _read_geometry(annotation, image, not kind, mistakes)
     return annotation
 
@@ -73,25 +73,25 @@ def _read_ids(annotation: dict) -> bool:
     return True
 
 
-def _read_flags(annotation: dict, mistakes: list[Mistake]) -> None:
+def _read_flags(annotation: dict, mistakes: list[MistakeError]) -> None:
     for name in ("iscrowd", "ignore"):
         if type(annotation.get(name)) is not int or annotation[name] not in (0, 1):
             try:
                 annotation[name] = flag(annotation.get(name), name)
-            except Mistake as mistake:
+            except MistakeError as mistake:
                 mistakes.append(mistake)
     if annotation.pop("ignore") == 1:
-        mistakes.append(Mistake("ignored annotation", "has 'ignore' set"))
+        mistakes.append(MistakeError("ignored annotation", "has 'ignore' set"))
 
 
-def _unknown(annotation: dict, image: dict | None, images: Mapping, categories: Mapping) -> Iterator[Mistake]:
+def _unknown(annotation: dict, image: dict | None, images: Mapping, categories: Mapping) -> Iterator[MistakeError]:
     if image is None:
         same = _of_other_type(annotation["image_id"], images)
-        yield Mistake("unknown image", same or "no image has this id")
+        yield MistakeError("unknown image", same or "no image has this id")
     if (category := annotation["category_id"]) not in categories:
         same = _of_other_type(category, categories)
         known = f"known are {shown(sorted(categories))}"
-        yield Mistake("unknown category", f"category_id {category!r}, {same or known}")
+        yield MistakeError("unknown category", f"category_id {category!r}, {same or known}")
 
 
 def _of_other_type(value: Any, known: Mapping) -> str:
@@ -120,23 +120,23 @@ def _box_mistake(box: Any, image: dict | None) -> str | None:
     return "box outside the image" if over > _TOLERANCE else None
 
 
-def _read_geometry(annotation: dict, image: dict | None, has_box: bool, mistakes: list[Mistake]) -> None:
+def _read_geometry(annotation: dict, image: dict | None, has_box: bool, mistakes: list[MistakeError]) -> None:
     """Read the mask, compare it with the box, and set the area."""
     mask, box = None, annotation["bbox"]
     if annotation.get("segmentation") and image is not None:
         try:
             mask = read_mask(annotation["segmentation"], image["width"], image["height"])
-        except Mistake as mistake:
+        except MistakeError as mistake:
             mistakes.append(mistake)
             return
         annotation["segmentation"] = mask.segmentation
         if has_box and are_apart(box, mask.bounds):
             x0, y0, x1, y1 = mask.bounds
             around = f"the box around the mask is [{x0:g}, {y0:g}, {x1 - x0:g}, {y1 - y0:g}]"
-            mistakes.append(Mistake("box apart from its mask", f"bbox {shown(box)}, {around}"))
+            mistakes.append(MistakeError("box apart from its mask", f"bbox {shown(box)}, {around}"))
     keypoints = annotation.get("keypoints")
     if keypoints and not (are_numbers(keypoints) and len(keypoints) % 3 == 0):
-        mistakes.append(Mistake("malformed keypoints", f"got {shown(keypoints)}"))
+        mistakes.append(MistakeError("malformed keypoints", f"got {shown(keypoints)}"))
     if has_box and not _is_area(annotation.get("area"), image):
         annotation["area"] = _area(mask, box)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_util
 
-from .values import Mistake, are_numbers, is_int, shown
+from .values import MistakeError, are_numbers, is_int, shown
 
 _NO_AREA = 1e-6  # square pixels
 
@@ -31,14 +31,14 @@ def read_mask(segmentation: Any, width: int, height: int) -> Mask:
     """Read a segmentation that is neither missing nor empty.
 
     Raises:
-        Mistake: it is neither polygons nor an RLE that cover some of the image.
+        MistakeError: it is neither polygons nor an RLE that cover some of the image.
     """
     if isinstance(segmentation, dict):
         return _read_rle(segmentation, width, height)
     if not isinstance(segmentation, list):
-        raise Mistake("malformed polygon", f"segmentation is a {type(segmentation).__name__}")
+        raise MistakeError("malformed polygon", f"segmentation is a {type(segmentation).__name__}")
     if any(isinstance(value, int | float) for value in segmentation):
-        raise Mistake("flat segmentation", f"{len(segmentation)} numbers, not a list of polygons")
+        raise MistakeError("flat segmentation", f"{len(segmentation)} numbers, not a list of polygons")
     read = [_read_polygon(polygon) for polygon in segmentation]
     x0, y0, x1, y1 = zip(*(bounds for bounds, _ in read), strict=True)
     bounds = min(x0), min(y0), max(x1), max(y1)
@@ -52,11 +52,11 @@ def read_mask(segmentation: Any, width: int, height: int) -> Mask:
 
 def _read_polygon(polygon: Any) -> tuple[Bounds, float]:
     if not are_numbers(polygon):
-        raise Mistake("malformed polygon", f"not a flat list of finite numbers: {shown(polygon)}")
+        raise MistakeError("malformed polygon", f"not a flat list of finite numbers: {shown(polygon)}")
     if len(polygon) % 2:
-        raise Mistake("malformed polygon", f"{len(polygon)} coordinates, an odd number")
+        raise MistakeError("malformed polygon", f"{len(polygon)} coordinates, an odd number")
     if len(polygon) < 6:
-        raise Mistake("polygon with fewer than 3 points", f"{len(polygon) // 2} points")
+        raise MistakeError("polygon with fewer than 3 points", f"{len(polygon) // 2} points")
     xs, ys = polygon[::2], polygon[1::2]
     return (min(xs), min(ys), max(xs), max(ys)), polygon_area(xs, ys)
 
@@ -77,10 +77,10 @@ def _check_near(bounds: Bounds, width: int, height: int) -> bool:
     return x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height
 
 
-def _outside(bounds: Bounds, width: int, height: int) -> Mistake:
+def _outside(bounds: Bounds, width: int, height: int) -> MistakeError:
     x0, y0, x1, y1 = bounds
     spans = f"x {x0:g} to {x1:g}, y {y0:g} to {y1:g}"
-    return Mistake("polygon outside the image", f"{spans} in {width}x{height} px")
+    return MistakeError("polygon outside the image", f"{spans} in {width}x{height} px")
 
 
 def _check_drawn(polygons: list[list[float]], bounds: Bounds, width: int, height: int) -> bool:
@@ -93,7 +93,7 @@ def _check_drawn(polygons: list[list[float]], bounds: Bounds, width: int, height
         if min(xs) < 0 or min(ys) < 0 or max(xs) > width or max(ys) > height:
             raise _outside(bounds, width, height)
         if polygon_area(xs, ys) < _NO_AREA:
-            raise Mistake("zero-area polygon", shown(polygon))
+            raise MistakeError("zero-area polygon", shown(polygon))
     return False
 
 
@@ -103,21 +103,21 @@ def _check_drawn(polygons: list[list[float]], bounds: Bounds, width: int, height
 def _read_rle(rle: dict, width: int, height: int) -> Mask:
     size, counts = rle.get("size"), rle.get("counts")
     if size != [height, width]:
-        raise Mistake("malformed RLE", f"size {shown(size)}, the image has {[height, width]}")
+        raise MistakeError("malformed RLE", f"size {shown(size)}, the image has {[height, width]}")
     if isinstance(counts, str):
         runs = _decompressed(counts)
     elif isinstance(counts, list) and all(map(is_int, counts)):
         runs = counts
     else:
-        raise Mistake("malformed RLE", "counts are neither a list of integers nor a compressed string")
+        raise MistakeError("malformed RLE", "counts are neither a list of integers nor a compressed string")
     # They are compared as Python's integers, which do not overflow.
     if any(run < 0 for run in runs) or sum(runs) != height * width:
-        raise Mistake("malformed RLE", "counts do not add up to the size")
+        raise MistakeError("malformed RLE", "counts do not add up to the size")
     ends = np.cumsum(np.array(runs, dtype=np.int64))
     inside = np.stack([ends[:-1:2], ends[1::2] - 1], 1) if len(runs) > 1 else np.empty((0, 2), np.int64)
     inside = inside[inside[:, 0] <= inside[:, 1]]  # runs of length zero are allowed
     if not len(inside):
-        raise Mistake("mask without a pixel", "the RLE covers nothing")
+        raise MistakeError("mask without a pixel", "the RLE covers nothing")
     area = int((inside[:, 1] - inside[:, 0] + 1).sum())
     return Mask({"size": [height, width], "counts": counts}, _bounds_of_runs(inside, height), area)
 
@@ -140,7 +140,7 @@ def _decompressed(text: str) -> list[int]:
     for character in text:
         code = ord(character) - 48
         if not 0 <= code < 64 or bits > 60:
-            raise Mistake("malformed RLE", f"counts are no compressed string: {shown(text)}")
+            raise MistakeError("malformed RLE", f"counts are no compressed string: {shown(text)}")
         value |= (code & 31) << bits
         bits += 5
         if not code & 32:  # the last character of a run
@@ -149,7 +149,7 @@ def _decompressed(text: str) -> list[int]:
             runs.append(value + (runs[-2] if len(runs) > 2 else 0))
             value = bits = 0
     if bits:
-        raise Mistake("malformed RLE", f"counts end within a run: {shown(text)}")
+        raise MistakeError("malformed RLE", f"counts end within a run: {shown(text)}")
     return runs
 
 

@@ -8,7 +8,7 @@ LARGEST_SIDE = 10**6  # pixels
 _NUMBERS = {int, float}
 
 
-class Mistake(Exception):
+class MistakeError(Exception):
     """Say what is wrong with a value: the kind of the problem, and what it is exactly."""
 
     def __init__(self, kind: str, what: str) -> None:
@@ -59,10 +59,10 @@ def flag(value: Any, name: str) -> int:
     """Return 0 or 1 for what certainly means so: null is 0.
 
     Raises:
-        Mistake: anything else.
+        MistakeError: anything else.
     """
     if value is None:
         return 0
     if type(value) in (int, float, bool) and value in (0, 1):
         return int(value)
-    raise Mistake(f"malformed {name}", f"{name} {shown(value)}, a {type(value).__name__}")
+    raise MistakeError(f"malformed {name}", f"{name} {shown(value)}, a {type(value).__name__}")

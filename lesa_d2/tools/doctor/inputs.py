@@ -86,7 +86,8 @@ class Inputs:
         folder.check()
         classes = folder.classes
         labels = "boxes and masks" if folder.has_masks else "boxes without masks"
-        return [Finding("data set", f"{labels} of {len(classes)} classes: {listed(classes)}")]
+        found = [f"{labels} of {len(classes)} classes: {listed(classes)}", *folder.description()]
+        return [Finding("data set", state) for state in [*found, *folder.remarks()]]
 
     def _check_values(self) -> list[Finding]:
         if self.is_yacs:
