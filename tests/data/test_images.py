@@ -76,11 +76,7 @@ def test_pictures_are_read_as_rgb_whatever_they_are(tmp_path):
 
 
 def test_unusual_pictures_are_read(tmp_path):
-    """16 bits a channel, CMYK, animations, and formats that torchvision leaves to PIL."""
-    deep = np.full((8, 12), 0x8000, np.uint16)
-    deep[:, :6] = 0xFFFF
-    Image.fromarray(deep).save(tmp_path / "deep.png")
-    assert read_image(str(tmp_path / "deep.png"))[:, 0, [0, -1]].tolist() == [[255, 128]] * 3
+    """CMYK, animations, and other formats than JPEG."""
     red = Image.new("RGB", (12, 8), (250, 10, 60))
     frames = [red, Image.new("RGB", (12, 8), (0, 255, 0))]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
@@ -91,9 +87,8 @@ def test_unusual_pictures_are_read(tmp_path):
         image = read_image(str(file))
         assert image.dtype == torch.uint8, file
         assert image.shape == (3, 8, 12), file
-        if file.name != "deep.png":
-            error = (image[:, 0, 0].int() - torch.tensor([250, 10, 60])).abs().max()
-            assert error <= (12 if file.suffix == ".jpg" else 0), file
+        error = (image[:, 0, 0].int() - torch.tensor([250, 10, 60])).abs().max()
+        assert error <= (12 if file.suffix == ".jpg" else 0), file
 
 
 def test_pictures_are_turned_upright(tmp_path):
@@ -106,8 +101,8 @@ def test_pictures_are_turned_upright(tmp_path):
 def test_what_is_no_picture_is_named(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"text")
     (tmp_path / "b.jpg").write_bytes(b"")
-    for name in ("a.jpg", "b.jpg", "missing.jpg"):
-        with pytest.raises(DatasetError, match=f"{name} cannot be read as an image"):
+    for name, reason in (("a.jpg", "no known format"), ("b.jpg", "empty"), ("missing.jpg", "does not exist")):
+        with pytest.raises(DatasetError, match=f"{name}.* {reason}"):
             read_image(str(tmp_path / name))
 
 

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.utils.file_io import PathManager
-from PIL import ExifTags, Image
 from pycocotools import mask as mask_util
 
+from ..pictures import DeepPictureError, MissingPictureError, PictureError, check_picture
 from ..problems import DatasetProblemsError, Problem
 from ..progress import progress
 from .entries import is_annotation, is_id, is_image
@@ -24,6 +23,11 @@ from .summary import read_coco
 _TOLERANCE = 1.0  # pixels; annotation tools round boxes
 _FARTHEST = 1e5  # pixels; pycocotools' integers overflow farther out
 _NO_AREA = 1e-6  # square pixels
+
+_PICTURE_KINDS: dict[type, str] = {
+    MissingPictureError: "missing image file",
+    DeepPictureError: "more than 8 bits",
+}
 
 Mistake = tuple[str, str]
 """The kind of a problem, and what it is exactly."""
@@ -250,25 +254,11 @@ def _files(coco: _Coco, image_root: str) -> Iterator[Problem]:
 
 
 def _file_mistakes(path: str, image: dict) -> list[Mistake]:
-    if not PathManager.isfile(path):
-        return [("missing image file", path)]
     try:
-        (width, height), mode = _decode(path)
-    except Exception as error:  # Pillow's decoders raise almost anything on damaged data
-        return [("image that cannot be decoded", f"{path}: {error}")]
-    found = []
-    if mode.startswith(("I", "F")):  # I;16, I;16B, I, F ...: converting them to RGB clips at 255
-        found.append(("more than 8 bits", f"{image['file_name']} has Pillow's mode {mode!r}"))
-    if (width, height) != (image["width"], image["height"]):
-        what = f"{image['file_name']} is {width}x{height} px, the JSON says"
-        found.append(("wrong image size", f"{what} {image['width']}x{image['height']}"))
-    return found
-
-
-def _decode(path: str) -> tuple[tuple[int, int], str]:
-    """Return the size as detectron2's ``read_image`` gives it (turned upright as EXIF says), and Pillow's mode."""
-    with PathManager.open(path, "rb") as file, Image.open(file) as image:
-        image.load()
-        width, height = image.size
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # width and height are swapped
-        return ((height, width) if turned else (width, height)), image.mode
+        width, height = check_picture(path)
+    except PictureError as error:
+        return [(_PICTURE_KINDS.get(type(error), "image that cannot be decoded"), str(error))]
+    if (width, height) == (image["width"], image["height"]):
+        return []
+    what = f"{image['file_name']} is {width}x{height} px, the JSON says {image['width']}x{image['height']}"
+    return [("wrong image size", what)]
