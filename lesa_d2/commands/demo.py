@@ -10,10 +10,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from ..data.pictures import read_picture
 from ..engine import separate_overrides
 from ..engine.folder import make_folder
 from ..errors import LesaError
-from ..tools.analysis.image_reader import find_images, open_image
+from ..tools.analysis.image_reader import find_images
 from ..tools.demo import DemoModel, DetectionSummary, HtmlReport, VideoReader, VideoWriter, load_models
 from ..tools.demo.files import keep_originals, output_names, short_names
 from ..tools.demo.panels import predict
@@ -71,7 +72,7 @@ def show_images(args: argparse.Namespace, models: list[DemoModel], files: list[P
     report = HtmlReport("Predictions", models, args.confidence_threshold) if args.report else None
     for file in tqdm(files, desc="images", unit="image"):
         try:
-            image = open_image(file, "BGR")
+            image = read_picture(file, "BGR")
         except LesaError as error:
             broken.append(str(error))
             continue

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..config.lazy import apply_overrides, config_path, read_config
 from ..config.settings import check_settings
+from ..data.pictures import read_picture
 from ..engine import Classification, evaluate, last_checkpoint, load_evaluated, separate_overrides
 from ..engine.device import settle
 from ..engine.folder import make_folder
@@ -148,11 +149,10 @@ def click(file: Path) -> Point:
     Raises:
         LesaError: the window was closed without a click.
     """
-    from detectron2.data.detection_utils import read_image
     from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(layout="constrained")
-    axis.imshow(read_image(str(file), "RGB"))
+    axis.imshow(read_picture(file))
     axis.set(title=f"{file.name}: click a position", xticks=[], yticks=[])
     clicks = figure.ginput(1, timeout=0)
     pyplot.close(figure)

@@ -4,6 +4,7 @@ from .augmentation import RandomSquareResize
 from .coco import CocoFolder, check_coco_json
 from .coco_folder import coco_folder_split
 from .folder import DatasetFolder, folder_split, open_folder, register_format
+from .formats import LabelMeFolder, VocFolder, YoloFolder
 from .images import ImageMapper, ImageRecords, image_folder
 from .problems import DatasetProblemsError, Problem
 from .shape_pictures import IMAGE_CLASSES, generate_shape_images, shape_images
@@ -20,9 +21,12 @@ __all__ = [
     "DatasetProblemsError",
     "ImageMapper",
     "ImageRecords",
+    "LabelMeFolder",
     "Problem",
     "RandomSquareResize",
     "StuffMapper",
+    "VocFolder",
+    "YoloFolder",
     "check_coco_json",
     "coco_folder_split",
     "coco_with_stuff_maps",

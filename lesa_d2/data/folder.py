@@ -11,6 +11,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..errors import DatasetError
 from .problems import Problem
+from .unknown_formats import named_formats
 
 SPLITS = ("train", "val")
 PARTS = (*SPLITS, "test")
@@ -91,7 +92,8 @@ def open_folder(directory: str | Path) -> DatasetFolder:
         if folder := kind.recognise(root):
             return folder
     explanations = [kind.explain(root) for kind in FORMATS]
-    raise DatasetError("\n".join([f"{directory} is not laid out in a known way.", *explanations]))
+    first = f"{directory} is not laid out in a known way."
+    raise DatasetError("\n".join([first, *named_formats(root), *explanations]))
 
 
 def folder_split(

@@ -7,18 +7,23 @@ workers nor that of processes, nor where a run was interrupted, changes what sam
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import DatasetFromList
+from detectron2.config import instantiate
+from detectron2.data import DatasetFromList, DatasetMapper
 from detectron2.data.build import trivial_batch_collator
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.utils import comm
 from detectron2.utils.serialize import PicklableWrapper
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from ..errors import ConfigError, DatasetError
+from ..errors import ConfigError, DatasetError, LesaError, described
+from .pictures import PictureError, RefusedPictureError, check_header, check_picture
+
+Mapper = Callable[[dict], dict | None]
 
 Key = tuple[int, int]
 """(position, index of the image)."""
@@ -60,6 +65,87 @@ class PositionBatchSampler(Sampler[list[Key]]):
         return int(self._order[entry])
 
 
+class CheckedMapper:
+    """Check the picture of a record before a mapper reads it, and name the file that a mapper cannot read.
+
+    detectron2's DatasetMapper reads files of any kind: it waits at a pipe for ever, clips 16 bits to white, and its
+    errors do not say which file they are about.  Of the records of other mappers, which need not read pictures, only
+    files are refused that are harmful to any reader of pictures.
+
+    Args:
+        mapper: dict -> model input or None.  One that checks its files itself, or reads pictures of more than 8 bits
+            by its own means, says so by an attribute ``checks_files = True``.
+
+    Raises:
+        DatasetError: names the file, the reason and what to do.
+    """
+
+    def __init__(self, mapper: Mapper) -> None:
+        self.mapper = mapper
+        self.is_detectron2s = isinstance(mapper, DatasetMapper)
+        self.checks_files = getattr(mapper, "checks_files", False)
+
+    def __call__(self, record: dict) -> dict | None:
+        """Map a record."""
+        files = _files(record)
+        if files and not self.checks_files:
+            self._check(files[0])
+        try:
+            return self.mapper(record)
+        except LesaError:
+            raise
+        except Exception as error:
+            if (explained := self._explained(error, files)) is None:
+                raise
+            raise explained from error
+
+    def _check(self, file: str) -> None:
+        try:
+            check_header(file)
+        except PictureError as error:
+            if self.is_detectron2s or isinstance(error, RefusedPictureError):
+                raise
+
+    def _explained(self, error: Exception, files: Sequence[str]) -> DatasetError | None:
+        """Return an error that names the file for which the mapper failed; None if that is not about a file."""
+        names = " or ".join(files) or "a record"
+        if isinstance(error, SizeMismatchError):
+            return DatasetError(f"{files[0]} is not the picture that was annotated: {error}")
+        if files and not self.checks_files:
+            try:
+                check_picture(files[0])
+            except PictureError as found:
+                more = "" if self.is_detectron2s else f" (the mapper failed with {described(error)})"
+                return DatasetError(f"{found}{more}")
+        if isinstance(error, (OSError, SyntaxError)):
+            return DatasetError(f"{names} cannot be read: {error}; replace or remove it")
+        return None
+
+
+def _files(record: Any) -> list[str]:
+    """Return the files of a record, its picture first; none for a record that is not about files."""
+    if not isinstance(record, Mapping) or "file_name" not in record:
+        return []
+    maps = [value for key, value in record.items() if key.endswith("_file_name") and value]
+    return [str(file) for file in (record["file_name"], *maps)]
+
+
+def checked(mapper: Mapper) -> CheckedMapper:
+    """Return a mapper that names the files that it cannot read."""
+    return mapper if isinstance(mapper, CheckedMapper) else CheckedMapper(mapper)
+
+
+def build_loader(node: Any) -> Iterable[Any]:
+    """Build the loader that a config describes, of whatever kind, with its mapper :func:`checked`.
+
+    Raises:
+        DatasetError: while it loads; names the file that cannot be read.
+    """
+    if not isinstance(node, Mapping) or node.get("mapper") is None:
+        return instantiate(node)
+    return instantiate({**node, "mapper": checked(instantiate(node["mapper"]))})
+
+
 class SeededDataset(Dataset[dict]):
     """Map records to samples, with all generators of random numbers seeded by the position.
 
@@ -74,9 +160,9 @@ class SeededDataset(Dataset[dict]):
         DatasetError: names the file that cannot be read; or the mapper returns None for every record.
     """
 
-    def __init__(self, records: Sequence[dict], mapper: Callable[[dict], dict | None], seed: int) -> None:
+    def __init__(self, records: Sequence[dict], mapper: Mapper, seed: int) -> None:
         self.records, self.seed = records, seed
-        self.mapper = PicklableWrapper(mapper)  # a lambda can be sent to spawned processes as well
+        self.mapper = PicklableWrapper(checked(mapper))  # a lambda can be sent to spawned processes as well
 
     def __getitem__(self, key: Key) -> dict:
         """Return the sample at a position, made from the image with the given index."""
@@ -96,14 +182,10 @@ class SeededDataset(Dataset[dict]):
         return sample
 
     def _sample(self, index: int) -> dict | None:
-        record = self.records[index]
         try:
-            return self.mapper(record)
-        except (OSError, SyntaxError, SizeMismatchError) as error:  # detectron2's mapper does not say which
-            name = record.get("file_name", f"record {index}")
-            raise DatasetError(
-                f"{name} cannot be read: {error}; fix it, or remove it from the annotations, and --resume"
-            ) from error
+            return self.mapper(self.records[index])
+        except DatasetError as error:
+            raise DatasetError(f"{error}; then continue with --resume") from error
 
 
 def mix_seed(*numbers: int) -> int:
@@ -114,7 +196,7 @@ def mix_seed(*numbers: int) -> int:
 def build_train_loader(
     dataset: Sequence[dict],
     *,
-    mapper: Callable[[dict], dict | None],
+    mapper: Mapper,
     total_batch_size: int,
     num_workers: int = 0,
     seed: int = 0,

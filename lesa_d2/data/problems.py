@@ -8,7 +8,14 @@ from ..errors import DatasetError
 
 MAX_SHOWN = 20  # entries of one kind in an error's text
 # Kinds without ids that leaving out entries takes care of; of the malformed ones the ids may be what is wrong.
-OF_ENTRIES = ("malformed image", "malformed annotation", "class of crowds only")
+OF_ENTRIES = (
+    "malformed image",
+    "malformed annotation",
+    "class of crowds only",
+    "malformed YOLO line",
+    "malformed VOC file",
+    "malformed LabelMe file",
+)
 
 
 @dataclass(frozen=True)

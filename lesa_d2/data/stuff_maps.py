@@ -6,9 +6,9 @@ from pathlib import PurePath
 
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.utils.file_io import PathManager
-from PIL import Image, UnidentifiedImageError
 
 from ..errors import WITHOUT_SEMANTICS, DatasetError
+from .pictures import PictureError, open_picture
 from .registration import register_dataset
 
 IGNORE_LABEL = 255  # a map's value where there is no label
@@ -85,12 +85,10 @@ def check_stuff_map(file: str, height: int, width: int) -> None:
     """
     expected = f"expected a PNG of 8-bit grey values, {width}×{height} pixels like its image"
     try:
-        with PathManager.open(file, "rb") as content, Image.open(content) as image:
+        with open_picture(file) as image:
             mode, size = image.mode, image.size
             image.load()
-    except FileNotFoundError as error:
-        raise DatasetError(f"stuff map {file} does not exist; {expected}") from error
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise DatasetError(f"stuff map {file} cannot be read: {error}; {expected}") from error
+    except PictureError as error:
+        raise DatasetError(f"stuff map {error}; {expected}") from error
     if mode != "L" or size != (width, height):
         raise DatasetError(f"stuff map {file}: {expected}, got mode {mode}, {size[0]}×{size[1]} pixels")

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from ..config.lazy import target
 from ..data import IMAGE_CLASSES, ImageRecords, image_folder, shape_images
+from ..data.images import describe_images
 from ..errors import ConfigError, DatasetError
 from .classes import class_count, set_class_count
 from .detection import described_names
@@ -23,6 +24,7 @@ class Classification(Task):
     """Train classifiers on a folder of pictures for each class."""
 
     name = "classification"
+    pictures = ""  # how many each part has, for the start report
     command = "lesa pretrain"
 
     examples = """
@@ -68,14 +70,17 @@ examples:
                 "train.best_metric of a classifier must be 'accuracy/top1' or 'accuracy/top5', got "
                 f"{cfg.train.best_metric!r}"
             )
-        if not eval_only:
-            image_records(cfg.dataloader.train)
-        classes = image_records(cfg.dataloader.test).classes
+        loaders = {"train": cfg.dataloader.train, "val": cfg.dataloader.test}
+        parts = {name: image_records(loaders[name]) for name in (["val"] if eval_only else loaders)}
+        self.pictures = ", ".join(f"{name} {describe_images(records)}" for name, records in parts.items())
+        classes = parts["val"].classes
         class_count(cfg, NUM_CLASSES, classes, "the data set")
         cfg.train.class_names = classes
 
     def describe(self, cfg: DictConfig) -> Iterator[tuple[str, str]]:
-        """Yield a line with the names of the classes."""
+        """Yield a line with the numbers of pictures, and one with the names of the classes."""
+        if self.pictures:
+            yield "pictures", self.pictures
         yield "classes", described_names(cfg.train.class_names)
 
 

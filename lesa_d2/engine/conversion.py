@@ -21,13 +21,14 @@ from ..checkpoint import (
     write_weights,
 )
 from ..config import load_config
+from ..data.loader import checked
+from ..data.pictures import SUFFIXES, list_pictures
 from ..data.progress import progress
 from ..errors import CheckpointError, DatasetError
 from .device import settle
 from .models import build_model
 from .start import backbone_input, warn_of_stride
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 BATCH = 4
 DEFAULT_CONFIG = "mask_rcnn_lesa_r50"
 
@@ -98,24 +99,16 @@ def picture_batches(
     """Yield batches of normalised pictures, as the backbone gets them in evaluation: (N, 3, H, W)."""
     if folder is None:
         return
-    files = sorted(file for file in Path(folder).rglob("*") if file.suffix.lower() in PICTURES)
+    files, _ = list_pictures(folder)
     if not files:
-        raise DatasetError(f"{folder} holds no pictures; expected files with one of {', '.join(PICTURES)}")
+        raise DatasetError(f"{folder} holds no pictures; expected files with one of {', '.join(SUFFIXES)}")
     chosen = files[:: max(1, len(files) // number)][:number]
-    mapper = instantiate(cfg.dataloader.test.mapper)
-    inputs = (_mapped(mapper, file) for file in progress(chosen, "Reading pictures"))
+    mapper = checked(instantiate(cfg.dataloader.test.mapper))
+    records = [{"file_name": file, "image_id": file, "label": 0} for file in chosen]
+    inputs: Iterator[Any] = (mapper(record) for record in progress(records, "Reading pictures"))
     for _, same in groupby(inputs, key=lambda record: tuple(record["image"].shape)):
         while batch := list(islice(same, BATCH)):
             yield backbone_input(model, _collated(batch) if cfg.train.task == "classification" else batch)
-
-
-def _mapped(mapper: Any, file: Path) -> dict[str, Any]:
-    try:
-        return mapper({"file_name": str(file), "image_id": str(file), "label": 0})
-    except DatasetError:
-        raise
-    except Exception as error:  # what reading a broken picture raises depends on its format
-        raise DatasetError(f"{file} cannot be read as a picture ({error}); fix or remove it") from error
 
 
 def _collated(batch: Sequence[dict[str, Any]]) -> dict[str, Tensor]:

@@ -4,12 +4,12 @@ import logging
 from collections import OrderedDict
 from typing import Any
 
-from detectron2.config import instantiate
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import nn
 
+from ..data.loader import build_loader
 from ..errors import ConfigError
 from ..evaluation import build_evaluator, with_test_time_augmentation
 from .models import last_checkpoint, load_evaluated
@@ -35,7 +35,7 @@ def evaluate(cfg: DictConfig, model: nn.Module, reporter: Reporter | None = None
     if "tta" in cfg.train and cfg.train.tta.enabled:
         detector, loader = with_test_time_augmentation(cfg, model)
     evaluator = build_evaluator(cfg.dataloader.evaluator)
-    results = inference_on_dataset(detector, instantiate(loader), evaluator)
+    results = inference_on_dataset(detector, build_loader(loader), evaluator)
     model.train(was_training)
     if comm.is_main_process():
         print_csv_format(results)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from detectron2.config import instantiate
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.utils import comm
 from omegaconf import DictConfig
@@ -20,6 +19,7 @@ from ..checkpoint import (
     slot_operators,
     unwrap,
 )
+from ..data.loader import build_loader
 from ..errors import ConfigError, listed
 from ..layers import EvalBatchNorm2d
 
@@ -136,7 +136,7 @@ class StartImages:
         """Return batches of at least ``train.init_images`` images together, normalised, (N, 3, H, W) each."""
         if not self._images:
             number = 0
-            for batch in instantiate(self.cfg.dataloader.train):
+            for batch in build_loader(self.cfg.dataloader.train):
                 self._images.append(backbone_input(self.model, batch))
                 number += len(self._images[-1])  # of this process, as those of the first count
                 if number >= self.cfg.train.init_images:

@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from ..checkpoint import RunCheckpointer, unwrap
 from ..config.lazy import parameters
 from ..config.record import Origin, save_config
+from ..data.loader import build_loader
 from ..errors import ConfigError, DatasetError
 from .device import precision_of
 from .ema import EMAHook, make_ema
@@ -96,7 +97,7 @@ def make_train_loader(cfg: DictConfig, first_iter: int) -> Iterable[Any]:
     elif first_iter:
         logger.warning("This data loader cannot continue where it was: the order of images starts anew.")
     try:
-        return instantiate(cfg.dataloader.train)
+        return build_loader(cfg.dataloader.train)
     except AssertionError as error:  # detectron2 found no image with objects
         raise DatasetError(
             f"{error}: no training image has an object that is not a crowd; check the annotations, or, where "

@@ -12,10 +12,10 @@ from detectron2.evaluation import (
     DatasetEvaluators,
     SemSegEvaluator,
 )
-from detectron2.utils.file_io import PathManager
 from detectron2.utils.registry import locate
 from omegaconf import OmegaConf
-from PIL import Image
+
+from ..data.pictures import open_picture
 
 logger = logging.getLogger(__name__)
 
@@ -51,5 +51,5 @@ def _is(node: Any, kind: type) -> bool:
 
 def read_label_map(file: str, dtype: Any = None) -> np.ndarray:
     """Return the class of every pixel, (H, W), from an image of 8-bit or 16-bit values."""
-    with PathManager.open(file, "rb") as content, Image.open(content) as image:
+    with open_picture(file) as image:
         return np.asarray(image).astype(dtype or np.int64)

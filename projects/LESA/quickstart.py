@@ -9,10 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-from detectron2.config import instantiate
 from detectron2.utils import comm
 
 from lesa_d2.config.lazy import override_keys
+from lesa_d2.data.loader import build_loader
 from lesa_d2.engine import (
     Classification,
     Detection,
@@ -44,7 +44,7 @@ def train_and_draw(args: argparse.Namespace) -> None:
     cfg, model = load_trained(args.output_dir)
     sheet = draw_predictions(
         model,
-        instantiate(cfg.dataloader.test),
+        build_loader(cfg.dataloader.test),
         dataset_names(cfg.dataloader.test)[0],
         args.output_dir / "predictions.png",
         score_threshold=0.6,

@@ -147,14 +147,17 @@ def test_video(trained, video, tmp_path, call):
 def test_broken_pictures_are_named_and_the_rest_is_done(trained, photos, tmp_path, call):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")
+    deep = tmp_path / "deep.png"
+    cv2.imwrite(str(deep), np.full((20, 30), 900, np.uint16))  # Pillow would clip it to white
     out = tmp_path / "out"
     status, printed, err = call(
         *("--config-file", trained / "config.yaml", "--output", out),
-        *("--input", photos / "a.png", broken, photos / "b.jpg"),
+        *("--input", photos / "a.png", broken, deep, photos / "b.jpg"),
     )
     assert status == 2
-    assert "1 of 3 files were left out" in err
+    assert "2 of 4 files were left out" in err
     assert "broken.jpg cannot be read as an image" in err
+    assert "deep.png cannot be read as an image: it has more than 8 bits" in err
     assert written(out) == ["a.png", "b.jpg", "predictions.json"]
     assert "of 2" in printed
 

@@ -287,7 +287,7 @@ def test_truncated_image(check, coco, keep, image_format):
 def test_wrong_image_size(check, coco):
     problems = check(coco(1), lambda root: Image.new("RGB", (16, 20)).save(root / "1.png"))
     assert kinds(problems) == ["wrong image size"]
-    assert "16x20 px, the JSON says 20x16" in problems[0].what
+    assert "16x20 px, the annotations say 20x16" in problems[0].what
 
 
 def test_size_is_that_of_the_upright_picture(check, coco):

@@ -250,7 +250,7 @@ def test_one_image_cannot_be_split(tmp_path, coco, write):
         folder_split(str(tmp_path), "train")
 
 
-@pytest.mark.parametrize("arguments", [{"split": "test"}, {"split": "val", "val_fraction": 1.0}])
+@pytest.mark.parametrize("arguments", [{"split": "all"}, {"split": "val", "val_fraction": 1.0}])
 def test_bad_arguments(single, arguments):
     with pytest.raises(ConfigError):
         folder_split(str(single), **arguments)

@@ -130,9 +130,9 @@ def test_the_data_set_can_be_sent_to_spawned_processes():
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda file: file.unlink(), "No such file"),
+        (lambda file: file.unlink(), "does not exist"),
         (lambda file: file.write_bytes(file.read_bytes()[:700]), "truncated|Truncated"),
-        (lambda file: file.write_bytes(b"spam"), "cannot identify"),
+        (lambda file: file.write_bytes(b"spam"), "no known format"),
         (lambda file: Image.new("RGB", (9, 9)).save(file), "Mismatched image shape"),
     ],
 )
@@ -143,5 +143,5 @@ def test_a_photograph_that_cannot_be_read_is_named(tmp_path, spoil, message):
     record = {"file_name": str(file), "height": 64, "width": 64, "annotations": []}
     mapper = DatasetMapper(True, augmentations=[], image_format="RGB")
     loader = build_train_loader([record], mapper=mapper, total_batch_size=1)
-    with pytest.raises(DatasetError, match=rf"broken\.jpg cannot be read: .*({message})"):
+    with pytest.raises(DatasetError, match=rf"broken\.jpg .*({message})"):
         next(iter(loader))

@@ -57,7 +57,14 @@ def test_output_folder_holds_what_users_expect(finished):
     assert {"config.yaml", "log.txt", "metrics.json", "model_final.pth", "model_best.pth"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     log = (finished / "log.txt").read_text()
-    for words in ("eta:", "12: circle_on_gradient", "8 images a step", "top1,top5", "RGB"):
+    for words in (
+        "eta:",
+        "train 150, val 12",
+        "12: circle_on_gradient",
+        "8 images a step",
+        "top1,top5",
+        "RGB",
+    ):
         assert words in log
 
 

@@ -7,16 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
-from detectron2.utils.file_io import PathManager
-from PIL import ExifTags, Image
-
+from ..pictures import DeepPictureError, MissingPictureError, PictureError, check_picture
 from ..problems import DatasetProblemsError, Problem
 from ..progress import progress
 from .fixes import FIXES
 from .part import ImageSummary, Part, Summary, summarise
 
-PictureMistake = tuple[str, str]
-"""The kind of a problem, and what it is exactly."""
+_PICTURE_KINDS: dict[type, str] = {
+    MissingPictureError: "missing image file",
+    DeepPictureError: "more than 8 bits",
+}
 
 
 def check_coco_json(json_file: str | Path, image_root: str | Path) -> list[Problem]:
@@ -81,36 +81,24 @@ def _find_picture_problems(part: Part) -> Iterator[Problem]:
         return
     images = [image for image in summary.images if image.id not in named]
 
-    def mistakes(image: ImageSummary) -> list[PictureMistake]:
-        return _file_mistakes(os.path.join(summary.image_root, image.file_name), image)
+    def mistake(image: ImageSummary) -> tuple[str, str] | None:
+        return _picture_mistake(os.path.join(summary.image_root, image.file_name), image)
 
     with ThreadPoolExecutor() as pool:
-        results: Iterable = progress(pool.map(mistakes, images), "Checking images", len(images))
+        results: Iterable = progress(pool.map(mistake, images), "Checking images", len(images))
         for image, found in zip(images, results, strict=True):
-            for kind, what in found:
-                yield Problem(kind, str(part.json_file), what, FIXES[kind], image.id)
+            if found:
+                kind, what = found
+                yield Problem(kind, str(part.file), what, FIXES[kind], image.id)
 
 
-def _file_mistakes(path: str, image: ImageSummary) -> list[PictureMistake]:
-    if not PathManager.isfile(path):
-        return [("missing image file", path)]
+def _picture_mistake(path: str, image: ImageSummary) -> tuple[str, str] | None:
+    """Return the kind of the problem that a picture has, and what it is exactly."""
     try:
-        (width, height), mode = _decode(path)
-    except Exception as error:  # Pillow's decoders raise almost anything on damaged data
-        return [("image that cannot be decoded", f"{path}: {error}")]
-    found = []
-    if mode.startswith(("I", "F")):  # I;16, I;16B, I, F ...: converting them to RGB clips at 255
-        found.append(("more than 8 bits", f"{image.file_name} has Pillow's mode {mode!r}"))
-    if (width, height) != (image.width, image.height):
-        what = f"{image.file_name} is {width}x{height} px, the JSON says"
-        found.append(("wrong image size", f"{what} {image.width}x{image.height}"))
-    return found
-
-
-def _decode(path: str) -> tuple[tuple[int, int], str]:
-    """Return the size as detectron2's ``read_image`` gives it (turned upright as EXIF says), and Pillow's mode."""
-    with PathManager.open(path, "rb") as file, Image.open(file) as image:
-        image.load()
-        width, height = image.size
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # width and height are swapped
-        return ((height, width) if turned else (width, height)), image.mode
+        width, height = check_picture(path)
+    except PictureError as error:
+        return _PICTURE_KINDS.get(type(error), "image that cannot be decoded"), str(error)
+    if (width, height) == (image.width, image.height):
+        return None
+    what = f"{image.file_name} is {width}x{height} px, the annotations say {image.width}x{image.height}"
+    return "wrong image size", what

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -75,7 +75,7 @@ class Document:
         if entry is not None and not keep:
             self._invalid.add(id(entry))
 
-    def without_invalid(self, more: list[Problem]) -> "Document":
+    def without_invalid(self, more: Sequence[Problem]) -> "Document":
         """Return the document without the entries that its problems, and ``more`` of images, name.
 
         Raises:
@@ -114,11 +114,21 @@ class Document:
 
 @dataclass(frozen=True)
 class Parsed:
-    """Hold the content of a JSON file; its encoding may be one that detectron2 cannot read."""
+    """Hold what was read of a file or of several, in the structure of a COCO file.
+
+    Attributes:
+        data: the content.
+        digest: of the content of the files.
+        is_file: detectron2 can read the file itself.
+        problems: what could not be read.
+        remarks: sentences about what was left out.
+    """
 
     data: Any
     digest: str = ""
-    is_utf8: bool = True
+    is_file: bool = True
+    problems: tuple[Problem, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def parse(json_file: Path) -> Parsed:
@@ -154,11 +164,13 @@ def read_document(parsed: Parsed, file: Path, locate: Locate) -> Document:
         raise DatasetProblemsError(str(file), problems)
     document = Document(str(file), file.parent, totals=(len(data["images"]), len(data["annotations"])))
     ids = [category["id"] for category in data["categories"]]
-    document.is_plain = parsed.is_utf8 and "info" in data and all(map(is_int, ids))
+    document.is_plain = parsed.is_file and "info" in data and all(map(is_int, ids))
     document.categories = sorted(map(_read_category, data["categories"]), key=lambda category: category["id"])
     for key in ("images", "annotations", "categories"):
         if not data[key]:
             document.report(f"no {key}", f"{key!r} is an empty list")
+    document.problems += parsed.problems
+    document.remarks += parsed.remarks
     merged = _read_images(document, data["images"], locate)
     _read_annotations(document, data["annotations"], merged)
     _check_annotations(document)

@@ -84,7 +84,9 @@ def _read_flags(annotation: dict, mistakes: list[MistakeError]) -> None:
         mistakes.append(MistakeError("ignored annotation", "has 'ignore' set"))
 
 
-def _unknown(annotation: dict, image: dict | None, images: Mapping, categories: Mapping) -> Iterator[MistakeError]:
+def _unknown(
+    annotation: dict, image: dict | None, images: Mapping, categories: Mapping
+) -> Iterator[MistakeError]:
     if image is None:
         same = _of_other_type(annotation["image_id"], images)
         yield MistakeError("unknown image", same or "no image has this id")

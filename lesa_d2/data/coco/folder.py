@@ -148,23 +148,23 @@ class AnnotatedFolder(DatasetFolder):
         names, others = self._categories(one), self._categories(other)
         if names != others:
             what = f"training has {names}, {other.name or 'validation'} has {others}"
-            yield Problem("categories differ", str(other.json_file), what, FIXES["categories differ"])
+            yield Problem("categories differ", str(other.file), what, FIXES["categories differ"])
         ids: dict[str, list[int]] = {}
         for category_id, name in names.items():
             ids.setdefault(name, []).append(category_id)
         for name, same in ids.items():
             if len(same) > 1:
                 what, fix = f"{name!r} is category {same}", FIXES["duplicate class name"]
-                yield Problem("duplicate class name", str(one.json_file), what, fix)
+                yield Problem("duplicate class name", str(one.file), what, fix)
 
     def _mask_problems(self) -> list[Problem]:
         train, val = self.train.summary(), self.val.summary()
         if train.has_masks == val.has_masks or not (train.object_images and val.object_images):
             return []  # a part without objects is another problem, found in its file
         with_masks, without = (self.train, self.val) if train.has_masks else (self.val, self.train)
-        what = f"no annotation has a 'segmentation', but {with_masks.json_file} has them"
+        what = f"no annotation has a 'segmentation', but {with_masks.file} has them"
         kind = "masks in one split only"
-        return [Problem(kind, str(without.json_file), what, FIXES[kind])]
+        return [Problem(kind, str(without.file), what, FIXES[kind])]
 
     def _crowd_problems(self) -> Iterator[Problem]:
         objects, crowds = Counter[int](), Counter[int]()
@@ -177,7 +177,7 @@ class AnnotatedFolder(DatasetFolder):
             if crowds[category_id] > 1 and not objects[category_id]:
                 what = f"all {crowds[category_id]} annotations of {name!r} have iscrowd 1: nothing is learnt from them"
                 kind = "class of crowds only"
-                yield Problem(kind, str(self.train.json_file), what, FIXES[kind])
+                yield Problem(kind, str(self.train.file), what, FIXES[kind])
 
     def _split_problems(self, train: Summary) -> list[Problem]:
         if _can_be_split(self._groups(train)):
@@ -185,7 +185,7 @@ class AnnotatedFolder(DatasetFolder):
         count = train.object_images
         what = f"{count} image{'' if count == 1 else 's'} with an object that is not a crowd"
         kind = "too few images to split"
-        return [Problem(kind, str(self.train.json_file), what, FIXES[kind])]
+        return [Problem(kind, str(self.train.file), what, FIXES[kind])]
 
     # ---------------------------------------------------------------------------------------- description
 
@@ -202,7 +202,7 @@ class AnnotatedFolder(DatasetFolder):
             summary = part.summary()
             images, annotations = summary.totals
             where = os.path.relpath(summary.image_root, self.directory)
-            file = os.path.relpath(part.json_file, self.directory)
+            file = os.path.relpath(part.file, self.directory)
             found = sum(map(os.path.isfile, paths(summary)))
             lines.append(
                 f"{role}: {self.format_name} in {file}, {images} images and {annotations} annotations; "
@@ -214,7 +214,7 @@ class AnnotatedFolder(DatasetFolder):
         """Return sentences about what makes results less honest than they look, and about what was assumed."""
         said = list(self.assumed)
         for part in self._used():
-            said += [f"{part.json_file.name}: {remark}" for remark in part.summary().remarks]
+            said += [f"{part.file.name}: {remark}" for remark in part.summary().remarks]
         return said + (self._remarks_on_groups() if self.needs_split else self._remarks_on_copies())
 
     def _remarks_on_groups(self) -> list[str]:
@@ -300,8 +300,8 @@ class AnnotatedFolder(DatasetFolder):
         }
         if ids is None and contents.is_plain and len(categories) == len(contents.categories):
             # Without this entry COCOEvaluator derives a JSON of its own from the loaded dicts.
-            metadata["json_file"] = str(part.json_file)
-            load = partial(load_coco_json, str(part.json_file), str(contents.image_root), name)
+            metadata["json_file"] = str(part.file)
+            load = partial(load_coco_json, str(part.file), str(contents.image_root), name)
         else:
             load = partial(_load_selection, part, name, frozenset(categories), ids, drop_invalid)
         return register_dataset(name, load, **metadata)
@@ -373,10 +373,10 @@ def _load_selection(
 ) -> list[dict]:
     document = part.read()
     if drop_invalid:
-        left = document.without_invalid(list(picture_problems(part)))
+        left = document.without_invalid(picture_problems(part))
         kept = {"images": left.images, "annotations": left.annotations}
         counts = [f"{n - len(kept[key])} of {n} {key}" for key, n in zip(kept, document.totals, strict=True)]
-        logger.warning("%s: left out %s", part.json_file, " and ".join(counts))
+        logger.warning("%s: left out %s", part.file, " and ".join(counts))
         document = left
     if ids is not None:
         document = replace(

@@ -12,9 +12,9 @@ from .part import Part
 from .parts import part_of_file
 
 ACCEPTED = """\
-accepted: JSON files in COCO's format in the folder, in annotations/ or beside the pictures of each part. Names of files or
-folders with train, val (valid, validation) and test tell the parts; a single file is split by a seed. The pictures may lie
-anywhere below the folder."""
+accepted: JSON files in COCO's format, in the folder, in annotations/ or beside the pictures of each part. Names of
+files or folders with train, val (valid, validation) and test tell the parts; a single file is split by a seed. The
+pictures may lie anywhere below the folder."""
 
 _PLACES = ("*.json", "*/*.json", "*/*/*.json")
 _JUDGED = 20  # JSON files of a folder; where there are more, each is of one picture, in another format
@@ -83,7 +83,7 @@ def _without_labels(files: list[Path]) -> list[Path]:
 
 def _choose(files: list[Path], part: str | None) -> list[Path]:
     """Return the files that can be the one of a part."""
-    if len(files) == 1 and part is not None:
+    if len(files) == 1 and part is not None and not is_labelme(files[0]):
         return files  # whatever is wrong with it is said by the check
     good = [file for file in files if looks_like_coco(file)]
     named = [file for file in good if file.name.startswith(("instances", "_annotations.coco"))]
@@ -92,19 +92,30 @@ def _choose(files: list[Path], part: str | None) -> list[Path]:
 
 def looks_like_coco(file: Path) -> bool:
     """Tell whether a JSON file has any of COCO's lists, or cannot be read, which the check will say."""
+    keys = _keys(file)
+    return keys is None or not keys.isdisjoint({"images", "annotations"})
+
+
+def is_labelme(file: Path) -> bool:
+    """Tell whether a JSON file has the shapes of one picture, as LabelMe writes them."""
+    return {"shapes", "imagePath"} <= (_keys(file) or set())
+
+
+def _keys(file: Path) -> set[str] | None:
+    """Return the names at the top of a JSON file; None for a large file or one that cannot be read."""
     state = file.stat()
-    return _looks_like_coco(file, state.st_mtime_ns, state.st_size)
+    return _read_keys(file, state.st_mtime_ns, state.st_size)
 
 
 @lru_cache(maxsize=256)
-def _looks_like_coco(file: Path, modified: int, size: int) -> bool:
+def _read_keys(file: Path, modified: int, size: int) -> set[str] | None:
     if size > _LARGE:
-        return True
+        return None
     try:
         data = json.loads(file.read_bytes())
     except (ValueError, RecursionError):
-        return True
-    return isinstance(data, dict) and not {"images", "annotations"}.isdisjoint(data)
+        return None
+    return set(data) if isinstance(data, dict) else set()
 
 
 # ---------------------------------------------------------------------------------------- what is wrong
@@ -130,7 +141,7 @@ def _several(part: str | None, files: list[Path], root: Path) -> str:
 
 def _no_training(parts: dict, root: Path) -> str:
     if parts:
-        found = _named((part.json_file for part in parts.values()), root)
+        found = _named((part.file for part in parts.values()), root)
         return (
             f"no file for training beside {found}. Add train.json, or, to split that file by a seed, give it a name "
             "without a part, such as annotations.json, in a folder without one."
@@ -144,7 +155,7 @@ def _no_training(parts: dict, root: Path) -> str:
 
 
 def _unclear(whole: Part | None, parts: dict, root: Path) -> str:
-    files = _named((part.json_file for part in (whole, *parts.values()) if part), root)
+    files = _named((part.file for part in (whole, *parts.values()) if part), root)
     return f"no file is clearly for training: {files}. Call the one for training train.json."
 
 

@@ -61,7 +61,7 @@ def _read_polygon(polygon: Any) -> tuple[Bounds, float]:
     return (min(xs), min(ys), max(xs), max(ys)), polygon_area(xs, ys)
 
 
-def polygon_area(xs: Sequence[float], ys: Sequence[float]) -> float:
+def polygon_area(xs: list[float], ys: list[float]) -> float:
     """Return the area within a line that does not cross itself, in square pixels."""
     return abs(sum(map(mul, xs, ys[1:] + ys[:1])) - sum(map(mul, ys, xs[1:] + xs[:1]))) / 2
 

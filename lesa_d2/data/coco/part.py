@@ -68,12 +68,12 @@ class Part:
     """Name the JSON file of a part and the folder in which its pictures are.
 
     Attributes:
-        json_file: the file with the annotations.
+        file: the file with the annotations.
         root: the folder below which the pictures are looked for.
         name: "train", "val", "test", or None where the name of the file does not say.
     """
 
-    json_file: Path
+    file: Path
     root: Path
     name: str | None = None
 
@@ -93,23 +93,23 @@ class Part:
     def _read(self) -> tuple[Document, str]:
         with _without_collection():
             parsed = self._parse()
-            return read_document(parsed, self.json_file, self._locate), parsed.digest
+            return read_document(parsed, self.file, self._locate), parsed.digest
 
     def _parse(self) -> Parsed:
-        return parse(self.json_file)
+        return parse(self.file)
 
     def _locate(self, names: list[str]) -> Located:
-        located = PictureIndex(self.root).locate(names, self.json_file, self.name)
+        located = PictureIndex(self.root).locate(names, self.file, self.name)
         if len(located.missing) < len(located.names):
             return located
         above = self.root.parent
         of_part = [f for f in above.iterdir() if self.name and part_of_name(f.name) == self.name]
         beside = [f for f in (*(above / name for name in _BESIDE), *of_part) if f.is_dir() and f != self.root]
-        return PictureIndex(self.root, beside).locate(names, self.json_file, self.name) if beside else located
+        return PictureIndex(self.root, beside).locate(names, self.file, self.name) if beside else located
 
     def state(self) -> tuple:
         """Return what changes when the file or the names of the pictures change."""
-        file = self.json_file.stat()
+        file = self.file.stat()
         return file.st_mtime_ns, file.st_size, file.st_ino, folders_state(self.root)
 
     def summary(self) -> Summary:

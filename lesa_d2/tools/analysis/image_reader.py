@@ -9,12 +9,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from detectron2.data import detection_utils as utils
 from torch import Tensor, nn
 
+from ...data.pictures import SUFFIXES, list_pictures, read_picture
 from ...errors import LesaError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 Point = tuple[float, float]
 
@@ -51,7 +50,7 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
         if not path.exists():
             raise LesaError(f"there is no file or folder {path}; give images or folders of them")
         if path.is_dir():
-            images += sorted(x for x in path.rglob("*") if x.suffix.lower() in SUFFIXES and x.is_file())
+            images += sorted(map(Path, list_pictures(path)[0]))
         else:
             images.append(path)
     if not images:
@@ -69,22 +68,6 @@ def _expand(path: Path) -> list[Path]:
     if not matches:
         raise LesaError(f"nothing matches {path}; give images, folders of them, or patterns")
     return matches
-
-
-def open_image(file: Path, channels: str) -> np.ndarray:
-    """Read the picture of a file, (H, W, 3) uint8, rotated as its EXIF data say.
-
-    Args:
-        file: of any format that Pillow reads.
-        channels: "RGB" or "BGR".
-
-    Raises:
-        LesaError: the file cannot be read as an image.
-    """
-    try:
-        return utils.read_image(str(file), channels)
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
-        raise LesaError(f"{file} cannot be read as an image: {error}") from error
 
 
 class ImageReader:
@@ -111,7 +94,7 @@ class ImageReader:
         Raises:
             LesaError: the file cannot be read as an image.
         """
-        height, width = open_image(file, "RGB").shape[:2]
+        height, width = read_picture(file).shape[:2]
         mapped = self._map(file)
         return SeenImage(file, self._picture(mapped), self.batch(self.model, mapped), (width, height))
 

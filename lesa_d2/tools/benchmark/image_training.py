@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import LazyConfig
 from PIL import Image
 
 from ...data.folder import SPLITS
+from ...data.loader import build_loader
 from ...data.shapes import draw_scene
 from ...engine.classification import use_image_folder
 from .measure import Step
@@ -17,7 +18,7 @@ def image_loader(mode: str, *, config_file: str, folder: str, images: int, worke
     cfg = LazyConfig.load(config_file)
     use_image_folder(cfg, folder)
     cfg.dataloader.train.update(total_batch_size=max(1, images // 4), num_workers=workers)
-    batches = iter(instantiate(cfg.dataloader.train))
+    batches = iter(build_loader(cfg.dataloader.train))
 
     def read() -> None:
         for _ in range(4):

@@ -77,11 +77,17 @@ class Inputs:
 
     def _check_dataset(self) -> list[Finding]:
         from ...data import image_folder, open_folder
+        from ...data.images import describe_images
 
         if not self.is_detector:
-            classes: Sequence[str] = image_folder(self.dataset, "train").classes
-            image_folder(self.dataset, "val")
-            return [Finding("data set", f"{len(classes)} classes of pictures: {listed(classes)}")]
+            parts = {split: image_folder(self.dataset, split) for split in ("train", "val")}
+            counts = ", ".join(f"{split} {describe_images(part)}" for split, part in parts.items())
+            classes: Sequence[str] = parts["train"].classes
+            return [
+                Finding(
+                    "data set", f"{len(classes)} classes of pictures: {listed(classes)}; pictures: {counts}"
+                )
+            ]
         folder = open_folder(self.dataset)
         folder.check()
         classes = folder.classes

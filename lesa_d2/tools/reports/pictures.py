@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data import detection_utils as utils
 from torch import nn
 
+from ...data.pictures import read_picture
 from ...errors import LesaError
 from .drawing import ClassVisualizer
 
@@ -46,7 +46,7 @@ def draw_predictions(
     model.eval()
     tiles = []
     for inputs, output in _first(model, loader, num_images):
-        image = utils.read_image(inputs["file_name"], format="RGB")
+        image = read_picture(inputs["file_name"])
         instances = output["instances"].to("cpu")
         kept = instances[instances.scores >= score_threshold]
         above = ClassVisualizer(image, classes, TILE_WIDTH).draw_truth(truth[inputs["image_id"]])
@@ -80,7 +80,7 @@ def _stack(images: list[np.ndarray], axis: int) -> np.ndarray:
 
 def photo_canvas(record: dict, class_names: Sequence[str]) -> ClassVisualizer:
     """Return a canvas with the picture of a dataset dict, ``PHOTO_WIDTH`` pixels wide, to draw on."""
-    return ClassVisualizer(utils.read_image(record["file_name"], format="RGB"), class_names, PHOTO_WIDTH)
+    return ClassVisualizer(read_picture(record["file_name"]), class_names, PHOTO_WIDTH)
 
 
 def write_sheet(tiles: list[np.ndarray], columns: int, file: str | Path) -> Path:

@@ -15,15 +15,17 @@ def test_a_step_of_the_loader_reads_as_many_pictures_as_it_says(tmp_path, worker
     folder = image_training.photographs(tmp_path, count=3)
     assert len(list(folder.rglob("*.jpg"))) == 6
     read = []
-    instantiate = image_training.instantiate
+    build_loader = image_training.build_loader
 
     def counted(cfg):
-        return [len(batch["label"]) and read.append(batch["image"].shape) for batch in take(instantiate(cfg))]
+        return [
+            len(batch["label"]) and read.append(batch["image"].shape) for batch in take(build_loader(cfg))
+        ]
 
     def take(loader):
         return (batch for batch, _ in zip(loader, range(4), strict=False))
 
-    monkeypatch.setattr(image_training, "instantiate", counted)
+    monkeypatch.setattr(image_training, "build_loader", counted)
     step = image_training.image_loader(
         "training", config_file=CONFIG, folder=str(folder), images=8, workers=workers
     )

@@ -124,9 +124,12 @@ def test_pictures_of_classes(tmp_path):
         for name in ("cat", "dog"):
             (tmp_path / "pictures" / split / name).mkdir(parents=True)
             Image.new("RGB", (32, 32)).save(tmp_path / "pictures" / split / name / "a.jpg")
+    (tmp_path / "pictures/train/dog/notes.txt").touch()
     found = findings("imagenet_lesa_r50", str(tmp_path / "pictures"), overrides=["train.init_checkpoint=''"])
     assert not any(finding.fix for finding in found.values())
-    assert found["data set"].state == "2 classes of pictures: cat, dog"
+    assert found["data set"].state == (
+        "2 classes of pictures: cat, dog; pictures: train 2 (left out: 1 with the suffix .txt), val 2"
+    )
     assert found["start"].state == "from scratch"
 
 
