@@ -11,7 +11,7 @@ export GOMP_SPINCOUNT ?= 10000
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup quickstart test bench lint format doctor clean
+.PHONY: setup quickstart test mutations bench lint format doctor clean
 
 setup: $(READY)
 
@@ -28,6 +28,10 @@ quickstart: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+# COCO files with random mistakes, and training on those that pass the check; about 15 minutes.
+mutations: $(READY)
+	LESA_MUTATIONS=10000 LESA_MUTATIONS_TRAINED=200 $(BIN)/python -m pytest tests/data/test_mutations.py
 
 # One process a table; about three quarters of an hour on 2 cores.
 bench: $(READY)
