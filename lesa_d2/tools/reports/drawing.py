@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 LEAST_WIDTH = 320  # pixels; smaller images are drawn enlarged, so that their labels can be read
 STUFF_ALPHA = 0.4  # opacity of the colours of pixel classes, which are drawn below the objects
 LEAST_SIDE = 3  # pixels; Visualizer refuses thinner masks
+MOST_DRAWN = 20  # detections of a picture in a report; more hide it and each other
 TITLE_SHARE = 26  # the width of a picture, divided by the height of the letters in its title
 TITLE_SIZES = (13, 40)  # least and greatest height of these letters in pixels
 
@@ -94,6 +95,16 @@ def class_colours(number: int) -> list[tuple[int, int, int]]:
     return [tuple(palette[index % 74].tolist()) for index in range(number)]
 
 
+def most_confident(detections: Instances, number: int = MOST_DRAWN) -> Instances:
+    """Return at most ``number`` detections, those of the highest scores, by descending score."""
+    return detections[detections.scores.argsort(descending=True, stable=True)[:number]]
+
+
+def drawn_of(number: int) -> str:
+    """Say how many of ``number`` detections a picture of a report shows; empty where it shows all."""
+    return f"; the {MOST_DRAWN} surest of {number} drawn" if number > MOST_DRAWN else ""
+
+
 def named_classes(class_names: Sequence[str], *detections: Instances) -> list[str]:
     """Return ``class_names``, extended by numbers for classes of the detections that have no name."""
     most = max((int(d.pred_classes.max()) + 1 for d in detections if len(d)), default=0)
@@ -133,12 +144,17 @@ def draw_detections(
     return np.ascontiguousarray(drawn[:, :, ::-1])
 
 
+def _length(text: str, size: int) -> float:
+    return ImageFont.load_default(size).getlength(text)
+
+
 def add_title(picture: np.ndarray, title: str) -> np.ndarray:
-    """Return ``picture`` (h, w, 3) below a white strip with ``title``, which is shortened to the width."""
+    """Return ``picture`` (h, w, 3) below a white strip with ``title``, in smaller letters or shortened if too long."""
     width = picture.shape[1]
     least, most = TITLE_SIZES
     size = min(max(width // TITLE_SHARE, least), most)
-    font = ImageFont.load_default(size)
+    letters = next((s for s in range(size, least, -1) if _length(title, s) <= width - size), least)
+    font = ImageFont.load_default(letters)
     strip = Image.new("RGB", (width, round(1.6 * size)), "white")
     draw = ImageDraw.Draw(strip)
     shown = title

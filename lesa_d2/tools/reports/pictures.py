@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import detection_utils as utils
+from detectron2.structures import Instances
 from torch import nn
 
+from ...data.registration import readable_name
 from ...errors import LesaError
-from .drawing import ClassVisualizer
+from .drawing import ClassVisualizer, add_title, drawn_of, most_confident
 
 GAP = 6  # white pixels between tiles
 TILE_WIDTH = 320  # pixels; small images are drawn enlarged, so that their labels can be read
@@ -29,7 +31,7 @@ def draw_predictions(
     columns: int = 4,
     score_threshold: float = 0.5,
 ) -> Path:
-    """Write a sheet of the first images of ``loader``, with truth above and predictions below.
+    """Write a sheet of the first images of ``loader``, with truth above and the surest predictions below.
 
     Args:
         model: a detector; it runs in eval mode, and keeps the mode that it is in.
@@ -46,15 +48,16 @@ def draw_predictions(
     model.eval()
     tiles = []
     for inputs, output in _first(model, loader, num_images):
-        image = utils.read_image(inputs["file_name"], format="RGB")
         instances = output["instances"].to("cpu")
         kept = instances[instances.scores >= score_threshold]
-        above = ClassVisualizer(image, classes, TILE_WIDTH).draw_truth(truth[inputs["image_id"]])
-        below = ClassVisualizer(image, classes, TILE_WIDTH).draw_detections(kept)
-        tiles.append(_stack([above, below], axis=0))
+        record = truth[inputs["image_id"]]
+        above = truth_tile(record, classes, TILE_WIDTH)
+        caption = f"{len(kept)} detection{'s' * (len(kept) != 1)}{drawn_of(len(kept))}"
+        tiles.append(_stack([above, detections_tile(record, classes, kept, caption, TILE_WIDTH)], axis=0))
     model.train(was_training)
     Path(file).parent.mkdir(parents=True, exist_ok=True)
-    return write_sheet(tiles, columns, file)
+    title = f"{readable_name(dataset_name)}: truth, and detections of scores from {score_threshold:g}"
+    return write_sheet(tiles, columns, file, title)
 
 
 def _first(model: nn.Module, loader: Iterable[list[dict]], number: int) -> Iterable[tuple[dict, dict]]:
@@ -78,15 +81,28 @@ def _stack(images: list[np.ndarray], axis: int) -> np.ndarray:
     return np.concatenate(padded, axis=axis)
 
 
-def photo_canvas(record: dict, class_names: Sequence[str]) -> ClassVisualizer:
-    """Return a canvas with the picture of a dataset dict, ``PHOTO_WIDTH`` pixels wide, to draw on."""
-    return ClassVisualizer(utils.read_image(record["file_name"], format="RGB"), class_names, PHOTO_WIDTH)
+def truth_tile(record: dict, class_names: Sequence[str], width: int = PHOTO_WIDTH) -> np.ndarray:
+    """Return the picture of a dataset dict with its objects, (h, width, 3) RGB, below the name of its file."""
+    drawn = _canvas(record, class_names, width).draw_truth(record)
+    return add_title(drawn, f"{Path(record['file_name']).name}: truth")
 
 
-def write_sheet(tiles: list[np.ndarray], columns: int, file: str | Path) -> Path:
-    """Write pictures (H, W, 3) RGB to a PNG, ``columns`` in each row, and return the file."""
+def detections_tile(
+    record: dict, class_names: Sequence[str], detections: Instances, caption: str, width: int = PHOTO_WIDTH
+) -> np.ndarray:
+    """Return the picture of a dataset dict with its surest detections, (h, width, 3) RGB, below a caption."""
+    drawn = _canvas(record, class_names, width).draw_detections(most_confident(detections))
+    return add_title(drawn, caption)
+
+
+def _canvas(record: dict, class_names: Sequence[str], width: int) -> ClassVisualizer:
+    return ClassVisualizer(utils.read_image(record["file_name"], format="RGB"), class_names, width)
+
+
+def write_sheet(tiles: list[np.ndarray], columns: int, file: str | Path, title: str) -> Path:
+    """Write pictures (H, W, 3) RGB to a PNG below a title, ``columns`` in each row, and return the file."""
     rows = [_stack(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]
-    return write_picture(_stack(rows, axis=0)[:, :, ::-1], Path(file))
+    return write_picture(add_title(_stack(rows, axis=0), title)[:, :, ::-1], Path(file))
 
 
 def write_picture(picture: np.ndarray, file: Path) -> Path:
