@@ -25,7 +25,7 @@ from lesa_d2.data import (
     open_folder,
     register_format,
 )
-from lesa_d2.data.registration import register_dataset
+from lesa_d2.data.registration import readable_name, register_dataset
 from lesa_d2.errors import DatasetError
 
 SIZE = 48

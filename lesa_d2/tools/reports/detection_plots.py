@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
-from .drawing import as_plain_text, class_colours
+from .drawing import LABEL, as_plain_text, class_colours, shortened
 
 LEGEND = 10  # classes in a legend; if there are more, only the best and the worst are named
 NUMBERED = 25  # classes; the cells of larger matrices have no numbers
-NAME = 22  # letters of a class name on an axis
+BRIGHT = 0.6  # mean of red, green and blue; such lines have a dark edge, to be seen on white
 TITLE = 60  # letters of a line of a title
 
 
@@ -42,7 +43,14 @@ def plot_precision_recall(
             axes.plot(recall, precision[:, k], color="0.8", linewidth=0.7)
     for k in named:
         colour = tuple(part / 255 for part in colours[k])
-        axes.plot(recall, precision[:, k], color=colour, label=f"{short(classes[k])}: {ap50[k]:.1f}")
+        effects = [withStroke(linewidth=2.5, foreground="0.4")] if np.mean(colour) > BRIGHT else []
+        axes.plot(
+            recall,
+            precision[:, k],
+            color=colour,
+            path_effects=effects,
+            label=f"{short(classes[k])}: {ap50[k]:.1f}",
+        )
     if len(known) > 1:
         mean = precision[:, known].mean(1)
         axes.plot(recall, mean, "k--", linewidth=2, label=f"mean of {len(known)}: {ap50[known].mean():.1f}")
@@ -96,8 +104,6 @@ def _set_title(axes: Axes, title: str) -> None:
     axes.set_title("\n".join(lines), fontsize=10)
 
 
-def short(name: str, length: int = NAME) -> str:
+def short(name: str, length: int = LABEL) -> str:
     """Return a name on one line, shortened to ``length`` letters, with ``$`` as a plain character."""
-    name = " ".join(name.split())
-    shown = name if len(name) <= length else name[: length - 1] + "…"
-    return as_plain_text(shown)
+    return as_plain_text(shortened(name, length))

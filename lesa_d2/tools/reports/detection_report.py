@@ -31,7 +31,7 @@ from ...evaluation.matching import (
     quality,
 )
 from .detection_plots import plot_confusion, plot_precision_recall
-from .drawing import MOST_DRAWN, drawn_of
+from .drawing import MOST_DRAWN
 from .markdown import escaped
 from .pictures import detections_tile, truth_tile, write_sheet
 
@@ -176,7 +176,7 @@ class _Report:
             for image in images:
                 record = records[image.image_id]
                 detections = to_instances(self.evaluation, record, self.threshold)
-                below = detections_tile(record, classes, detections, _caption(image, len(detections)))
+                below = detections_tile(record, classes, detections, _caption(image))
                 tiles.append(np.concatenate([truth_tile(record, classes), below]))
             title = self._about(what, f", scores from {self.threshold:g}")
             write_sheet(tiles, min(3, len(tiles)), folder / file, title)
@@ -187,12 +187,11 @@ class _Report:
         )
 
 
-def _caption(image: ImageMatches, detections: int) -> str:
+def _caption(image: ImageMatches) -> str:
     counts = count([image])
     missed = len(image.object_classes) - int((image.objects >= 0).sum())
     wrong = counts.detections - counts.correct
-    verdict = f"quality {quality(image) or 0:.2f}, {counts.correct} right, {wrong} wrong, {missed} missed"
-    return verdict + drawn_of(detections)
+    return f"quality {quality(image) or 0:.2f}, {counts.correct} right, {wrong} wrong, {missed} missed"
 
 
 def _images(evaluation: COCOeval) -> tuple[int, list[int], int]:
@@ -209,7 +208,7 @@ def no_detections(threshold: float | None, highest: float = 0) -> str:
     else:
         reached = f"No detection reaches {threshold:g}: the highest score is {highest:.3g}."
     return (
-        f"**{reached}** {ADVICE} Or lower the threshold (train.report.score_threshold, test_score_thresh of the "
+        f"{reached} {ADVICE} Or lower the threshold (train.report.score_threshold, test_score_thresh of the "
         "model's box predictor)."
     )
 

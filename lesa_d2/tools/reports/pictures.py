@@ -13,10 +13,11 @@ from torch import nn
 
 from ...data.registration import readable_name
 from ...errors import LesaError
-from .drawing import ClassVisualizer, add_title, drawn_of, most_confident
+from .drawing import ClassVisualizer, add_title, drawn_of, most_confident, shortened
 
 GAP = 6  # white pixels between tiles
 TILE_WIDTH = 320  # pixels; small images are drawn enlarged, so that their labels can be read
+SHEET_TITLE = 22  # pixels, height of the letters in the title of a sheet
 PHOTO_WIDTH = 420  # pixels, for pictures with many objects
 
 
@@ -52,8 +53,7 @@ def draw_predictions(
         kept = instances[instances.scores >= score_threshold]
         record = truth[inputs["image_id"]]
         above = truth_tile(record, classes, TILE_WIDTH)
-        caption = f"{len(kept)} detection{'s' * (len(kept) != 1)}{drawn_of(len(kept))}"
-        tiles.append(_stack([above, detections_tile(record, classes, kept, caption, TILE_WIDTH)], axis=0))
+        tiles.append(_stack([above, detections_tile(record, classes, kept, width=TILE_WIDTH)], axis=0))
     model.train(was_training)
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     title = f"{readable_name(dataset_name)}: truth, and detections of scores from {score_threshold:g}"
@@ -88,21 +88,36 @@ def truth_tile(record: dict, class_names: Sequence[str], width: int = PHOTO_WIDT
 
 
 def detections_tile(
-    record: dict, class_names: Sequence[str], detections: Instances, caption: str, width: int = PHOTO_WIDTH
+    record: dict,
+    class_names: Sequence[str],
+    detections: Instances,
+    caption: str = "",
+    width: int = PHOTO_WIDTH,
 ) -> np.ndarray:
-    """Return the picture of a dataset dict with its surest detections, (h, width, 3) RGB, below a caption."""
+    """Return the picture of a dataset dict with its surest detections, (h, width, 3) RGB, below a caption.
+
+    A second line of the caption, or the only one, says how many of the detections are drawn.
+    """
     drawn = _canvas(record, class_names, width).draw_detections(most_confident(detections))
-    return add_title(drawn, caption)
+    titled = add_title(drawn, drawn_of(len(detections)))
+    return add_title(titled, caption) if caption else titled
 
 
 def _canvas(record: dict, class_names: Sequence[str], width: int) -> ClassVisualizer:
-    return ClassVisualizer(utils.read_image(record["file_name"], format="RGB"), class_names, width)
+    image = utils.read_image(record["file_name"], format="RGB")
+    return ClassVisualizer(image, [*map(shortened, class_names)], width)
 
 
 def write_sheet(tiles: list[np.ndarray], columns: int, file: str | Path, title: str) -> Path:
-    """Write pictures (H, W, 3) RGB to a PNG below a title, ``columns`` in each row, and return the file."""
+    """Write pictures (H, W, 3) RGB to a PNG, ``columns`` in each row, and return the file.
+
+    Above them stands the title, a line for each part of it that stands between colons, as in plots.
+    """
     rows = [_stack(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]
-    return write_picture(add_title(_stack(rows, axis=0), title)[:, :, ::-1], Path(file))
+    sheet = _stack(rows, axis=0)
+    for line in reversed(title.split(": ")):
+        sheet = add_title(sheet, line, most=SHEET_TITLE)
+    return write_picture(sheet[:, :, ::-1], Path(file))
 
 
 def write_picture(picture: np.ndarray, file: Path) -> Path:
