@@ -112,6 +112,19 @@ def test_a_registered_format_is_recognised(csv_folder):
     assert MetadataCatalog.get(name).thing_classes == ["a", "b"]
 
 
+def test_people_read_folder_and_part(csv_folder, coco, write):
+    parts = [("train", "training"), ("val", "validation")]
+    assert [readable_name(folder_split(str(csv_folder), split)) for split, _ in parts] == [
+        f"{csv_folder.name}, {part}" for _, part in parts
+    ]
+    folder = csv_folder / "été à la mer (2)"
+    write(folder / "labels.json", coco(3), folder / "images")
+    name = folder_split(str(folder), "val")
+    assert readable_name(name) == "été à la mer (2), validation"
+    assert readable_name(folder_split(str(folder), "val")) == "été à la mer (2), validation"
+    assert readable_name("coco_2017_val") == "coco_2017_val"
+
+
 def test_coco_comes_first(csv_folder, coco, write):
     write(csv_folder / "labels.json", coco(3), csv_folder / "images")
     assert isinstance(open_folder(csv_folder), CocoFolder)
