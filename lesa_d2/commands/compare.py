@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..config.lazy import config_path, override_keys
+from ..engine import separate_overrides
 from ..modeling import operator_names
 from ..tools.analysis.comparison import (
     BOX_AP,
@@ -98,9 +99,7 @@ def _compare_detectors(args: argparse.Namespace, parser: argparse.ArgumentParser
 
 def _check(args: argparse.Namespace, parser: argparse.ArgumentParser, own_keys: Mapping[str, str]) -> None:
     """Check the arguments of both comparisons; ``own_keys`` maps keys that the comparison sets to their options."""
-    # argparse adds overrides that follow a list to that list
-    args.opts = [*(item for item in args.compared if "=" in item), *args.opts]
-    args.compared = [item for item in args.compared if "=" not in item]
+    separate_overrides(args, args.compared)
     taken = [key for key in own_keys if key in override_keys(args.opts)]
     if taken:
         options = ", ".join(own_keys[key] for key in taken)

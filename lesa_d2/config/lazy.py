@@ -7,7 +7,8 @@ import inspect
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from detectron2.config import LazyConfig
 from detectron2.utils.file_io import PathManager
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ..errors import ConfigError, described, is_of_user
 from .files import find_config
+from .overrides import Fits, read_value, split_override
 from .settings import SETTINGS, fill_defaults
 from .yaml_form import load_yaml
 
@@ -124,16 +126,40 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
         ConfigError: see :func:`load_config`.
     """
     for override in overrides:
-        key, separator, _ = override.partition("=")
-        if key.startswith("-"):
-            raise ConfigError(f"option {key} stands among the overrides; options go before key=value")
-        if not separator:
-            raise ConfigError(f"override {override!r} is not of the form key=value")
-        check_key(cfg, key.lstrip("+"))
+        key, text = split_override(override)
+        key = key.lstrip("+")
+        check_key(cfg, key)
+        value = read_value(key, text, _fits(cfg, key))
         try:
-            LazyConfig.apply_overrides(cfg, [override])
-        except Exception as error:  # the parser of overrides raises errors of many types
+            OmegaConf.update(cfg, key, value, merge=isinstance(value, dict))
+        except Exception as error:  # OmegaConf raises errors of many types
             raise ConfigError(f"cannot apply the override {override!r}: {error}") from error
+
+
+def _fits(cfg: DictConfig, key: str) -> Fits | None:
+    """Return a function that tells whether a key takes a value; None where nothing is known about it."""
+    if key in SETTINGS:
+        rule = SETTINGS[key].rule
+        return lambda value: rule.test(OmegaConf.create(value) if isinstance(value, list) else value)
+    parent, _, name = key.rpartition(".")
+    if name in _text_parameters(OmegaConf.select(cfg, parent) if parent else cfg):
+        return lambda value: isinstance(value, str)
+    is_text = isinstance(_child(OmegaConf.select(cfg, parent) if parent else cfg, name), str)
+    return (lambda value: True) if is_text else None
+
+
+def _text_parameters(node: Any) -> set[str]:
+    """Return the names of the arguments of the callable of a node that take a text or a path, and nothing else."""
+    function = target(node)
+    if function is None:
+        return set()
+    kinds = {name: p.annotation for name, p in inspect.signature(function).parameters.items()}
+    members = {name: get_args(kind) if _is_union(kind) else (kind,) for name, kind in kinds.items()}
+    return {name for name, of in members.items() if str in of and set(of) <= {str, Path, type(None)}}
+
+
+def _is_union(kind: Any) -> bool:
+    return get_origin(kind) in (Union, UnionType)
 
 
 def override_keys(overrides: Sequence[str]) -> set[str]:

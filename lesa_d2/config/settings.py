@@ -147,6 +147,12 @@ SETTINGS: dict[str, Setting] = {
         "least score of the report's detections; null: the one with the best F1",
         "detection",
     ),
+    "train.report.pictures": Setting(
+        "last",
+        one_of("last", "every"),
+        "evaluations whose report has plots and pictures: the run's last one, or every one",
+        "detection",
+    ),
     "train.ema.enabled": Setting(
         False, SWITCH, "average the weights; the average is evaluated and saved too"
     ),

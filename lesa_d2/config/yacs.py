@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.file_io import PathManager
@@ -9,6 +10,7 @@ from omegaconf import DictConfig
 
 from ..errors import ConfigError
 from .lazy import config_path, load_config
+from .overrides import read_value, split_override
 
 
 def add_lesa_config(cfg: CfgNode) -> None:
@@ -64,14 +66,26 @@ def load_yacs_config(file: str, overrides: Sequence[str] = ()) -> CfgNode:
             f"config file {file!r} cannot be loaded: {type(error).__name__}: {error}"
         ) from error
     for override in overrides:
-        key, separator, value = override.partition("=")
-        if not separator:
-            raise ConfigError(f"override {override!r} is not of the form KEY=VALUE")
+        key, text = split_override(override)
+        value = read_value(key, text, _is_text if _is_text(_value(cfg, key)) else None)
         try:
-            cfg.merge_from_list([key, value])
+            # yacs takes a text for Python, which has to be the text in quotes
+            cfg.merge_from_list([key, repr(value) if isinstance(value, str) else value])
         except Exception as error:
             raise ConfigError(f"cannot apply the override {override!r}: {error}") from error
     return cfg
+
+
+def _value(cfg: CfgNode, key: str) -> Any:
+    """Return the value of a key; None if there is none."""
+    node: Any = cfg
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, CfgNode) else None
+    return node
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _is_yacs(file: str) -> bool:

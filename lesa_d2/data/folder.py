@@ -7,6 +7,7 @@ Another format is one new file with a class that has the members of :class:`Data
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from ..errors import DatasetError
@@ -14,7 +15,8 @@ from .problems import Problem
 from .unknown_formats import named_formats
 
 SPLITS = ("train", "val")
-PARTS = (*SPLITS, "test")
+PARTS = {"train": "training", "val": "validation", "test": "test"}
+"""All parts that a folder can have, with their names for people."""
 
 
 class DatasetFolder(Protocol):
@@ -104,6 +106,9 @@ def folder_split(
     A LazyConfig node: ``names=L(folder_split)(directory=DIR, split="train")``.  The arguments are those of
     :meth:`DatasetFolder.register`.
     """
-    return open_folder(directory).register(
+    name = open_folder(directory).register(
         split, seed=seed, val_fraction=val_fraction, drop_invalid=drop_invalid
     )
+    folder = Path(PathManager.get_local_path(directory)).resolve().name
+    MetadataCatalog.get(name).title = f"{folder}, {PARTS.get(split, split)}"  # the name ends in a digest
+    return name

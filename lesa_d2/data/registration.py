@@ -6,6 +6,11 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 
+def readable_name(name: str) -> str:
+    """Return the name of a registered data set for people: its ``title``; the registered name where it has none."""
+    return MetadataCatalog.get(name).get("title", name)
+
+
 def register_dataset(name: str, load: Callable[[], list[dict]], **metadata: Any) -> str:
     """Register ``load`` and its metadata under ``name``, and return ``name``.
 

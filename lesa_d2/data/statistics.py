@@ -9,6 +9,8 @@ from pycocotools import mask as mask_util
 
 SMALL, MEDIUM = 32**2, 96**2  # square pixels; COCO's limits of small and medium objects
 RARE = 20  # with fewer objects a class can hardly be learnt, and its AP means little
+FEW = 50  # with fewer images AP means little
+COUNTED = 100  # detections of an image that COCO's AP counts, and that detectors keep
 TINY = 12  # pixels of an object's side, as the network sees it
 
 
@@ -26,6 +28,7 @@ class PartStatistics:
         widths: least, median and greatest width of an image, in pixels.
         heights: the same of the height.
         seen_side: median side (√area) of an object as the network sees it, in pixels; None if unknown.
+        image_objects: number of objects of every image.
     """
 
     images: int
@@ -37,6 +40,7 @@ class PartStatistics:
     widths: tuple[float, float, float]
     heights: tuple[float, float, float]
     seen_side: float | None = None
+    image_objects: tuple[int, ...] = ()
 
 
 def part_statistics(
@@ -50,11 +54,11 @@ def part_statistics(
         seen: (height, width) in pixels that every image is resized to, if it is one size.
     """
     counts, class_images = np.zeros(num_classes, int), np.zeros(num_classes, int)
-    areas, sides, empty, crowds = [], [], 0, 0
+    areas, sides, image_objects, crowds = [], [], [], 0
     for record in records:
         objects_here = [a for a in record.get("annotations", []) if not a.get("iscrowd")]
         crowds += len(record.get("annotations", [])) - len(objects_here)
-        empty += not objects_here
+        image_objects.append(len(objects_here))
         classes = [a["category_id"] for a in objects_here]
         np.add.at(counts, classes, 1)
         class_images[sorted(set(classes))] += 1
@@ -65,7 +69,7 @@ def part_statistics(
     small, medium = (sum(area < limit for area in areas) for limit in (SMALL, MEDIUM))
     return PartStatistics(
         images=len(records),
-        empty_images=empty,
+        empty_images=image_objects.count(0),
         crowds=crowds,
         objects=tuple(counts.tolist()),
         class_images=tuple(class_images.tolist()),
@@ -73,6 +77,7 @@ def part_statistics(
         widths=_spread([record["width"] for record in records]),
         heights=_spread([record["height"] for record in records]),
         seen_side=median(sides) if sides else None,
+        image_objects=tuple(image_objects),
     )
 
 
@@ -98,7 +103,7 @@ def _polygon_area(polygon: Sequence[float]) -> float:
 
 
 def data_remarks(train: PartStatistics, val: PartStatistics, classes: Sequence[str]) -> list[str]:
-    """Return a sentence for each thing to look at: classes in one split only, rare classes, tiny objects."""
+    """Return a text for each thing to look at: classes in one split only or rare, tiny objects, limits of AP."""
     pairs = list(zip(classes, train.objects, val.objects, strict=True))
     named = [
         ("Without any object", [name for name, t, v in pairs if not t and not v]),
@@ -111,6 +116,33 @@ def data_remarks(train: PartStatistics, val: PartStatistics, classes: Sequence[s
         remarks.append(
             f"Half of the objects are smaller than {train.seen_side:.0f} pixels as the network sees them; "
             "larger images would help (docs/own_data.md)."
+        )
+    return [*remarks, *limits_of_ap(val.images, val.image_objects)]
+
+
+def limits_of_ap(images: int, image_objects: Sequence[int], counted: int = COUNTED) -> list[str]:
+    """Return a text for each thing that makes AP mean less than it seems to: few images, very many objects in one.
+
+    Args:
+        images: number of evaluated images.
+        image_objects: number of objects of each of them; images without objects may be left out.
+        counted: detections of an image that count.
+    """
+    remarks = []
+    if images < FEW:
+        named = f"{images} picture{'s' * (images != 1)}"
+        remarks.append(
+            f"AP on {named} means little: a few objects found or missed change it by several points. Take at "
+            f"least {FEW} pictures for validation before you compare models by it."
+        )
+    if full := [number for number in image_objects if number > counted]:
+        hold = "picture holds" if len(full) == 1 else "pictures hold"
+        remarks.append(
+            f"{len(full)} {hold} more than {counted} objects, up to {max(full)}, in validation: AP counts the "
+            f"{counted} most confident detections of a class in a picture, and detectors keep {COUNTED} of a "
+            "picture unless told otherwise, so that all beyond is missed. Raise both limits: "
+            "dataloader.evaluator.max_dets_per_image, and the model's own (test_topk_per_image of its box "
+            "predictor, max_detections_per_image of a one-stage detector)."
         )
     return remarks
 

@@ -22,6 +22,7 @@ from ..data import (
     open_folder,
     shapes_split,
 )
+from ..data.registration import readable_name
 from ..errors import WITHOUT_SEMANTICS, ConfigError, DatasetError
 from ..evaluation import CocoEvaluator, make_tta_mapper
 from .classes import class_count, set_class_count
@@ -322,7 +323,7 @@ def check_datasets(cfg: DictConfig, eval_only: bool = False) -> None:
     for key, kind in class_count_keys(cfg).items():
         classes = _names(metadata, kind)
         if classes is not None:
-            class_count(cfg, key, classes, f"the data set {names[0]}")
+            class_count(cfg, key, classes, f"the data set {readable_name(names[0])}")
 
 
 def _check_files(name: str) -> None:
@@ -334,8 +335,8 @@ def _check_files(name: str) -> None:
         if path and not PathManager.exists(path):
             root = os.getenv("DETECTRON2_DATASETS", "datasets")
             raise DatasetError(
-                f"data set {name!r}: {path} does not exist (DETECTRON2_DATASETS is {root!r}). Put the data "
-                "there, point DETECTRON2_DATASETS at the folder that holds it, or train on a COCO-format "
+                f"data set {readable_name(name)!r}: {path} does not exist (DETECTRON2_DATASETS is {root!r}). "
+                "Put the data there, point DETECTRON2_DATASETS at the folder that holds it, or train on a COCO-format "
                 "folder of your own with --dataset DIR"
             )
 

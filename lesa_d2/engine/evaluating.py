@@ -19,13 +19,16 @@ from .task import Reporter, Task
 logger = logging.getLogger("lesa_d2")
 
 
-def evaluate(cfg: DictConfig, model: nn.Module, reporter: Reporter | None = None) -> OrderedDict:
+def evaluate(
+    cfg: DictConfig, model: nn.Module, reporter: Reporter | None = None, *, is_last: bool = True
+) -> OrderedDict:
     """Run the config's evaluator over its test loader; return results on the main process, an empty dict on others.
 
     Args:
         cfg: the settled config of the run.
         model: a model in any mode, which it keeps.
         reporter: writes the report of the evaluation if the config asks for one.
+        is_last: no evaluation of the run follows.
     """
     if cfg.dataloader.get("evaluator") is None:
         logger.info("Not evaluated: the config has no dataloader.evaluator")
@@ -40,7 +43,7 @@ def evaluate(cfg: DictConfig, model: nn.Module, reporter: Reporter | None = None
     if comm.is_main_process():
         print_csv_format(results)
         if reporter is not None and "report" in cfg.train and cfg.train.report.enabled:
-            text = reporter.report_evaluation(cfg, evaluator)
+            text = reporter.report_evaluation(cfg, evaluator, is_last)
             logger.info("%s\n\nWritten to %s\n", text, cfg.train.output_dir)
     return results
 

@@ -30,8 +30,9 @@ def argument_parser(task: Task) -> argparse.ArgumentParser:
 def separate_overrides(args: argparse.Namespace, *lists: list[str]) -> None:
     """Move ``section.key=value`` from lists to ``args.opts``: argparse adds overrides to the list before them."""
     for given in lists:
-        args.opts += [item for item in given if OVERRIDE.match(item) and not os.path.exists(item)]
-        given[:] = [item for item in given if item not in args.opts]
+        overrides = [item for item in given if OVERRIDE.match(item) and not os.path.exists(item)]
+        args.opts += overrides
+        given[:] = [item for item in given if item not in overrides]
 
 
 def launch(main: Main, args: argparse.Namespace) -> int:

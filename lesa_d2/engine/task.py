@@ -20,8 +20,8 @@ class Reporter(Protocol):
     def report_data(self, cfg: DictConfig, args: argparse.Namespace) -> str:
         """Write the report of the data into the run's folder; return its text."""
 
-    def report_evaluation(self, cfg: DictConfig, evaluator: DatasetEvaluator) -> str:
-        """Write the report of an evaluation into the run's folder; return its text."""
+    def report_evaluation(self, cfg: DictConfig, evaluator: DatasetEvaluator, is_last: bool) -> str:
+        """Write the report of an evaluation, which may be the run's last, into its folder; return its text."""
 
 
 class Task(ABC):

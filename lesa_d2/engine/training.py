@@ -118,7 +118,8 @@ def make_hooks(
 
     def evaluate_and_keep() -> dict[str, Any]:
         share_buffers(evaluated)
-        trainer.last_results = evaluate(cfg, evaluated, task.reporter)
+        is_last = trainer.iter + 1 >= trainer.max_iter
+        trainer.last_results = evaluate(cfg, evaluated, task.reporter, is_last=is_last)
         return trainer.last_results
 
     made = [hooks.IterationTimer(), hooks.LRScheduler(scheduler=build_scheduler(cfg))]

@@ -29,6 +29,7 @@ class CocoEvaluator(COCOEvaluator):
         tasks: "bbox", "segm", "keypoints"; None for those of the results.
         distributed: gather the results of all processes.
         output_dir: the folder for results; None to write none.
+        max_dets_per_image: detections of a class in an image that AP counts, the most confident ones; None: 100.
         options: further arguments of COCOEvaluator.
 
     Attributes:
@@ -38,8 +39,17 @@ class CocoEvaluator(COCOEvaluator):
 
     evaluations: dict[str, COCOeval | None]
 
-    def __init__(self, dataset_name: str, *args: Any, output_dir: str | None = None, **kwargs: Any) -> None:
-        super().__init__(dataset_name, *args, output_dir=output_dir, **kwargs)
+    def __init__(
+        self,
+        dataset_name: str,
+        *args: Any,
+        output_dir: str | None = None,
+        max_dets_per_image: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            dataset_name, *args, output_dir=output_dir, max_dets_per_image=max_dets_per_image, **kwargs
+        )
         self.dataset_name = dataset_name
         self.output_dir = output_dir
         self.evaluations = {}

@@ -25,7 +25,7 @@ def test_the_kind_is_the_files(tmp_path):
     [
         ("MODEL.LESA.OPERATR=conv", "Non-existent key"),
         ("MODEL.LESA.NUM_HEADS=four", "Type mismatch"),
-        ("MODEL.LESA", "not of the form KEY=VALUE"),
+        ("MODEL.LESA", "not of the form key=value"),
     ],
 )
 def test_overrides_that_do_not_fit(override, words):

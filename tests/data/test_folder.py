@@ -25,7 +25,7 @@ from lesa_d2.data import (
     open_folder,
     register_format,
 )
-from lesa_d2.data.registration import register_dataset
+from lesa_d2.data.registration import readable_name, register_dataset
 from lesa_d2.errors import DatasetError
 
 SIZE = 48
@@ -110,6 +110,19 @@ def test_a_registered_format_is_recognised(csv_folder):
     name = folder_split(str(csv_folder), "train")
     assert len(DatasetCatalog.get(name)) == 4
     assert MetadataCatalog.get(name).thing_classes == ["a", "b"]
+
+
+def test_people_read_folder_and_part(csv_folder, coco, write):
+    parts = [("train", "training"), ("val", "validation")]
+    assert [readable_name(folder_split(str(csv_folder), split)) for split, _ in parts] == [
+        f"{csv_folder.name}, {part}" for _, part in parts
+    ]
+    folder = csv_folder / "été à la mer (2)"
+    write(folder / "labels.json", coco(3), folder / "images")
+    name = folder_split(str(folder), "val")
+    assert readable_name(name) == "été à la mer (2), validation"
+    assert readable_name(folder_split(str(folder), "val")) == "été à la mer (2), validation"
+    assert readable_name("coco_2017_val") == "coco_2017_val"
 
 
 def test_coco_comes_first(csv_folder, coco, write):

@@ -3,7 +3,14 @@
 import pytest
 from pycocotools import mask as mask_util
 
-from lesa_d2.data.statistics import choose_samples, data_remarks, object_area, part_statistics
+from lesa_d2.data.statistics import (
+    FEW,
+    choose_samples,
+    data_remarks,
+    limits_of_ap,
+    object_area,
+    part_statistics,
+)
 
 SQUARE = [[0, 0, 10, 0, 10, 10, 0, 10]]
 
@@ -50,8 +57,21 @@ def test_remarks_name_classes():
     assert "Rare in training (fewer than 20 objects): rare, unseen." in text
     assert "smaller than 6 pixels" in text  # 40 px of 100×50 px on 10×10
     assert "never learnt: unseen" in "\n".join(data_remarks(val, train, ["often", "rare", "unseen", "none"]))
-    many = part_statistics([record(*[0] * 20)], 1)
+    many = part_statistics([record(0)] * FEW, 1)
     assert data_remarks(many, many, ["often"]) == []
+
+
+def test_few_pictures_and_more_objects_than_ap_counts_are_remarked():
+    few = part_statistics([record(*[0] * 20)] * 4, 1)
+    assert "AP on 4 pictures means little" in data_remarks(few, few, ["a"])[0]
+    full = part_statistics([record(0)] * 49 + [record(*[0] * 101), record(*[0] * 130)], 1)
+    (remark,) = data_remarks(few, full, ["a"])
+    assert "2 pictures hold more than 100 objects, up to 130, in validation" in remark
+    assert "test_topk_per_image" in remark
+    assert limits_of_ap(50, [100]) == []
+    assert "1 picture holds more than 99 objects" in limits_of_ap(50, [100], 99)[0]
+    crowd = part_statistics([{**record(0), "annotations": record(*[0] * 200, iscrowd=1)["annotations"]}], 1)
+    assert crowd.image_objects == (0,)
 
 
 def test_samples_show_every_class():

@@ -40,8 +40,16 @@ def test_reports_are_written(finished):
         [cell.strip() for cell in row.split("|")[1:-1]] for row in text.splitlines()
     ]
     log = (finished / "run/log.txt").read_text()
-    assert "# Evaluation on data_val_" in log
-    assert "# Data" in log
+    assert "# Evaluation on data, validation\n" in log
+    assert "# Data: data, training; data, validation\n" in log
+    assert log.count("Plots and pictures are drawn at the last evaluation") == 1  # of two evaluations
+
+
+def test_pictures_of_every_evaluation(finished, tmp_path):
+    options = [EVERYTHING, "train.eval_period=2", "train.report.pictures=every"]
+    assert run(finished / "data", tmp_path / "run", *options) == 0
+    assert "Plots and pictures are drawn" not in (tmp_path / "run/log.txt").read_text()
+    assert written(tmp_path / "run") == EVALUATION | DATA
 
 
 def test_the_saved_config_holds_the_schedule(finished):

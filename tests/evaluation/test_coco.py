@@ -7,14 +7,16 @@ import torch
 from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 
+from lesa_d2.config.lazy import check_key, load_config
 from lesa_d2.data.registration import register_dataset
 from lesa_d2.evaluation import CocoEvaluator
 
 SIZE = (20, 30)
 IDS = {7: 0, 90: 1}
+BOXES = [[2.0, 3, 12, 13], [5.0, 5, 9, 9]]
 
 
-def evaluate(folder, annotations=None, masks=True, found=2):
+def evaluate(folder, annotations=None, masks=True, boxes=BOXES, **options):
     """Evaluate detections on one picture; returns results and the output folder."""
     data = {
         "info": {},
@@ -31,14 +33,17 @@ def evaluate(folder, annotations=None, masks=True, found=2):
         thing_classes=["a", "b"],
         thing_dataset_id_to_contiguous_id=IDS,
     )
-    boxes = torch.tensor([[2.0, 3, 12, 13], [5, 5, 9, 9]])[:found]
+    found = len(boxes)
     instances = Instances(
-        SIZE, pred_boxes=Boxes(boxes), scores=torch.rand(found), pred_classes=torch.ones(found, dtype=int)
+        SIZE,
+        pred_boxes=Boxes(torch.tensor(boxes).reshape(-1, 4)),
+        scores=torch.linspace(0.9, 0.1, found),
+        pred_classes=torch.ones(found, dtype=int),
     )
     if masks:
         instances.pred_masks = torch.zeros(found, *SIZE, dtype=torch.bool)
         instances.pred_masks[:, 3:13, 2:12] = True
-    evaluator = CocoEvaluator(name, output_dir=str(folder / "out"))
+    evaluator = CocoEvaluator(name, output_dir=str(folder / "out"), **options)
     evaluator.reset()
     evaluator.process([{"image_id": 5}], [{"instances": instances}])
     return evaluator.evaluate(), folder / "out"
@@ -50,7 +55,7 @@ def uploads(folder):
 
 @pytest.mark.parametrize("found", [2, 0])
 def test_a_set_without_annotations_is_split(tmp_path, found):
-    results, folder = evaluate(tmp_path, found=found)
+    results, folder = evaluate(tmp_path, boxes=BOXES[:found])
     assert not results
     files = uploads(folder)
     boxes = json.loads(files["bbox"].read_text())
@@ -79,3 +84,14 @@ def test_a_set_with_annotations_is_scored_as_ever(tmp_path):
     results, folder = evaluate(tmp_path, [truth])
     assert results["bbox"]["AP50"] > 0
     assert not uploads(folder)
+
+
+def test_how_many_detections_count_can_be_set(tmp_path):
+    """The right one of 101 detections has the lowest score: it counts if 101 do."""
+    truth = {"id": 1, "image_id": 5, "category_id": 90, "bbox": [5, 5, 4, 4], "area": 16, "iscrowd": 0}
+    boxes = [[2.0, 3, 12, 13]] * 100 + [[5.0, 5, 9, 9]]
+    usual, _ = evaluate(tmp_path, [truth], masks=False, boxes=boxes)
+    more, _ = evaluate(tmp_path, [truth], masks=False, boxes=boxes, max_dets_per_image=101)
+    assert usual["bbox"]["AP50"] == 0
+    assert more["bbox"]["AP50"] == pytest.approx(100 / 101, rel=0.01)
+    check_key(load_config("quickstart_lesa"), "dataloader.evaluator.max_dets_per_image")

@@ -191,13 +191,12 @@ class AnnotatedFolder(DatasetFolder):
 
     def description(self) -> list[str]:
         """Return a line for each part: its file, its numbers of images and annotations, and where the pictures are."""
-        roles = {"train": "training", "val": "validation", "test": "test"}
         lines = []
         for name, part in self.parts.items():
             role = (
                 "training and validation, split by a seed"
                 if self.needs_split and name == "train"
-                else roles[name]
+                else PARTS[name]
             )
             summary = part.summary()
             images, annotations = summary.totals
@@ -278,7 +277,7 @@ class AnnotatedFolder(DatasetFolder):
             ConfigError: another split, or a fraction that is none.
         """
         if split not in PARTS:
-            raise ConfigError(f"split must be one of {PARTS}, got {split!r}")
+            raise ConfigError(f"split must be one of {', '.join(PARTS)}, got {split!r}")
         part = self._part(split)
         categories = self.categories()
         if drop_invalid:

@@ -8,10 +8,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tabulate import tabulate
 
 from ...data.problems import Problem
+from ...data.registration import readable_name
 from ...data.statistics import PartStatistics, choose_samples, data_remarks, part_statistics
-from .drawing import add_title
 from .markdown import escaped
-from .pictures import photo_canvas, write_sheet
+from .pictures import truth_tile, write_sheet
 
 REPORT_FILE, SAMPLES_FILE = "data_report.md", "data_samples.png"
 SAMPLES, COLUMNS = 12, 3
@@ -40,17 +40,23 @@ def write_data_report(
     )
     classes = MetadataCatalog.get(train_names[0]).thing_classes
     of_train, of_val = (part_statistics(records, len(classes), seen) for records in (train, val))
-    text = data_report(of_train, of_val, classes, left_out)
+    titles = [", ".join(map(readable_name, names)) for names in (train_names, val_names)]
+    text = data_report(of_train, of_val, classes, left_out, "; ".join(titles))
     (Path(folder) / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
-    draw_samples(train, classes, Path(folder) / SAMPLES_FILE)
+    draw_samples(train, classes, Path(folder) / SAMPLES_FILE, f"{titles[0]}: samples")
     return text
 
 
 def data_report(
-    train: PartStatistics, val: PartStatistics, classes: Sequence[str], left_out: Sequence[Problem] = ()
+    train: PartStatistics,
+    val: PartStatistics,
+    classes: Sequence[str],
+    left_out: Sequence[Problem] = (),
+    names: str = "",
 ) -> str:
     """Return the report in Markdown: images, objects by class, sizes, and remarks on what to check."""
-    sections = ["# Data", _images_table(train, val), "## Objects", _objects_table(train, val, classes)]
+    title = f"# Data: {escaped(names)}" if names else "# Data"
+    sections = [title, _images_table(train, val), "## Objects", _objects_table(train, val, classes)]
     if remarks := data_remarks(train, val, [*map(escaped, classes)]):
         sections += ["## Worth a look", "\n".join(f"- {remark}" for remark in remarks)]
     if left_out:
@@ -97,10 +103,7 @@ def _objects_table(train: PartStatistics, val: PartStatistics, classes: Sequence
     return tabulate(rows, headers, "github", colalign=align, disable_numparse=True)
 
 
-def draw_samples(records: Sequence[dict], classes: Sequence[str], file: Path) -> Path:
+def draw_samples(records: Sequence[dict], classes: Sequence[str], file: Path, title: str) -> Path:
     """Write a sheet of pictures with their objects, which shows every class if possible; return its file."""
-    tiles = [
-        add_title(photo_canvas(record, classes).draw_truth(record), Path(record["file_name"]).name)
-        for record in choose_samples(records, SAMPLES)
-    ]
-    return write_sheet(tiles, COLUMNS, file)
+    tiles = [truth_tile(record, classes) for record in choose_samples(records, SAMPLES)]
+    return write_sheet(tiles, COLUMNS, file, title)

@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
-from .drawing import as_plain_text
+from .drawing import LABEL, as_plain_text, class_colours, shortened
 
 LEGEND = 10  # classes in a legend; if there are more, only the best and the worst are named
 NUMBERED = 25  # classes; the cells of larger matrices have no numbers
-NAME = 22  # letters of a class name on an axis
+BRIGHT = 0.6  # mean of red, green and blue; such lines have a dark edge, to be seen on white
+TITLE = 60  # letters of a line of a title
 
 
 def plot_precision_recall(
@@ -35,17 +37,25 @@ def plot_precision_recall(
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.subplots()
     known = [k for k in range(len(classes)) if np.isfinite(ap50[k])]
-    named = _named(known, ap50)
+    named, colours = _named(known, ap50), class_colours(len(classes))
     for k in known:
         if k not in named:
             axes.plot(recall, precision[:, k], color="0.8", linewidth=0.7)
-    for number, k in enumerate(named):
-        colour = colormaps["tab10"](number % 10)
-        axes.plot(recall, precision[:, k], color=colour, label=f"{short(classes[k])}: {ap50[k]:.1f}")
+    for k in named:
+        colour = tuple(part / 255 for part in colours[k])
+        effects = [withStroke(linewidth=2.5, foreground="0.4")] if np.mean(colour) > BRIGHT else []
+        axes.plot(
+            recall,
+            precision[:, k],
+            color=colour,
+            path_effects=effects,
+            label=f"{short(classes[k])}: {ap50[k]:.1f}",
+        )
     if len(known) > 1:
         mean = precision[:, known].mean(1)
         axes.plot(recall, mean, "k--", linewidth=2, label=f"mean of {len(known)}: {ap50[known].mean():.1f}")
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision", title=title)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+    _set_title(axes, title)
     axes.grid(alpha=0.3)
     axes.legend(
         title="class: AP50" + (", best and worst" if len(known) > LEGEND else ""),
@@ -79,7 +89,7 @@ def plot_confusion(matrix: np.ndarray, classes: Sequence[str], title: str, file:
     axes.set_yticks(range(len(names)), names, fontsize=size)
     axes.set_xlabel("detected as (background: missed)")
     axes.set_ylabel("object (background: nothing there)")
-    axes.set_title(title, fontsize=10)
+    _set_title(axes, title)
     if len(names) <= NUMBERED:
         for (row, column), number in np.ndenumerate(matrix):
             if number:
@@ -88,8 +98,12 @@ def plot_confusion(matrix: np.ndarray, classes: Sequence[str], title: str, file:
     figure.savefig(file, dpi=110)
 
 
-def short(name: str) -> str:
-    """Return a class name for an axis, on one line, shortened, with ``$`` as a plain character."""
-    name = " ".join(name.split())
-    shown = name if len(name) <= NAME else name[: NAME - 1] + "…"
-    return as_plain_text(shown)
+def _set_title(axes: Axes, title: str) -> None:
+    """Write a title above a plot, a line for each part of it that stands between colons."""
+    lines = [short(line, TITLE) for line in title.split(": ")]
+    axes.set_title("\n".join(lines), fontsize=10)
+
+
+def short(name: str, length: int = LABEL) -> str:
+    """Return a name on one line, shortened to ``length`` letters, with ``$`` as a plain character."""
+    return as_plain_text(shortened(name, length))

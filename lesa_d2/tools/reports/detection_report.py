@@ -4,7 +4,6 @@ It is made from the results of the evaluation; the model does not run again.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 
+from ...data.registration import readable_name
+from ...data.statistics import limits_of_ap
 from ...evaluation import CocoEvaluator
 from ...evaluation.matching import (
     IOU,
+    Counts,
     ImageMatches,
     best_threshold,
     by_quality,
@@ -29,16 +31,24 @@ from ...evaluation.matching import (
     quality,
 )
 from .detection_plots import plot_confusion, plot_precision_recall
-from .drawing import add_title
+from .drawing import MOST_DRAWN
 from .markdown import escaped
-from .pictures import photo_canvas, write_sheet
+from .pictures import detections_tile, truth_tile, write_sheet
 
 REPORT_FILE, CURVES_FILE, CONFUSION_FILE = "evaluation.md", "precision_recall.png", "confusion.png"
 BEST_FILE, WORST_FILE = "best.png", "worst.png"
 PICTURES = (CURVES_FILE, CONFUSION_FILE, BEST_FILE, WORST_FILE)
 SHOWN = 6  # pictures on a sheet
 CONFUSIONS = 10  # pairs of classes that the report names
+USABLE = 0.3  # least F1 of a model whose scores have a good threshold
 KINDS = {"bbox": "box", "segm": "mask"}
+NOT_USABLE = "**Not usable yet.**"
+ADVICE = (
+    "Train longer (train.max_iter), check the learning rate and data_samples.png, or label more pictures."
+)
+NO_PICTURES = (
+    "Plots and pictures are drawn at the last evaluation; train.report.pictures=every draws them each time."
+)
 
 
 def write_detection_report(
@@ -46,6 +56,7 @@ def write_detection_report(
     evaluator: CocoEvaluator,
     *,
     score_threshold: float | None = None,
+    pictures: bool = True,
 ) -> str:
     """Write the report and its pictures into ``folder``, replacing earlier ones; return its text.
 
@@ -53,59 +64,152 @@ def write_detection_report(
         folder: an existing folder.
         evaluator: after its ``evaluate()``, on the main process.
         score_threshold: least score for everything except AP and AR; None takes the one with the best F1.
+        pictures: also plots, and the best and worst pictures; else none is left in the folder.
     """
     folder = Path(folder)
     for name in PICTURES:
         (folder / name).unlink(missing_ok=True)
-    if not evaluator.evaluations:
+    title = readable_name(evaluator.dataset_name)
+    evaluations = {kind: e for kind, e in evaluator.evaluations.items() if kind in KINDS}
+    kept = {kind: e for kind, e in evaluations.items() if e is not None}
+    if not evaluations:
         text = "The data set has no annotations, or nothing was evaluated: there is nothing to report."
+    elif not kept:
+        text = f"{NOT_USABLE} {no_detections(None)}"
     else:
-        text = _report(folder, evaluator, score_threshold)
-    text = f"# Evaluation on {evaluator.dataset_name}\n\n{text}"
+        report = _Report(kept, evaluator.dataset_name, title, score_threshold)
+        text = report.text(folder if pictures else None)
+    text = f"# Evaluation on {escaped(title)}\n\n{text}"
     (folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
     return text
 
 
-def _report(folder: Path, evaluator: CocoEvaluator, threshold: float | None) -> str:
-    evaluations = {kind: e for kind, e in evaluator.evaluations.items() if e is not None}
-    if not evaluations:
-        return no_detections(threshold, None)
-    matching = evaluations.get("segm") or evaluations["bbox"]
-    classes = [matching.cocoGt.cats[i]["name"] for i in matching.params.catIds]
-    sections = [metrics_table(evaluations, classes)]
-    curves = evaluations.get("bbox", matching)
-    title = f"{KINDS[curves.params.iouType]} IoU from 0.5".capitalize()
-    plot_precision_recall(*curves_at_half(curves), classes, title, folder / CURVES_FILE)
-    matches = match_evaluation(matching)
-    if threshold is None:
-        threshold = best_threshold(matches)
-        is_right = count([image.above(threshold) for image in matches]).f1 > 0
-        why = "the best F1 over all images" if is_right else "no score gives a right detection: train longer"
-    else:
-        why = "given"
-    kept = [image.above(threshold) for image in matches]
-    if not any(len(image.scores) for image in kept):
-        highest = max(float(image.scores[0]) for image in matches if len(image.scores))
-        return "\n\n".join([*sections, no_detections(threshold, highest)])
-    matrix = confusion_matrix(kept, len(classes))
-    kind = KINDS[matching.params.iouType]
-    title = f"Scores from {threshold:g}, {kind} IoU from {IOU:g}"
-    plot_confusion(matrix, classes, title, folder / CONFUSION_FILE)
-    sections.append(f"## At a score of at least {threshold:g} ({why})\n\n{counts_text(kept, matrix, kind)}")
-    if worst := most_frequent_confusions(matrix, classes):
-        sections.append("Most frequent confusions: " + "; ".join(worst) + ".")
-    sections.append(_draw_extremes(folder, evaluator.dataset_name, matching, kept, threshold))
-    return "\n\n".join(sections)
+class _Report:
+    """Make the report from evaluations with detections; counts and curves are of masks where there are any.
+
+    Args:
+        evaluations: by kind.
+        dataset_name: as registered.
+        title: of the data set.
+        threshold: given by the user; None for the best.
+    """
+
+    def __init__(
+        self, evaluations: dict[str, COCOeval], dataset_name: str, title: str, threshold: float | None
+    ) -> None:
+        self.evaluations, self.dataset_name, self.title = evaluations, dataset_name, title
+        self.evaluation = evaluations.get("segm") or evaluations["bbox"]
+        self.kind = KINDS[self.evaluation.params.iouType]
+        cats = self.evaluation.cocoGt.cats
+        self.classes = [cats[i]["name"] for i in self.evaluation.params.catIds]
+        self.matches = match_evaluation(self.evaluation)
+        self.best = best_threshold(self.matches)
+        self.best_f1 = self._at(self.best).f1
+        self.is_given = threshold is not None
+        self.threshold = self.best if threshold is None else threshold
+        self.kept = [image.above(self.threshold) for image in self.matches]
+        self.matrix = confusion_matrix(self.kept, len(self.classes))
+
+    def _at(self, score: float) -> Counts:
+        return count([image.above(score) for image in self.matches])
+
+    def text(self, folder: Path | None) -> str:
+        """Return the text; write the pictures into ``folder`` if there is one."""
+        sections = [self.verdict(), metrics_table(self.evaluations, self.classes)]
+        if limits := limits_of_ap(*_images(self.evaluation)):
+            sections += ["\n".join(f"- {limit}" for limit in limits)]
+        if folder:
+            curves = curves_at_half(self.evaluation)
+            title = self._about("precision and recall")
+            plot_precision_recall(*curves, self.classes, title, folder / CURVES_FILE)
+        if not any(len(image.scores) for image in self.kept):
+            highest = max(float(image.scores[0]) for image in self.matches if len(image.scores))
+            return "\n\n".join([*sections, no_detections(self.threshold, highest)])
+        sections.append(f"## At a score of at least {self.threshold:g}\n\n{self.counts()}")
+        if worst := most_frequent_confusions(self.matrix, self.classes):
+            sections.append("Most frequent confusions: " + "; ".join(worst) + ".")
+        if folder:
+            title = self._about("confusions", f", scores from {self.threshold:g}")
+            plot_confusion(self.matrix, self.classes, title, folder / CONFUSION_FILE)
+            sections.append(self._draw_extremes(folder))
+        else:
+            sections.append(NO_PICTURES)
+        return "\n\n".join(sections)
+
+    def _about(self, what: str, more: str = "") -> str:
+        """Return the title of a plot or of a sheet of pictures."""
+        return f"{self.title}: {what}, {self.kind} IoU from {IOU:g}{more}"
+
+    def verdict(self) -> str:
+        """Say whether any score is a good threshold."""
+        if self.best_f1 >= USABLE:
+            text = f"A good threshold of scores is **{self.best:g}**: it has the best F1, {self.best_f1:.2f}."
+        elif self.best_f1:
+            best = f"The best F1 of any threshold is {self.best_f1:.2f}, at a score of {self.best:g}."
+            text = f"{NOT_USABLE} {best} {ADVICE}"
+        else:
+            text = f"{NOT_USABLE} Not a single detection is right, whatever the threshold. {ADVICE}"
+        given = " Everything but AP and AR is at the threshold given (train.report.score_threshold)."
+        return text + given * self.is_given
+
+    def counts(self) -> str:
+        """Describe how many detections and objects there are, and how many are right."""
+        counts, classes = count(self.kept), self.matrix[:-1, :-1]
+        wrong = int(classes.sum() - np.trace(classes))
+        return (
+            f"{counts.detections} detections of {counts.objects} objects, matched by {self.kind} IoU of at "
+            f"least {IOU:g} whatever the classes: {counts.correct} right, {wrong} of the wrong class, "
+            f"{self.matrix[-1].sum()} where nothing is (or is found twice), {self.matrix[:, -1].sum()} objects "
+            f"missed. Precision {counts.precision:.2f}, recall {counts.recall:.2f}, F1 {counts.f1:.2f}."
+        )
+
+    def _draw_extremes(self, folder: Path) -> str:
+        """Draw the best and the worst pictures; return a text about the pictures of the report."""
+        ranked = by_quality(self.kept)
+        half = ranked[len(ranked) // 2 :]  # so that no picture of a small data set is on both sheets
+        worst = ranked[:SHOWN] if len(ranked) >= 2 * SHOWN else ranked[: max(1, len(ranked) // 2)]
+        records = {record["image_id"]: record for record in DatasetCatalog.get(self.dataset_name)}
+        classes = MetadataCatalog.get(self.dataset_name).thing_classes
+        sheets = ((WORST_FILE, "worst pictures", worst), (BEST_FILE, "best pictures", half[::-1][:SHOWN]))
+        for file, what, images in sheets:
+            tiles = []
+            for image in images:
+                record = records[image.image_id]
+                detections = to_instances(self.evaluation, record, self.threshold)
+                below = detections_tile(record, classes, detections, _caption(image))
+                tiles.append(np.concatenate([truth_tile(record, classes), below]))
+            title = self._about(what, f", scores from {self.threshold:g}")
+            write_sheet(tiles, min(3, len(tiles)), folder / file, title)
+        return (
+            f"Pictures: {CURVES_FILE}, {CONFUSION_FILE} (counts by class), {BEST_FILE} and {WORST_FILE} (truth above, "
+            f"detections below, at most the {MOST_DRAWN} of the highest scores in a picture). Quality is F1 of the "
+            "picture times the mean IoU of its right detections; pictures without either have none."
+        )
 
 
-def no_detections(threshold: float | None, highest: float | None) -> str:
+def _caption(image: ImageMatches) -> str:
+    counts = count([image])
+    missed = len(image.object_classes) - int((image.objects >= 0).sum())
+    wrong = counts.detections - counts.correct
+    return f"quality {quality(image) or 0:.2f}, {counts.correct} right, {wrong} wrong, {missed} missed"
+
+
+def _images(evaluation: COCOeval) -> tuple[int, list[int], int]:
+    """Return the number of evaluated images, the objects of each without crowds, and the detections that count."""
+    of_images = [evaluation.cocoGt.imgToAnns.get(i, []) for i in evaluation.params.imgIds]
+    objects = [sum(not a.get("iscrowd") for a in annotations) for annotations in of_images]
+    return len(objects), objects, evaluation.params.maxDets[-1]
+
+
+def no_detections(threshold: float | None, highest: float = 0) -> str:
     """Explain why there is nothing to show, and what to try."""
-    limit = "the model's test_score_thresh" if highest is None else f"{threshold:g}"
-    score = "" if highest is None else f": the highest score is {highest:.3g}"
+    if threshold is None:
+        reached = "No detection reaches the model's test_score_thresh."
+    else:
+        reached = f"No detection reaches {threshold:g}: the highest score is {highest:.3g}."
     return (
-        f"**No detection reaches {limit}{score}.** Train longer "
-        "(train.max_iter), check the learning rate and data_samples.png, or lower the threshold "
-        "(train.report.score_threshold, test_score_thresh of the model's box predictor)."
+        f"{reached} {ADVICE} Or lower the threshold (train.report.score_threshold, test_score_thresh of the "
+        "model's box predictor)."
     )
 
 
@@ -204,19 +308,6 @@ def _overlaps(
     return np.asarray(mask_util.iou(*shapes, crowd.astype(np.uint8).tolist()))
 
 
-def counts_text(kept: Sequence[ImageMatches], matrix: np.ndarray, kind: str) -> str:
-    """Describe how many detections and objects there are, and how many are right."""
-    counts = count(kept)
-    wrong = int(matrix[:-1, :-1].sum() - np.trace(matrix[:-1, :-1]))
-    return (
-        f"{counts.detections} detections of {counts.objects} objects, matched by {kind} IoU of at least "
-        f"{IOU:g} whatever the classes: {counts.correct} right, {wrong} of the wrong class, "
-        f"{matrix[-1].sum()} where nothing is (or is found twice), {matrix[:, -1].sum()} objects missed. "
-        f"Precision {counts.precision:.2f}, recall {counts.recall:.2f}, F1 {counts.f1:.2f}. "
-        f"Counts by class: {CONFUSION_FILE}."
-    )
-
-
 def most_frequent_confusions(matrix: np.ndarray, classes: Sequence[str]) -> list[str]:
     """Return the pairs of classes that are confused with each other, the most frequent first."""
     pairs = [
@@ -232,45 +323,6 @@ def most_frequent_confusions(matrix: np.ndarray, classes: Sequence[str]) -> list
 
 
 # ------------------------------------------------------------------------------------------ pictures
-
-
-@dataclass(frozen=True)
-class _Sheet:
-    file: str
-    images: Sequence[ImageMatches]
-
-
-def _draw_extremes(
-    folder: Path, dataset_name: str, evaluation: COCOeval, kept: Sequence[ImageMatches], threshold: float
-) -> str:
-    ranked = by_quality(kept)
-    half = ranked[len(ranked) // 2 :]  # so that no picture of a small data set is on both sheets
-    sheets = [_Sheet(WORST_FILE, ranked[:SHOWN]), _Sheet(BEST_FILE, half[::-1][:SHOWN])]
-    if len(ranked) < 2 * SHOWN:
-        sheets[0] = _Sheet(WORST_FILE, ranked[: max(1, len(ranked) // 2)])
-    records = {record["image_id"]: record for record in DatasetCatalog.get(dataset_name)}
-    classes = MetadataCatalog.get(dataset_name).thing_classes
-    for sheet in sheets:
-        tiles = []
-        for image in sheet.images:
-            record = records[image.image_id]
-            name = Path(record["file_name"]).name
-            detections = to_instances(evaluation, record, threshold)
-            verdict = f"quality {quality(image) or 0:.2f}, {_mistakes(image)}"
-            above = add_title(photo_canvas(record, classes).draw_truth(record), f"{name}: truth")
-            below = add_title(photo_canvas(record, classes).draw_detections(detections), verdict)
-            tiles.append(np.concatenate([above, below]))
-        write_sheet(tiles, min(3, len(tiles)), folder / sheet.file)
-    return (
-        f"Pictures: {BEST_FILE}, {WORST_FILE}, truth above and detections below. Quality is F1 of the "
-        "picture times the mean IoU of its right detections; pictures without either have none."
-    )
-
-
-def _mistakes(image: ImageMatches) -> str:
-    counts = count([image])
-    missed = len(image.object_classes) - int((image.objects >= 0).sum())
-    return f"{counts.correct} right, {counts.detections - counts.correct} wrong, {missed} missed"
 
 
 def to_instances(evaluation: COCOeval, record: dict, threshold: float) -> Instances:

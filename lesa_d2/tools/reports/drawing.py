@@ -1,6 +1,7 @@
 """Drawing of detections by detectron2's Visualizer, with one constant colour for each class."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,14 @@ from detectron2.data.catalog import Metadata
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import VisImage, Visualizer
+from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
 
 LEAST_WIDTH = 320  # pixels; smaller images are drawn enlarged, so that their labels can be read
 STUFF_ALPHA = 0.4  # opacity of the colours of pixel classes, which are drawn below the objects
 LEAST_SIDE = 3  # pixels; Visualizer refuses thinner masks
+MOST_DRAWN = 20  # detections of a picture in a report; more hide it and each other
+LABEL = 22  # letters of a class name in a plot or picture of a report
 TITLE_SHARE = 26  # the width of a picture, divided by the height of the letters in its title
 TITLE_SIZES = (13, 40)  # least and greatest height of these letters in pixels
 
@@ -94,6 +98,17 @@ def class_colours(number: int) -> list[tuple[int, int, int]]:
     return [tuple(palette[index % 74].tolist()) for index in range(number)]
 
 
+def most_confident(detections: Instances, number: int = MOST_DRAWN) -> Instances:
+    """Return at most ``number`` detections, those of the highest scores, by descending score."""
+    return detections[detections.scores.argsort(descending=True, stable=True)[:number]]
+
+
+def drawn_of(number: int) -> str:
+    """Say how many of ``number`` detections a picture of a report shows."""
+    detections = f"{number} detection{'s' * (number != 1)}"
+    return f"the {MOST_DRAWN} surest of {detections}" if number > MOST_DRAWN else detections
+
+
 def named_classes(class_names: Sequence[str], *detections: Instances) -> list[str]:
     """Return ``class_names``, extended by numbers for classes of the detections that have no name."""
     most = max((int(d.pred_classes.max()) + 1 for d in detections if len(d)), default=0)
@@ -133,12 +148,27 @@ def draw_detections(
     return np.ascontiguousarray(drawn[:, :, ::-1])
 
 
-def add_title(picture: np.ndarray, title: str) -> np.ndarray:
-    """Return ``picture`` (h, w, 3) below a white strip with ``title``, which is shortened to the width."""
-    width = picture.shape[1]
-    least, most = TITLE_SIZES
+def shortened(name: str, length: int = LABEL) -> str:
+    """Return a name on one line, cut to ``length`` letters."""
+    name = " ".join(name.split())
+    return name if len(name) <= length else name[: length - 1] + "…"
+
+
+@lru_cache(maxsize=64)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Return the font of matplotlib's plots, which has accented, Greek and Cyrillic letters; Pillow's has none."""
+    return ImageFont.truetype(findfont("DejaVu Sans"), size)
+
+
+def add_title(picture: np.ndarray, title: str, most: int = TITLE_SIZES[1]) -> np.ndarray:
+    """Return ``picture`` (h, w, 3) below a white strip with ``title``, in letters at most ``most`` pixels high.
+
+    A title that is too long is in smaller letters, or cut.
+    """
+    width, least = picture.shape[1], TITLE_SIZES[0]
     size = min(max(width // TITLE_SHARE, least), most)
-    font = ImageFont.load_default(size)
+    letters = next((s for s in range(size, least, -1) if _font(s).getlength(title) <= width - size), least)
+    font = _font(letters)
     strip = Image.new("RGB", (width, round(1.6 * size)), "white")
     draw = ImageDraw.Draw(strip)
     shown = title

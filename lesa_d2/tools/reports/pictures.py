@@ -7,14 +7,17 @@ import cv2
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Instances
 from torch import nn
 
 from ...data.pictures import read_picture
+from ...data.registration import readable_name
 from ...errors import LesaError
-from .drawing import ClassVisualizer
+from .drawing import ClassVisualizer, add_title, drawn_of, most_confident, shortened
 
 GAP = 6  # white pixels between tiles
 TILE_WIDTH = 320  # pixels; small images are drawn enlarged, so that their labels can be read
+SHEET_TITLE = 22  # pixels, height of the letters in the title of a sheet
 PHOTO_WIDTH = 420  # pixels, for pictures with many objects
 
 
@@ -29,7 +32,7 @@ def draw_predictions(
     columns: int = 4,
     score_threshold: float = 0.5,
 ) -> Path:
-    """Write a sheet of the first images of ``loader``, with truth above and predictions below.
+    """Write a sheet of the first images of ``loader``, with truth above and the surest predictions below.
 
     Args:
         model: a detector; it runs in eval mode, and keeps the mode that it is in.
@@ -46,15 +49,15 @@ def draw_predictions(
     model.eval()
     tiles = []
     for inputs, output in _first(model, loader, num_images):
-        image = read_picture(inputs["file_name"])
         instances = output["instances"].to("cpu")
         kept = instances[instances.scores >= score_threshold]
-        above = ClassVisualizer(image, classes, TILE_WIDTH).draw_truth(truth[inputs["image_id"]])
-        below = ClassVisualizer(image, classes, TILE_WIDTH).draw_detections(kept)
-        tiles.append(_stack([above, below], axis=0))
+        record = truth[inputs["image_id"]]
+        above = truth_tile(record, classes, TILE_WIDTH)
+        tiles.append(_stack([above, detections_tile(record, classes, kept, width=TILE_WIDTH)], axis=0))
     model.train(was_training)
     Path(file).parent.mkdir(parents=True, exist_ok=True)
-    return write_sheet(tiles, columns, file)
+    title = f"{readable_name(dataset_name)}: truth, and detections of scores from {score_threshold:g}"
+    return write_sheet(tiles, columns, file, title)
 
 
 def _first(model: nn.Module, loader: Iterable[list[dict]], number: int) -> Iterable[tuple[dict, dict]]:
@@ -78,15 +81,43 @@ def _stack(images: list[np.ndarray], axis: int) -> np.ndarray:
     return np.concatenate(padded, axis=axis)
 
 
-def photo_canvas(record: dict, class_names: Sequence[str]) -> ClassVisualizer:
-    """Return a canvas with the picture of a dataset dict, ``PHOTO_WIDTH`` pixels wide, to draw on."""
-    return ClassVisualizer(read_picture(record["file_name"]), class_names, PHOTO_WIDTH)
+def truth_tile(record: dict, class_names: Sequence[str], width: int = PHOTO_WIDTH) -> np.ndarray:
+    """Return the picture of a dataset dict with its objects, (h, width, 3) RGB, below the name of its file."""
+    drawn = _canvas(record, class_names, width).draw_truth(record)
+    return add_title(drawn, f"{Path(record['file_name']).name}: truth")
 
 
-def write_sheet(tiles: list[np.ndarray], columns: int, file: str | Path) -> Path:
-    """Write pictures (H, W, 3) RGB to a PNG, ``columns`` in each row, and return the file."""
+def detections_tile(
+    record: dict,
+    class_names: Sequence[str],
+    detections: Instances,
+    caption: str = "",
+    width: int = PHOTO_WIDTH,
+) -> np.ndarray:
+    """Return the picture of a dataset dict with its surest detections, (h, width, 3) RGB, below a caption.
+
+    A second line of the caption, or the only one, says how many of the detections are drawn.
+    """
+    drawn = _canvas(record, class_names, width).draw_detections(most_confident(detections))
+    titled = add_title(drawn, drawn_of(len(detections)))
+    return add_title(titled, caption) if caption else titled
+
+
+def _canvas(record: dict, class_names: Sequence[str], width: int) -> ClassVisualizer:
+    image = read_picture(record["file_name"])
+    return ClassVisualizer(image, [*map(shortened, class_names)], width)
+
+
+def write_sheet(tiles: list[np.ndarray], columns: int, file: str | Path, title: str) -> Path:
+    """Write pictures (H, W, 3) RGB to a PNG, ``columns`` in each row, and return the file.
+
+    Above them stands the title, a line for each part of it that stands between colons, as in plots.
+    """
     rows = [_stack(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]
-    return write_picture(_stack(rows, axis=0)[:, :, ::-1], Path(file))
+    sheet = _stack(rows, axis=0)
+    for line in reversed(title.split(": ")):
+        sheet = add_title(sheet, line, most=SHEET_TITLE)
+    return write_picture(sheet[:, :, ::-1], Path(file))
 
 
 def write_picture(picture: np.ndarray, file: Path) -> Path:

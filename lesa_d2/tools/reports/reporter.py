@@ -28,13 +28,14 @@ class DetectionReports:
             seen=seen_size(cfg),
         )
 
-    def report_evaluation(self, cfg: DictConfig, evaluator: DatasetEvaluator) -> str:
-        """Write ``evaluation.md`` and its pictures; return the report's text."""
+    def report_evaluation(self, cfg: DictConfig, evaluator: DatasetEvaluator, is_last: bool) -> str:
+        """Write ``evaluation.md``, and its pictures at the last evaluation or if asked; return the report's text."""
         assert isinstance(evaluator, CocoEvaluator)  # guaranteed by the check of the data
         return write_detection_report(
             cfg.train.output_dir,
             evaluator,
             score_threshold=OmegaConf.select(cfg, "train.report.score_threshold"),
+            pictures=is_last or OmegaConf.select(cfg, "train.report.pictures") == "every",
         )
 
 

@@ -8,13 +8,17 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.structures import Boxes, Instances
+from matplotlib.figure import Figure
 from PIL import Image
 
 from lesa_d2.data.registration import register_dataset
 from lesa_d2.data.statistics import PartStatistics
 from lesa_d2.evaluation import CocoEvaluator
+from lesa_d2.tools.reports import detection_report
 from lesa_d2.tools.reports.data_report import data_report
+from lesa_d2.tools.reports.detection_plots import plot_precision_recall
 from lesa_d2.tools.reports.detection_report import PICTURES, class_metrics, write_detection_report
+from lesa_d2.tools.reports.drawing import class_colours
 
 SIZE = (48, 64)
 BOXES = [(4, 4, 24, 24), (32, 8, 24, 16)]  # XYWH of the two objects of a picture
@@ -119,16 +123,114 @@ def test_ap50_is_that_at_iou_a_half(evaluated):
 
 def test_threshold_of_the_best_f1(evaluated, tmp_path):
     text = write_detection_report(tmp_path, evaluated(MIXED))
-    assert "At a score of at least 0.8 (the best F1 over all images)" in text
+    assert "A good threshold of scores is **0.8**: it has the best F1, 0.67." in text
+    assert "At a score of at least 0.8" in text
+    assert "Not usable yet" not in text
+    assert "AP on 3 pictures means little" in text
     assert "Precision 1.00, recall 0.50" in text
 
 
 def test_no_detection_at_all(evaluated, tmp_path):
     (tmp_path / "best.png").write_text("of an earlier evaluation")
     text = write_detection_report(tmp_path, evaluated([]))
-    assert "No detection reaches the model's test_score_thresh" in text
+    assert "**Not usable yet.** No detection reaches the model's test_score_thresh" in text
     assert "Train longer" in text
     assert not any((tmp_path / name).exists() for name in PICTURES)
+
+
+WRONG = [(3, 0, (k, 0, 9, 9), 0.9) for k in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ([*WRONG, MIXED[0]], "**Not usable yet.** The best F1 of any threshold is 0.12, at a score of"),
+        (WRONG, "**Not usable yet.** Not a single detection is right, whatever the threshold."),
+        (WRONG[:3] + MIXED[:2], "A good threshold of scores is **0.8**: it has the best F1, 0.44."),
+    ],
+)
+def test_below_an_f1_of_three_tenths_no_threshold_is_good(evaluated, tmp_path, found, words):
+    text = write_detection_report(tmp_path, evaluated(found))
+    assert words in text
+    assert ("good threshold" in text) == ("Not usable" not in text)
+
+
+def test_a_given_threshold_is_not_called_good(evaluated, tmp_path):
+    text = write_detection_report(tmp_path, evaluated(MIXED), score_threshold=0.6)
+    assert "A good threshold of scores is **0.8**" in text
+    assert "at the threshold given" in text
+    assert "## At a score of at least 0.6" in text
+
+
+def test_pictures_are_drawn_if_asked(evaluated, tmp_path):
+    evaluator = evaluated(MIXED)
+    write_detection_report(tmp_path, evaluator)
+    text = write_detection_report(tmp_path, evaluator, pictures=False)
+    assert "drawn at the last evaluation; train.report.pictures=every" in text
+    assert not any((tmp_path / name).exists() for name in PICTURES)
+
+
+@pytest.mark.parametrize(("masks", "kind"), [(True, "mask"), (False, "box")])
+def test_plots_are_titled_alike_and_of_what_is_counted(evaluated, tmp_path, monkeypatch, masks, kind):
+    titles, curves = [], []
+    evaluator = evaluated(MIXED, masks)
+    monkeypatch.setattr(detection_report, "readable_name", lambda name: "photos, validation")
+    monkeypatch.setattr(
+        detection_report,
+        "plot_precision_recall",
+        lambda *given: curves.append(given[2]) or titles.append(given[4]),
+    )
+    monkeypatch.setattr(detection_report, "plot_confusion", lambda *given: titles.append(given[2]))
+    monkeypatch.setattr(detection_report, "write_sheet", lambda *given: titles.append(given[3]))
+    text = write_detection_report(tmp_path, evaluator)
+    assert text.startswith("# Evaluation on photos, validation\n")
+    counted = f"{kind} IoU from 0.5"
+    assert titles == [
+        f"photos, validation: precision and recall, {counted}",
+        f"photos, validation: confusions, {counted}, scores from 0.8",
+        f"photos, validation: worst pictures, {counted}, scores from 0.8",
+        f"photos, validation: best pictures, {counted}, scores from 0.8",
+    ]
+    assert f"matched by {kind} IoU" in text
+    evaluation = evaluator.evaluations["segm" if masks else "bbox"]
+    np.testing.assert_array_equal(curves[0], class_metrics(evaluation)[:, 1])
+
+
+def test_curves_are_those_of_masks(evaluated):
+    """Masks that fill half of their boxes: box AP50 is high, mask AP50 is 0."""
+    evaluator = evaluated([(1, 0, BOXES[0], 0.9)])
+    detections = evaluator.evaluations["segm"]
+    assert detection_report._Report(evaluator.evaluations, "", "", None).evaluation is detections
+
+
+def test_a_class_has_the_same_colour_in_plots_and_pictures(monkeypatch, tmp_path):
+    drawn = []
+    savefig = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, file, **given: drawn.append(self) or savefig(self, file, **given)
+    )
+    precision = np.tile(np.linspace(1, 0, 101)[:, None], (1, 3))
+    plot_precision_recall(
+        precision,
+        np.linspace(0, 1, 101),
+        np.array([10.0, np.nan, 90.0]),
+        ["a", "b", "c"],
+        "photos: precision and recall, mask IoU from 0.5",
+        tmp_path / "x.png",
+    )
+    (axes,) = drawn[0].axes
+    colours = {line.get_label()[0]: line.get_color() for line in axes.lines}
+    for k, name in ((0, "a"), (2, "c")):
+        assert colours[name] == pytest.approx(np.array(class_colours(3)[k]) / 255)
+    assert axes.get_title() == "photos\nprecision and recall, mask IoU from 0.5"
+
+
+def test_more_objects_than_ap_counts(evaluated, tmp_path):
+    evaluator = evaluated(MIXED)
+    truth = evaluator.evaluations["segm"].cocoGt
+    truth.imgToAnns[1] = truth.imgToAnns[1] * 60
+    text = write_detection_report(tmp_path, evaluator, pictures=False)
+    assert "1 picture holds more than 100 objects, up to 120, in validation" in text
 
 
 def test_no_detection_above_the_threshold(evaluated, tmp_path):
