@@ -9,9 +9,11 @@ header, before any decoder runs.
 
 import os
 import stat
+import struct
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import IO
 
@@ -29,6 +31,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", "
 RUNS_A_PROGRAM = ("EPS", "WMF")
 """Formats of drawings, for which Pillow starts another program or asks the system."""
 
+
+USUAL_PIXELS = 50_000_000
+"""Larger pictures are left to Pillow, which refuses those above ``PIL.Image.MAX_IMAGE_PIXELS``."""
 
 HIDDEN = "with a leading dot"
 """What is left out of every folder: ``._x.jpg``, ``.ipynb_checkpoints``, ``.DS_Store``."""
@@ -57,19 +62,9 @@ def open_picture(file: str | Path) -> Iterator[Image.Image]:
     Raises:
         PictureError: names the file, the reason, and what to do; also for what is raised while the picture is open.
     """
-    try:
-        with _open_file(str(file)) as stream, Image.open(stream) as image:
-            if image.format in RUNS_A_PROGRAM:
-                raise _refused(file, f"{image.format} is a drawing, not a picture", "convert it to PNG")
-            yield image
-    except PictureError:
-        raise
-    except UnidentifiedImageError as error:
-        raise _unreadable(file, "no known format") from error
-    except Image.DecompressionBombError as error:  # Pillow counts the pixels of the header
-        raise _refused(file, str(error), "make it smaller, or cut it into tiles") from error
-    except Exception as error:  # Pillow's decoders raise almost anything on damaged data
-        raise _unreadable(file, str(error) or type(error).__name__) from error
+    with _errors_about(file), _open_file(file) as stream, Image.open(stream) as image:
+        _check_format(file, image)
+        yield image
 
 
 def check_header(file: str | Path) -> tuple[int, int]:
@@ -110,13 +105,19 @@ def read_picture(file: str | Path, channels: str = "RGB") -> np.ndarray:
     Raises:
         PictureError: see :func:`check_picture`.
     """
-    with open_picture(file) as image:
-        _check_kind(file, image)
-        if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB") and _orientation(image) == 1:
-            pixels = _read_jpeg(file, channels)
-            if pixels is not None and pixels.shape[1::-1] == image.size:
-                return pixels
-        return np.array(read_image(str(file), channels), order="C")  # writable, and without negative strides
+    with _errors_about(file):
+        with _open_file(file) as stream:
+            data = stream.read()
+        size = _size_of_plain_jpeg(data)
+        if size is None:
+            with Image.open(BytesIO(data)) as image:
+                _check_format(file, image)
+                _check_kind(file, image)
+                size = image.size if _is_plain_jpeg(image) else None
+        pixels = _decode_jpeg(data, channels) if size else None
+        if pixels is not None and pixels.shape[1::-1] == size:
+            return pixels
+        return np.array(read_image(str(file), channels), order="C")  # writable, without negative strides
 
 
 def list_pictures(folder: str | Path) -> tuple[list[str], Counter[str]]:
@@ -143,13 +144,28 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".")
 
 
-def _open_file(file: str) -> IO[bytes]:
+@contextmanager
+def _errors_about(file: str | Path) -> Iterator[None]:
+    """Turn every error inside into a PictureError that names the file."""
+    try:
+        yield
+    except PictureError:
+        raise
+    except UnidentifiedImageError as error:
+        raise _unreadable(file, "no known format") from error
+    except Image.DecompressionBombError as error:  # Pillow counts the pixels of the header
+        raise _refused(file, str(error), "make it smaller, or cut it into tiles") from error
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged data
+        raise _unreadable(file, str(error) or type(error).__name__) from error
+
+
+def _open_file(file: str | Path) -> IO[bytes]:
     """Open a file, unless it is of a kind that cannot be read, or would make the reader wait.
 
     Raises:
         PictureError: it is.
     """
-    path = PathManager.get_local_path(file)
+    path = PathManager.get_local_path(str(file))
     try:
         status = os.stat(path)
     except FileNotFoundError as error:
@@ -164,6 +180,11 @@ def _open_file(file: str) -> IO[bytes]:
     if not status.st_size:
         raise _unreadable(file, "it is empty")
     return open(path, "rb")
+
+
+def _check_format(file: str | Path, image: Image.Image) -> None:
+    if image.format in RUNS_A_PROGRAM:
+        raise _refused(file, f"{image.format} is a drawing, not a picture", "convert it to PNG")
 
 
 def _check_kind(file: str | Path, image: Image.Image) -> None:
@@ -194,13 +215,34 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _read_jpeg(file: str | Path, channels: str) -> np.ndarray | None:
+def _size_of_plain_jpeg(data: bytes) -> tuple[int, int] | None:
+    """Return (width, height) of a JPEG of usual size without EXIF data; None for all others, which Pillow opens.
+
+    Pillow takes a tenth of the time of decoding to open a picture of 500×375 pixels, and this next to nothing.
+    """
+    position = 2 if data.startswith(b"\xff\xd8\xff") else len(data)
+    while position + 10 <= len(data) and data[position] == 0xFF:
+        marker, length, bits, height, width, bands = struct.unpack_from(">xBHBHHB", data, position)
+        if marker in (0xC0, 0xC1, 0xC2):  # SOF: baseline, extended or progressive, by Huffman codes
+            is_usual = bits == 8 and bands in (1, 3) and 0 < width * height <= USUAL_PIXELS
+            return (width, height) if is_usual else None
+        if not (0xDB <= marker <= 0xEF or marker in (0xC4, 0xFE)) or marker == 0xE1:  # E1: EXIF or XMP
+            return None
+        position += 2 + length
+    return None
+
+
+def _is_plain_jpeg(image: Image.Image) -> bool:
+    """Tell whether the pixels of a JPEG are those of its file: of grey values or RGB, and not to be turned."""
+    if image.format not in ("JPEG", "MPO") or image.mode not in ("L", "RGB"):
+        return False
+    return not {"exif", "xmp"} & image.info.keys() or _orientation(image) == 1
+
+
+def _decode_jpeg(data: bytes, channels: str) -> np.ndarray | None:
     """Return the pixels of a JPEG by OpenCV, as they lie in the file; None where it cannot decode it."""
-    data = np.fromfile(PathManager.get_local_path(str(file)), np.uint8)
-    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if pixels is not None and channels == "RGB":
-        cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
-    return pixels
+    order = cv2.IMREAD_COLOR_RGB if channels == "RGB" else cv2.IMREAD_COLOR_BGR
+    return cv2.imdecode(np.frombuffer(data, np.uint8), order | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
 def _unreadable(file: str | Path, reason: str) -> PictureError:

@@ -8,7 +8,7 @@ from .masks import Bounds, Mask, area_of, read_mask
 from .values import LARGEST_ID, MistakeError, are_numbers, flag, is_id, is_int, is_side, shown, whole
 
 _TOLERANCE = 1.0  # pixels; annotation tools round boxes
-_APART = 0.1  # IoU of a box with the box around its mask
+_APART = 0.1  # share of the smaller of a box and the box around its mask that they have in common
 _THIN = 2.0  # pixels; the box around so thin a mask says little
 _IDS = ("id", "image_id", "category_id")
 
@@ -163,7 +163,7 @@ def are_apart(box: list[float], bounds: Bounds) -> bool:
     across = min(x1, box[0] + box[2]) - max(x0, box[0])
     down = min(y1, box[1] + box[3]) - max(y0, box[1])
     common = max(across, 0) * max(down, 0)
-    return common < _APART * (box[2] * box[3] + (x1 - x0) * (y1 - y0) - common)
+    return common < _APART * min(box[2] * box[3], (x1 - x0) * (y1 - y0))
 
 
 def is_object(annotation: dict) -> bool:

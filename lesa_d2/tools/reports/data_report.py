@@ -8,7 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tabulate import tabulate
 
 from ...data.problems import Problem
-from ...data.registration import readable_name
+from ...data.registration import readable_name, remarks_of
 from ...data.statistics import PartStatistics, choose_samples, data_remarks, part_statistics
 from .markdown import escaped
 from .pictures import truth_tile, write_sheet
@@ -41,7 +41,8 @@ def write_data_report(
     classes = MetadataCatalog.get(train_names[0]).thing_classes
     of_train, of_val = (part_statistics(records, len(classes), seen) for records in (train, val))
     titles = [", ".join(map(readable_name, names)) for names in (train_names, val_names)]
-    text = data_report(of_train, of_val, classes, left_out, "; ".join(titles))
+    remarks = remarks_of([*train_names, *val_names])
+    text = data_report(of_train, of_val, classes, left_out, "; ".join(titles), remarks)
     (Path(folder) / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
     draw_samples(train, classes, Path(folder) / SAMPLES_FILE, f"{titles[0]}: samples")
     return text
@@ -53,11 +54,12 @@ def data_report(
     classes: Sequence[str],
     left_out: Sequence[Problem] = (),
     names: str = "",
+    of_folder: Sequence[str] = (),
 ) -> str:
     """Return the report in Markdown: images, objects by class, sizes, and remarks on what to check."""
     title = f"# Data: {escaped(names)}" if names else "# Data"
     sections = [title, _images_table(train, val), "## Objects", _objects_table(train, val, classes)]
-    if remarks := data_remarks(train, val, [*map(escaped, classes)]):
+    if remarks := [*map(escaped, of_folder), *data_remarks(train, val, [*map(escaped, classes)])]:
         sections += ["## Worth a look", "\n".join(f"- {remark}" for remark in remarks)]
     if left_out:
         counts = Counter(problem.kind for problem in left_out)

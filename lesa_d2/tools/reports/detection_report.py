@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 
-from ...data.registration import readable_name
+from ...data.registration import readable_name, remarks_of
 from ...data.statistics import limits_of_ap
 from ...evaluation import CocoEvaluator
 from ...evaluation.matching import (
@@ -116,7 +116,8 @@ class _Report:
     def text(self, folder: Path | None) -> str:
         """Return the text; write the pictures into ``folder`` if there is one."""
         sections = [self.verdict(), metrics_table(self.evaluations, self.classes)]
-        if limits := limits_of_ap(*_images(self.evaluation)):
+        said = map(escaped, remarks_of([self.dataset_name]))
+        if limits := [*said, *limits_of_ap(*_images(self.evaluation))]:
             sections += ["\n".join(f"- {limit}" for limit in limits)]
         if folder:
             curves = curves_at_half(self.evaluation)
