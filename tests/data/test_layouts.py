@@ -142,6 +142,12 @@ def test_a_part_for_test(tmp_path, write, coco):
     assert len(loaded(tmp_path, "val")) == 4
 
 
+def test_one_file_to_split_and_one_for_test(tmp_path, write, coco):
+    write(tmp_path / "labels.json", coco(5), tmp_path / "images")
+    write(tmp_path / "test.json", coco(2), tmp_path / "test")
+    assert [len(loaded(tmp_path, split)) for split in ("train", "val", "test")] == [4, 1, 2]
+
+
 @pytest.mark.parametrize(
     ("on_disk", "in_file"),
     [

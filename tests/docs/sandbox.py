@@ -124,10 +124,15 @@ def make_data(folder):
 
 
 def write_own_data(folder):
-    """A folder with one JSON, whose objects are bright rectangles."""
+    """A folder with a JSON to be split and one for test, whose objects are bright rectangles."""
     (folder / "images").mkdir(parents=True)
+    write_part(folder, "labels.json", range(10))
+    write_part(folder, "test.json", range(10, 12))
+
+
+def write_part(folder, name, indices):
     images, annotations = [], []
-    for index in range(10):
+    for index in indices:
         x, y = 5 + 2 * index, 8 + index
         picture = np.full((60, 80, 3), 60, np.uint8)
         picture[y : y + 20, x : x + 30] = (40, 200, 220) if index % 2 else (220, 90, 40)
@@ -138,7 +143,7 @@ def write_own_data(folder):
         annotations.append({**ids, "bbox": [x, y, 30, 20], "area": 600, "segmentation": [polygon]})
     categories = [{"id": 1, "name": "blue"}, {"id": 2, "name": "yellow"}]
     data = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
-    (folder / "labels.json").write_text(json.dumps(data))
+    (folder / name).write_text(json.dumps(data))
 
 
 def make_weights(folder):

@@ -51,11 +51,11 @@ def find_layout(root: Path) -> Layout:
         return Layout({}, tuple(_several(part, several[part], root) for part in sorted(needed, key=str)))
     if train is None and whole is None:
         return Layout({}, (_no_training(parts, root),))
-    if train is None and parts:
-        return Layout({}, (_unclear(whole, parts, root),))
     named = {part: found for part, found in parts.items() if part is not None}
-    if train is None and whole is not None:
-        return Layout({"train": whole})
+    if train is None and whole is not None and "val" not in named:
+        return Layout({"train": whole, **named})
+    if train is None:
+        return Layout({}, (_unclear(whole, parts, root),))
     if "val" not in named and "test" in named:
         return Layout({**named, "val": named["test"]}, remarks=(_TEST_VALIDATES,))
     return Layout(named)
