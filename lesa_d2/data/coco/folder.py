@@ -285,7 +285,7 @@ class AnnotatedFolder(DatasetFolder):
         contents = valid_summary(part) if drop_invalid else part.summary()
         self._refuse(() if drop_invalid else contents.problems)
         ids: Ids | None = None
-        if self.needs_split:
+        if self.needs_split and split != "test":
             ids = self._split_ids(contents, split, seed, val_fraction)
         elif drop_invalid:
             ids = frozenset(image.id for image in contents.images)
