@@ -1,6 +1,8 @@
 """Every kind of mistake is found, named once, and listed with all the others."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -282,6 +284,22 @@ def test_truncated_image(check, coco, keep, image_format):
         (root / "1.png").write_bytes(data[: int(keep * len(data))])
 
     assert kinds(check(coco(1), truncate)) == ["image that cannot be decoded"]
+
+
+@pytest.mark.parametrize(
+    ("replace", "reason"),
+    [(os.mkfifo, "pipe"), (Path.mkdir, "folder"), (lambda file: file.symlink_to("gone"), "link to gone")],
+)
+def test_what_is_no_file(check, coco, replace, reason):
+    """Nothing waits at a pipe."""
+
+    def spoil(root):
+        (root / "1.png").unlink()
+        replace(root / "1.png")
+
+    (problem,) = check(coco(1), spoil)
+    assert problem.kind == ("missing image file" if "link" in reason else "image that cannot be decoded")
+    assert reason in problem.what
 
 
 def test_wrong_image_size(check, coco):
