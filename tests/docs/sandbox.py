@@ -34,9 +34,14 @@ YACS = {
     "MODEL": {
         "LESA": {"IMAGE_SIZE": [SIDE, SIDE], "NUM_HEADS": 4, "BLOCKS": [1, 1, 2, 1]},
         "RESNETS": {"STEM_OUT_CHANNELS": 8, "RES2_OUT_CHANNELS": 32},
+        "FPN": {"OUT_CHANNELS": 32},
         "ROI_BOX_HEAD": {"FC_DIM": 16},
+        "ROI_MASK_HEAD": {"CONV_DIM": 16},
     },
-    "INPUT": {"MIN_SIZE_TEST": SIDE, "MAX_SIZE_TEST": SIDE},
+    "INPUT": {
+        "MIN_SIZE_TRAIN": [SIDE],
+        **dict.fromkeys(("MAX_SIZE_TRAIN", "MIN_SIZE_TEST", "MAX_SIZE_TEST"), SIDE),
+    },
 }
 
 
