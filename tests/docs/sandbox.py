@@ -1,7 +1,7 @@
 """A copy of the repository in which documented commands run as they stand, in seconds.
 
 Its configs are the shipped ones, shrunk by a line at their end; its ``.venv`` is the environment of the
-tests; what the documents call DIR, FILE.pth and so on is there.
+tests, with everything imported; what the documents call DIR, FILE.pth and so on is there.
 """
 
 import json
@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -19,6 +18,7 @@ import yaml
 from coco_tree import write_coco_tree
 from detectron2.config import instantiate
 from shrink import SIDE
+from warm_python import WarmPython
 
 from lesa_d2.checkpoint import to_official
 from lesa_d2.config import load_any_config, load_config
@@ -34,9 +34,14 @@ YACS = {
     "MODEL": {
         "LESA": {"IMAGE_SIZE": [SIDE, SIDE], "NUM_HEADS": 4, "BLOCKS": [1, 1, 2, 1]},
         "RESNETS": {"STEM_OUT_CHANNELS": 8, "RES2_OUT_CHANNELS": 32},
+        "FPN": {"OUT_CHANNELS": 32},
         "ROI_BOX_HEAD": {"FC_DIM": 16},
+        "ROI_MASK_HEAD": {"CONV_DIM": 16},
     },
-    "INPUT": {"MIN_SIZE_TEST": SIDE, "MAX_SIZE_TEST": SIDE},
+    "INPUT": {
+        "MIN_SIZE_TRAIN": [SIDE],
+        **dict.fromkeys(("MAX_SIZE_TRAIN", "MIN_SIZE_TEST", "MAX_SIZE_TEST"), SIDE),
+    },
 }
 
 
@@ -53,14 +58,25 @@ class Sandbox:
             "DETECTRON2_DATASETS": str(folder / "datasets"),
             "LESA_MODELS": str(folder / "models"),
         }
+        self.warm_python = WarmPython(folder, self.env)
         copy_repository(folder)
-        make_environment(folder)
+        self._make_environment()
         make_data(folder)
         make_weights(folder)
 
+    def _make_environment(self):
+        binaries = self.folder / ".venv/bin"
+        binaries.mkdir(parents=True)
+        self.warm_python.write_command(binaries / "python")
+        self.warm_python.write_command(binaries / "python3")
+        self.warm_python.write_command(binaries / "lesa", "-m", "lesa_d2.cli")
+
+    def close(self):
+        self.warm_python.close()
+
     def run(self, script, *, python=False):
         """Run a block of commands, or of Python, as a reader would; (exit status, everything printed)."""
-        command = [sys.executable, "-c", script] if python else ["bash", "-e", "-c", script]
+        command = ["python", "-c", script] if python else ["bash", "-e", "-c", script]
         done = subprocess.run(
             command,
             cwd=self.folder,
@@ -90,15 +106,6 @@ def merged(config, changes):
     for key, value in changes.items():
         config[key] = merged(config.get(key, {}), value) if isinstance(value, dict) else value
     return config
-
-
-def make_environment(folder):
-    binaries = folder / ".venv/bin"
-    binaries.mkdir(parents=True)
-    for name, command in (("python", ""), ("python3", ""), ("lesa", " -m lesa_d2.cli")):
-        shim = binaries / name
-        shim.write_text(f'#!/bin/sh\nexec "{sys.executable}"{command} "$@"\n')
-        shim.chmod(0o755)
 
 
 def make_data(folder):

@@ -37,7 +37,8 @@ def sandbox(tmp_path_factory):
     made = Sandbox(tmp_path_factory.mktemp("repository"))
     status, printed = made.run(FIRST)
     assert status == 0, printed[-3000:]
-    return made
+    yield made
+    made.close()
 
 
 def runnable(block):

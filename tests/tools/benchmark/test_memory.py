@@ -38,11 +38,11 @@ def test_extrapolation_by_hand():
     ],
 )
 def test_larger_steps_are_foreseen(name, images, training, overrides, monkeypatch):
-    size = (384, 320)
+    size = (256, 224)
     large = setting(name, size, images, training=training, overrides=overrides)
     monkeypatch.setattr(memory, "MEASURED_PIXELS", 10**9)
     measured, flops = large.step_memory(), sum(large.flops().values())
-    monkeypatch.setattr(memory, "MEASURED_PIXELS", 224**2)
+    monkeypatch.setattr(memory, "MEASURED_PIXELS", 160**2)
     found = setting(name, size, images, training=training, overrides=overrides)
     assert found.step_memory() == pytest.approx(measured, rel=0.1)
     assert sum(found.flops().values()) == pytest.approx(flops, rel=0.02)
