@@ -87,6 +87,7 @@ def test_any_text_can_be_quoted(text):
         (r"[it's, 100%, #x, C:\a, \\srv]", ["it's", "100%", "#x", r"C:\a", r"\\srv"]),
         ("['pain, au', \"b]\"]", ["pain, au", "b]"]),
         ("[1, 2e3, None, true]", ["1", "2e3", "None", "true"]),
+        ("[the cat's, the dog's]", ["the cat's", "the dog's"]),
         ("[]", []),
         ("[a,]", ["a"]),
     ],
@@ -114,6 +115,8 @@ def test_lists_of_names(quickstart, text, names):
         ('"null"', "null"),
         ("int(5)", 5),
         ("007", "007"),
+        ("(a", "(a"),
+        ("(a) b", "(a) b"),
         ("${train.seed}", "${train.seed}"),
     ],
 )

@@ -196,13 +196,6 @@ def test_plots_are_titled_alike_and_of_what_is_counted(evaluated, tmp_path, monk
     np.testing.assert_array_equal(curves[0], class_metrics(evaluation)[:, 1])
 
 
-def test_curves_are_those_of_masks(evaluated):
-    """Masks that fill half of their boxes: box AP50 is high, mask AP50 is 0."""
-    evaluator = evaluated([(1, 0, BOXES[0], 0.9)])
-    detections = evaluator.evaluations["segm"]
-    assert detection_report._Report(evaluator.evaluations, "", "", None).evaluation is detections
-
-
 def test_a_class_has_the_same_colour_in_plots_and_pictures(monkeypatch, tmp_path):
     drawn = []
     savefig = Figure.savefig
