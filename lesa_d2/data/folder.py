@@ -90,12 +90,15 @@ def open_folder(directory: str | Path) -> DatasetFolder:
     root = Path(PathManager.get_local_path(str(directory)))
     if not root.is_dir():
         raise DatasetError(f"data set folder {directory} does not exist or is not a folder")
-    for kind in FORMATS:
-        if folder := kind.recognise(root):
-            return folder
-    explanations = [kind.explain(root) for kind in FORMATS]
-    first = f"{directory} is not laid out in a known way."
-    raise DatasetError("\n".join([first, *named_formats(root), *explanations]))
+    try:
+        for kind in FORMATS:
+            if folder := kind.recognise(root):
+                return folder
+        explanations = [*named_formats(root), *(kind.explain(root) for kind in FORMATS)]
+    except OSError as error:
+        what = f"{error.filename or directory} cannot be read: {error.strerror or error}"
+        raise DatasetError(f"{what}; make it readable, or move it out of {directory}") from error
+    raise DatasetError("\n".join([f"{directory} is not laid out in a known way.", *explanations]))
 
 
 def folder_split(

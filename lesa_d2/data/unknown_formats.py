@@ -38,6 +38,13 @@ KNOWN = (
         r'^\s*\[.*"(annotations|completions)".*"data"',
         "in Label Studio: Export, COCO",
     ),
+    Known(
+        "Datumaro's own",
+        "*.json",
+        r'"items"\s*:|"label"\s*:\s*\{\s*"labels"',
+        _DATUMARO.format(name="datumaro"),
+    ),
+    Known("FiftyOne's own", "samples.json", "", "in FiftyOne: export as fo.types.COCODetectionDataset"),
     Known("Supervisely", "*.json", r'"objects".*"geometryType"', "in Supervisely: Export to COCO"),
     Known(
         "TensorFlow's CSV",
@@ -54,8 +61,9 @@ KNOWN = (
 
 def named_formats(root: Path) -> Iterator[str]:
     """Yield a sentence for each format, not one of those that are read, that a folder seems to have."""
+    everything = find_files(root, *{Path(known.pattern.rstrip("*")).suffix for known in KNOWN})
     for known in KNOWN:
-        files = find_files(root, known.pattern)[:20]
+        files = [file for file in everything if file.match(known.pattern)][:20]
         for file in files:
             if re.search(known.text, file.read_bytes()[:_HEAD].decode("utf-8", "replace"), re.DOTALL):
                 yield f"{file.relative_to(root)} looks like {known.name} format. To convert it: {known.convert}"

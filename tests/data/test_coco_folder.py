@@ -413,7 +413,7 @@ def test_drop_invalid_leaves_out_a_malformed_image(tmp_path, coco, write, change
 def test_drop_invalid_cannot_fix_a_file_that_is_not_coco(tmp_path, coco, write, text):
     write_pair(tmp_path, write, coco(1), coco(1))
     (tmp_path / "annotations" / "instances_train2017.json").write_text(text)
-    with pytest.raises(DatasetProblemsError):
+    with pytest.raises(DatasetError, match=r"unreadable JSON|not a COCO file|no file for training"):
         load(tmp_path, "train", drop_invalid=True)
 
 

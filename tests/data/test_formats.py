@@ -1,6 +1,8 @@
 """The same data in YOLO's, Pascal VOC's and LabelMe's formats are the same objects; other formats are named."""
 
+import base64
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
+from pycocotools import mask as mask_util
 
 from lesa_d2.data import LabelMeFolder, VocFolder, YoloFolder, folder_split, open_folder
 from lesa_d2.errors import DatasetError
@@ -219,7 +222,11 @@ def test_pixels_of_voc_itself_count_from_one(tmp_path):
             "<annotation><filename>p01.png</filename><object><name>a</name></object></annotation>",
             "no <bndbox>",
         ),
-        ("<annotation></annotation>", "no <filename>"),
+        ('<?xml version="1.0" encoding="foo"?><annotation></annotation>', "unknown encoding"),
+        (
+            "<annotation><size><width>inf</width><height>1</height></size></annotation>",
+            "not a number of pixels",
+        ),
         (
             '<!DOCTYPE x [<!ENTITY a "b">]><annotation><filename>&a;</filename></annotation>',
             "defines entities",
@@ -309,3 +316,167 @@ def test_unknown_format_is_named_with_what_converts_it(file, content, said, tmp_
     with pytest.raises(DatasetError) as caught:
         open_folder(tmp_path)
     assert f"{file} looks like {said} format. To convert it: " in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------ what tools write oddly
+
+
+def yolo_with(root, text):
+    write_yolo(root)
+    (root / "data.yaml").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        ("{2: c, 1: b, 0: a}", ["a", "b", "c"]),
+        ("classes.txt", ["x", "y", "z"]),
+        ("[1, 2.5, true]", ["1", "2.5", "True"]),
+    ],
+)
+def test_names_of_yolo(names, classes, tmp_path):
+    yolo_with(tmp_path, f"train: train/images\nval: valid/images\nnames: {names}\n")
+    (tmp_path / "classes.txt").write_text("x\ny\nz\n")
+    assert open_folder(tmp_path).classes == classes
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("train: train/images\nnames:\n", "names must be a list of names"),
+        ("train: train/images\nnames: 3\n", "names must be a list of names"),
+        ("train: train/images\nnames: {a: b}\n", "names must be a list of names"),
+        ("train: 5\nnames: [a]\n", "train must be a folder"),
+        ("train: [5]\nnames: [a]\n", "train must be a folder"),
+        ("train: images/nothere\nnames: [a]\n", "names images/nothere for train, where no picture is"),
+        ("a: &x [1, 2]\nb: [*x, *x]\ntrain: train/images\nnames: [a]\n", "not laid out in a known way"),
+        ("[" * 100_000, "not laid out in a known way"),
+    ],
+)
+def test_yaml_that_cannot_be_used(text, said, tmp_path):
+    yolo_with(tmp_path, text)
+    with pytest.raises(DatasetError, match=said):
+        open_folder(tmp_path)
+
+
+def test_pictures_of_a_neighbour_are_not_read(tmp_path):
+    for name in ("outer/fruits", "outer"):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        write_yolo(tmp_path / name)
+    records = DatasetCatalog.get(folder_split(str(tmp_path / "outer/fruits"), "train"))
+    assert all(record["file_name"].startswith(f"{tmp_path}/outer/fruits/train/") for record in records)
+
+
+@pytest.mark.parametrize(
+    "train", ["/content/fruits/train/images", "C:\\fruits\\train\\images", "./train/images"]
+)
+def test_paths_of_another_machine(train, tmp_path):
+    yolo_with(tmp_path, f"train: '{train}'\nval: valid/images\nnames: [a, b, c]\n")
+    assert len(DatasetCatalog.get(folder_split(str(tmp_path), "train"))) == 5
+
+
+def test_keypoints_of_yolo_are_not_taken_for_polygons(tmp_path):
+    write_yolo(tmp_path, segments=False)
+    for file in tmp_path.rglob("labels/*.txt"):
+        file.write_text(
+            "".join(f"{line} 0.5 0.5 0.6 0.6\n" for line in file.read_text().splitlines() if line)
+        )
+    with (tmp_path / "data.yaml").open("a") as file:
+        file.write("kpt_shape: [2, 2]\n")
+    opened = open_folder(tmp_path)
+    opened.check()
+    assert not opened.has_masks
+    assert "keypoints are not" in opened.remarks()[0]
+
+
+def test_polygons_among_boxes_of_yolo_are_boxes(tmp_path):
+    write_yolo(tmp_path, segments=False)
+    with (tmp_path / "train/labels/p04.txt").open("a") as file:
+        file.write("0 0.1 0.1 0.3 0.1 0.3 0.3\n")
+    opened = open_folder(tmp_path)
+    opened.check()
+    assert not opened.has_masks
+    assert any("1 lines are polygons and 10 are boxes" in remark for remark in opened.remarks())
+
+
+def test_a_listed_picture_that_is_not_there(tmp_path):
+    yolo_with(tmp_path, "train: train.txt\nval: valid/images\nnames: [a, b, c]\n")
+    (tmp_path / "train.txt").write_text("train/images/p01.png\ntrain/images/gone.png\n")
+    with pytest.raises(DatasetError, match=r"missing image file(?s:.*)gone\.png"):
+        open_folder(tmp_path).check()
+
+
+@pytest.mark.parametrize("make", ["mkdir", "mkfifo", "link"])
+def test_labels_that_are_no_file(make, tmp_path):
+    write_yolo(tmp_path)
+    file = tmp_path / "train/labels/p01.txt"
+    file.unlink()
+    {"mkdir": file.mkdir, "mkfifo": lambda: os.mkfifo(file), "link": lambda: file.symlink_to("gone")}[make]()
+    with pytest.raises(DatasetError, match="no file that can be read"):
+        open_folder(tmp_path).check()
+
+
+def test_problems_name_the_file_of_labels(tmp_path):
+    write_yolo(tmp_path, segments=False)
+    with (tmp_path / "train/labels/p04.txt").open("a") as file:
+        file.write("0 0.5 0.5 0 0.1\n")
+    with pytest.raises(DatasetError, match=r"train/labels/p04\.txt, image 5"):
+        open_folder(tmp_path).check()
+
+
+def test_a_byte_order_mark_in_labels(tmp_path):
+    write_yolo(tmp_path)
+    file = tmp_path / "train/labels/p04.txt"
+    file.write_text(file.read_text(), encoding="utf-8-sig")
+    open_folder(tmp_path).check()
+
+
+def test_trainval_and_a_folder_above_of_voc(tmp_path):
+    (tmp_path / "VOCdevkit/VOC2007").mkdir(parents=True)
+    write_voc(tmp_path / "VOCdevkit/VOC2007", style="voc")
+    lists = tmp_path / "VOCdevkit/VOC2007/ImageSets/Main"
+    (lists / "train.txt").rename(lists / "trainval.txt")
+    (lists / "val.txt").rename(lists / "test.txt")
+    opened = open_folder(tmp_path / "VOCdevkit")
+    opened.check()
+    assert not opened.needs_split
+    assert any("the one for test is used" in remark for remark in opened.remarks())
+
+
+@pytest.mark.parametrize("name", ["/home/bob/p01.png", "C:\\pictures\\p01.png", "p01", "", "other.png"])
+def test_file_names_of_voc(name, tmp_path):
+    write_voc(tmp_path)
+    file = tmp_path / "train/p01.xml"
+    file.write_text(file.read_text().replace("p01.png", name))
+    open_folder(tmp_path).check()
+
+
+def test_files_of_other_kinds_are_passed_over(tmp_path):
+    write_labelme(tmp_path / "labelme")
+    (tmp_path / "labelme/package.json").write_text('{"name": "x"}')
+    (tmp_path / "labelme/train/info.json").write_text('{"a": 1}')
+    opened = open_folder(tmp_path / "labelme")
+    opened.check()
+    assert isinstance(opened, LabelMeFolder)
+    assert "2 JSON files without shapes" in opened.remarks()[0]
+
+
+def test_pixel_masks_of_labelme(tmp_path):
+    write_labelme(tmp_path)
+    file = tmp_path / "train/p01.json"
+    content = json.loads(file.read_text())
+    png = cv2.imencode(".png", np.tri(8, 6, dtype=np.uint8) * 255)[1].tobytes()
+    shape = {
+        "label": "fig",
+        "points": [[10, 20], [15, 27]],
+        "shape_type": "mask",
+        "mask": base64.b64encode(png).decode(),
+    }
+    file.write_text(json.dumps(content | {"shapes": [shape]}))
+    opened = open_folder(tmp_path)
+    opened.check()
+    (entry,) = [a for a in opened.train.read().annotations if isinstance(a["segmentation"], dict)]
+    mask = mask_util.decode(entry["segmentation"])
+    assert np.array_equal(mask[20:28, 10:16], np.tri(8, 6))
+    assert mask.sum() == np.tri(8, 6).sum()
+    assert entry["bbox"] == [10, 20, 6, 8]

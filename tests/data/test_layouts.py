@@ -252,3 +252,86 @@ def test_pipe_called_json(tmp_path):
     os.mkfifo(tmp_path / "labels.json")
     with pytest.raises(DatasetError, match=r"not a file that can be read: labels\.json"):
         open_folder(tmp_path)
+
+
+# --------------------------------------------------------------------- several places for the same names
+
+
+def test_drawn_previews_beside_the_pictures(tmp_path, write, coco):
+    data = coco(4)
+    write(tmp_path / "labels.json", data, tmp_path / "images")
+    write(tmp_path / "labels.json", data, tmp_path / "annotated")
+    assert {os.path.dirname(file) for file in loaded(tmp_path, "train")} == {str(tmp_path / "images")}
+    assert "annotated/ has the same names" in open_folder(tmp_path).remarks()[0]
+
+
+def test_pictures_in_several_folders(tmp_path, write, coco):
+    write(tmp_path / "labels.json", coco(4), tmp_path / "cam1")
+    (tmp_path / "cam2").mkdir()
+    (tmp_path / "cam1/4.png").rename(tmp_path / "cam2/4.png")
+    open_folder(tmp_path).check()
+    assert str(tmp_path / "cam2/4.png") in loaded(tmp_path, "train") + loaded(tmp_path, "val")
+
+
+def test_an_address_as_name(tmp_path, write, coco):
+    data = coco(3)
+    write(tmp_path / "labels.json", data, tmp_path / "images")
+    for image in data["images"]:
+        image["file_name"] = f"https://storage.example/{image['file_name']}?signature=1"
+    (tmp_path / "labels.json").write_text(json.dumps(data))
+    assert len(loaded(tmp_path, "train")) == 2
+
+
+def test_lvis_names_an_address_only(tmp_path, write, coco):
+    data = coco(3)
+    write(tmp_path / "labels.json", data, tmp_path / "train2017")
+    for image in data["images"]:
+        image["coco_url"] = f"http://images.cocodataset.org/train2017/{image.pop('file_name')}"
+    (tmp_path / "labels.json").write_text(json.dumps(data))
+    assert len(loaded(tmp_path, "train")) == 2
+
+
+def test_another_extension_is_hinted_at(tmp_path, write, coco):
+    data = coco(3)
+    write(tmp_path / "labels.json", data, tmp_path / "images")
+    data["images"][0]["file_name"] = "1.jpg"
+    (tmp_path / "labels.json").write_text(json.dumps(data))
+    with pytest.raises(DatasetError, match=r"near it: 1\.png"):
+        open_folder(tmp_path).check()
+
+
+@pytest.mark.parametrize("broken", ["valid/_annotations.coco.json", "valid"])
+def test_a_part_that_is_a_link_to_nothing(broken, tmp_path, write, coco):
+    arrange(tmp_path, LAYOUTS["roboflow, train only"], write, coco)
+    (tmp_path / broken).parent.mkdir(exist_ok=True)
+    (tmp_path / broken).symlink_to(tmp_path / "gone")
+    with pytest.raises(DatasetError, match=f"{broken} cannot be read"):
+        open_folder(tmp_path)
+
+
+def test_files_of_no_part_are_named(tmp_path, write, coco):
+    arrange(tmp_path, LAYOUTS["annotations/train.json"], write, coco)
+    write(tmp_path / "annotations/more.json", coco(2), tmp_path / "more")
+    assert "annotations/more.json" in open_folder(tmp_path).remarks()[0]
+
+
+def test_capitals(tmp_path, write, coco):
+    arrange(tmp_path, LAYOUTS["annotations/train.json"], write, coco)
+    for name in ("train", "val"):
+        (tmp_path / f"annotations/{name}.json").rename(tmp_path / f"annotations/{name.upper()}.JSON")
+    assert len(loaded(tmp_path, "val")) == 4
+
+
+def test_a_file_that_may_not_be_read(tmp_path, write, coco, monkeypatch):
+    write(tmp_path / "labels.json", coco(3), tmp_path / "images")
+    opened = open_folder(tmp_path)
+
+    def refuse(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    with pytest.raises(DatasetError, match=r"unreadable file(?s:.*)Permission denied"):
+        opened.check()
+    os.utime(tmp_path / "labels.json", (1, 1))
+    with pytest.raises(DatasetError, match=r"labels\.json cannot be read: Permission denied"):
+        open_folder(tmp_path)

@@ -61,11 +61,19 @@ def pipe(file):
 
 KINDS = {
     "truncated": (truncate, "truncated"),
-    "missing": (lambda file: file.unlink(), "does not exist"),
     "turned": (turn, r"got \(30, 40\), expect \(40, 30\)"),
     "pipe": (pipe, "pipe"),
     "16 bits": (lambda file: Image.new("I;16", (40, 30), 900).save(file), "more than 8 bits"),
 }
+
+
+def test_missing_pictures_are_named_when_the_data_are_read(run_again, tmp_path):
+    (tmp_path / "data/images/0.png").unlink()
+    result = run_again(flags=["--eval-only"])
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "missing image file (1): Put the file there" in result.stderr
+    assert str(tmp_path / "data/images/0.png") in result.stderr
 
 
 @pytest.mark.parametrize(

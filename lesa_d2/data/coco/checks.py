@@ -89,7 +89,7 @@ def _find_picture_problems(part: Part) -> Iterator[Problem]:
         for image, found in zip(images, results, strict=True):
             if found:
                 kind, what = found
-                yield Problem(kind, str(part.file), what, FIXES[kind], image.id)
+                yield Problem(kind, image.label_file, what, FIXES[kind], image.id)
 
 
 def _picture_mistake(path: str, image: ImageSummary) -> tuple[str, str] | None:

@@ -17,7 +17,9 @@ from .values import LARGEST_ID, MistakeError, is_int, shown, whole
 
 STRUCTURE = "A COCO file is one object with lists of objects: images, annotations and categories."
 CATEGORY = "Every category needs an integer 'id' of its own and a 'name'."
+_LONG = 200  # letters of a file name that are shown
 _NONE_FOUND = 3  # where more pictures are missing, and all, that is one problem
+_OF_IMAGES = ("id", "file_name", "width", "height")
 _READ = ("id", "image_id", "category_id", "area", "iscrowd", "segmentation")
 
 Locate = Callable[[list[str]], Located]
@@ -49,6 +51,7 @@ class Document:
     remarks: list[str] = field(default_factory=list)
     is_plain: bool = True
     totals: tuple[int, int] = (0, 0)
+    label_files: dict[Any, str] = field(default_factory=dict)  # by image id, where each image has one
     _invalid: set[int] = field(default_factory=set)  # id() of the entries that a problem names
 
     def report(
@@ -71,7 +74,8 @@ class Document:
         entry = annotation or image
         image_id = annotation["image_id"] if annotation else image["id"] if image else None
         annotation_id = annotation["id"] if annotation else None
-        self.problems.append(Problem(kind, self.file, what, FIXES[kind], image_id, annotation_id))
+        file = self.label_files.get(image_id, self.file)
+        self.problems.append(Problem(kind, file, what, FIXES[kind], image_id, annotation_id))
         if entry is not None and not keep:
             self._invalid.add(id(entry))
 
@@ -122,6 +126,7 @@ class Parsed:
         is_file: detectron2 can read the file itself.
         problems: what could not be read.
         remarks: sentences about what was left out.
+        label_files: by image id, where each image has one.
     """
 
     data: Any
@@ -129,6 +134,7 @@ class Parsed:
     is_file: bool = True
     problems: tuple[Problem, ...] = ()
     remarks: tuple[str, ...] = ()
+    label_files: dict[Any, str] = field(default_factory=dict)
 
 
 def parse(json_file: Path) -> Parsed:
@@ -171,6 +177,7 @@ def read_document(parsed: Parsed, file: Path, locate: Locate) -> Document:
             document.report(f"no {key}", f"{key!r} is an empty list")
     document.problems += parsed.problems
     document.remarks += parsed.remarks
+    document.label_files = parsed.label_files
     merged = _read_images(document, data["images"], locate)
     _read_annotations(document, data["annotations"], merged)
     _check_annotations(document)
@@ -198,7 +205,8 @@ def _category_problems(file: str, categories: list[dict]) -> Iterator[Problem]:
     for category in categories:
         category_id = whole(category.get("id"))
         is_good = is_int(category_id) and abs(category_id) <= LARGEST_ID
-        if not is_good or not isinstance(category.get("name"), str):
+        name = category.get("name")
+        if not is_good or not isinstance(name, str) or not name.strip():
             yield Problem("malformed category", file, f"got {shown(category, 200)}", CATEGORY)
         elif category_id in seen:
             yield Problem("malformed category", file, f"id {category_id} comes twice", CATEGORY)
@@ -225,7 +233,7 @@ def _read_images(document: Document, raw: list[dict], locate: Locate) -> dict[An
             document.report(mistake.kind, mistake.what)
         else:
             document.images.append(image)
-            document.is_plain &= all(_is_same(image[key], entry[key]) for key in ("id", "width", "height"))
+            document.is_plain &= all(_is_same(image[key], entry.get(key)) for key in _OF_IMAGES)
     document.is_plain &= all(is_plain_id(image["id"]) for image in document.images)
     located = locate([image["file_name"] for image in document.images])
     document.image_root = located.image_root
@@ -234,6 +242,10 @@ def _read_images(document: Document, raw: list[dict], locate: Locate) -> dict[An
         image["file_name"] = located.names[name]
         document.is_plain &= image["file_name"] == name
     _report_missing(document, located)
+    if located.also:
+        document.remarks.append(
+            f"the pictures are those in {located.image_root.name}/; {located.also}/ has the same names."
+        )
     if located.near:
         name, used = next(iter(located.near.items()))
         document.remarks.append(
@@ -245,13 +257,17 @@ def _read_images(document: Document, raw: list[dict], locate: Locate) -> dict[An
 
 def _report_missing(document: Document, located: Located) -> None:
     if len(located.missing) == len(document.images) > _NONE_FOUND:
-        name = document.images[0]["file_name"]
-        document.report("no picture found", f"such as {name!r}, which is not in {located.image_root} either")
+        name, found = next(iter(located.missing.items()))
+        hint = f"; near it: {', '.join(found)}" if found else ""
+        document.report(
+            "no picture found", f"such as {shown(name)}, which is not in {located.image_root} either{hint}"
+        )
         return
     for image in document.images:
         if (name := image["file_name"]) in located.missing:
             near = f"; near it: {', '.join(located.missing[name])}" if located.missing[name] else ""
-            document.report("missing image file", f"{located.image_root / name}{near}", image)
+            where = located.image_root / (name if len(name) < _LONG else f"{name[:_LONG]}...")
+            document.report("missing image file", f"{where}{near}", image)
 
 
 def _merge_entries(document: Document) -> dict[Any, Any]:

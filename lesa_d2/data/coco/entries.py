@@ -20,6 +20,8 @@ def read_image(raw: dict) -> dict:
         MistakeError: one of them is missing or of another kind.
     """
     image = {**raw, **{key: whole(raw.get(key)) for key in ("id", "width", "height")}}
+    if "file_name" not in raw and isinstance(address := raw.get("coco_url"), str):  # LVIS
+        image["file_name"] = "/".join(address.split("/")[-2:])
     good = is_id(image["id"]) and isinstance(name := image.get("file_name"), str) and name.strip()
     if not good or not (is_side(image["width"]) and is_side(image["height"])):
         raise MistakeError("malformed image", f"got {shown(raw, 200)}")

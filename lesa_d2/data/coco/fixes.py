@@ -1,7 +1,7 @@
 """Say what to do about each kind of problem of a COCO file."""
 
 FIXES = {
-    "no images": "List the images under 'images'.",
+    "no images": "List the images, or remove the file: without one for validation a seed splits training.",
     "no annotations": "Label at least one object.",
     "only crowd annotations": "Label an object with iscrowd 0; crowds are neither learnt from nor scored.",
     "no categories": "List the classes under 'categories'.",
@@ -28,10 +28,10 @@ FIXES = {
     "malformed ignore": "detectron2 has no 'ignore'; remove it.",
     "malformed keypoints": "Keypoints are a flat list [x1, y1, v1, ...] of finite numbers, three for each.",
     "masks missing": "Other annotations have a mask: give this one a 'segmentation' too, or remove all.",
-    "no picture found": "Put the pictures beside the JSON file, or into images/ beside it.",
+    "no picture found": "Put the pictures beside the annotations, or into images/ beside them.",
     "class of crowds only": "CVAT writes brush masks with iscrowd 1: where these are single objects, set it to 0.",
-    "missing image file": "Put the file there, or remove the image from 'images'.",
-    "image that cannot be decoded": "Replace the file, or remove the image from 'images'.",
+    "missing image file": "Put the file there, or remove the image from the annotations.",
+    "image that cannot be decoded": "Replace the file, or remove the image from the annotations.",
     "more than 8 bits": "Convert the image to 8 bits; detectron2 would read it as a white area.",
     "wrong image size": "Correct 'width' and 'height'; the boxes may be off by the same factor or turn.",
     "categories differ": "Give both files the same category ids and names.",

@@ -99,9 +99,11 @@ class AnnotatedFolder(DatasetFolder):
         summaries = [other.summary() for other in dict.fromkeys(self.parts.values())]
         if any(s.objects.get(0) or s.crowds.get(0) for s in summaries):
             return False
-        above = {i: (name, over) for i, name, over in part.summary().categories}
-        name, over = above.get(0, ("", ""))
-        return over.strip().casefold() == "none" or name in {over for _, over in above.values() if over}
+        categories = part.summary().categories
+        name, over = next(((name, over) for i, name, over in categories if i == 0), ("", ""))
+        return over.strip().casefold() == "none" or name in {
+            over for i, _, over in categories if i != 0 and over
+        }
 
     # ------------------------------------------------------------------------------------------- problems
 
@@ -200,7 +202,8 @@ class AnnotatedFolder(DatasetFolder):
             )
             summary = part.summary()
             images, annotations = summary.totals
-            where = os.path.relpath(summary.image_root, self.directory)
+            folders = {os.path.dirname(path) for path in paths(summary)} or {str(summary.image_root)}
+            where = os.path.relpath(os.path.commonpath(folders), self.directory)
             file = os.path.relpath(part.file, self.directory)
             found = sum(map(os.path.isfile, paths(summary)))
             lines.append(
@@ -236,25 +239,21 @@ class AnnotatedFolder(DatasetFolder):
         same = _equal_pictures((self.train, self.val), (pictures_state(train), pictures_state(val)))
         learnt, seen = set(map(same.get, paths(train))) - {None}, set(paths(train))
         equal = [p for p in paths(val) if p in seen or same.get(p) in learnt]
-        originals = {original_of(image.file_name) for image in train.images} - {
-            i.file_name for i in train.images
-        }
+        names = {os.path.basename(path) for path in paths(train)}
+        originals = set(map(original_of, names)) - names
         others = set(paths(val)) - set(equal)
-        copies = [
-            p for p, i in zip(paths(val), val.images, strict=True) if original_of(i.file_name) in originals
-        ]
-        copies = [path for path in copies if path in others]
+        copies = [path for path in paths(val) if path in others and _original(path) in originals]
         said = []
         of = f"of {len(val.images)} pictures for validation"
         if equal:
-            names = listed([os.path.basename(path) for path in equal], 3)
+            shown = listed([os.path.basename(path) for path in equal], 3)
             said.append(
-                f"{len(equal)} {of} are for training as well ({names}): AP says how well they are remembered."
+                f"{len(equal)} {of} are for training as well ({shown}): AP says how well they are remembered."
             )
         if copies:
-            names = listed([os.path.basename(path) for path in copies], 3)
+            shown = listed([os.path.basename(path) for path in copies], 3)
             said.append(
-                f"{len(copies)} {of} are augmented copies of pictures for training ({names}): AP is too high."
+                f"{len(copies)} {of} are augmented copies of pictures for training ({shown}): AP is too high."
             )
         return said
 
@@ -356,6 +355,10 @@ class CocoFolder(AnnotatedFolder):
     def explain(cls, root: Path) -> str:
         """Say what is in a folder of another layout, what is wrong with it, and what is accepted."""
         return explain_layout(root)
+
+
+def _original(path: str) -> str:
+    return original_of(os.path.basename(path))
 
 
 def _can_be_split(groups: Sequence[Group]) -> bool:

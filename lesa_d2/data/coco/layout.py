@@ -2,11 +2,12 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from ..files import find_files
 from .locate import is_file
 from .part import Part
 from .parts import part_of_file
@@ -16,9 +17,9 @@ accepted: JSON files in COCO's format, in the folder, in annotations/ or beside 
 files or folders with train, val (valid, validation) and test tell the parts; a single file is split by a seed. The
 pictures may lie anywhere below the folder."""
 
-_PLACES = ("*.json", "*/*.json", "*/*/*.json")
 _JUDGED = 20  # JSON files of a folder; where there are more, each is of one picture, in another format
 _LARGE = 5_000_000  # bytes; a file of so many is not parsed only to see what it is
+_TELLING = (".json", ".yaml", ".yml", ".xml", ".csv")  # suffixes of files that decide about a format
 _OTHERS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")  # of COCO's own downloads
 
 
@@ -40,37 +41,29 @@ class Layout:
 def find_layout(root: Path) -> Layout:
     """Find the files for training, validation and test below a folder."""
     by_part: dict[str | None, list[Path]] = defaultdict(list)
-    for file in _candidates(root):
+    candidates = _candidates(root)
+    for file in candidates:
         by_part[part_of_file(file, root)].append(file)
-    chosen = {part: _choose(files, part) for part, files in by_part.items()}
-    several = {part: files for part, files in chosen.items() if len(files) > 1}
-    parts = {part: Part(files[0], root, part) for part, files in chosen.items() if len(files) == 1}
-    whole, train = parts.pop(None, None), parts.get("train")
-    needed = {part for part in several if part is not None or not (train or "train" in several)}
-    if needed:
-        return Layout({}, tuple(_several(part, several[part], root) for part in sorted(needed, key=str)))
-    if train is None and whole is None:
-        return Layout({}, (_no_training(parts, root),))
-    named = {part: found for part, found in parts.items() if part is not None}
-    if train is None and whole is not None and "val" not in named:
-        return Layout({"train": whole, **named})
-    if train is None:
-        return Layout({}, (_unclear(whole, parts, root),))
-    if "val" not in named and "test" in named:
-        return Layout({**named, "val": named["test"]}, remarks=(_TEST_VALIDATES,))
-    return Layout(named)
-
-
-_TEST_VALIDATES = "There is no part for validation: the one for test is used for it."
+    chosen = {part: found for part, files in by_part.items() if (found := _choose(files))}
+    if wrong := _wrong(chosen, root):
+        return Layout({}, (wrong,))
+    named = {part: Part(files[0], root, part) for part, files in chosen.items() if part is not None}
+    remarks = []
+    if "train" not in named:
+        named = {"train": Part(chosen[None][0], root, None), **named}
+    elif None in chosen:
+        remarks.append(f"not used, because the names tell no part: {_named(chosen[None], root)}.")
+    if "val" not in named and "test" in named and named["train"].name:
+        named["val"] = named["test"]
+        remarks.append("There is no part for validation: the one for test is used for it.")
+    return Layout(named, remarks=tuple(remarks))
 
 
 def _candidates(root: Path) -> list[Path]:
     """Return the JSON files near the top, without those of one picture each."""
     by_folder: dict[Path, list[Path]] = defaultdict(list)
-    for file in sorted({file for place in _PLACES for file in root.glob(place)}):
-        is_hidden = any(name.startswith(".") for name in file.relative_to(root).parts)
-        if not is_hidden and is_file(file):
-            by_folder[file.parent].append(file)
+    for file in find_files(root, ".json"):
+        by_folder[file.parent].append(file)
     few = [file for files in by_folder.values() for file in _without_labels(files)]
     return [file for file in few if not file.name.startswith(_OTHERS)] or few
 
@@ -81,19 +74,45 @@ def _without_labels(files: list[Path]) -> list[Path]:
     return files if any(map(looks_like_coco, files[:_JUDGED])) else []
 
 
-def _choose(files: list[Path], part: str | None) -> list[Path]:
-    """Return the files that can be the one of a part."""
-    if len(files) == 1 and part is not None and not is_labelme(files[0]):
-        return files  # whatever is wrong with it is said by the check
+def _choose(files: list[Path]) -> list[Path]:
+    """Return the files that can be the one of a part; of a file that cannot be parsed the check will say so."""
     good = [file for file in files if looks_like_coco(file)]
+    if not good and not any(map(is_labelme, files)):
+        good = [file for file in files if _keys(file) is None]
     named = [file for file in good if file.name.startswith(("instances", "_annotations.coco"))]
     return named if len(named) == 1 else good
 
 
+def _wrong(chosen: dict[str | None, list[Path]], root: Path) -> str:
+    """Say why the files cannot be used; nothing if they can."""
+    for part, file in _unreadable(root):
+        if part is not None and part not in chosen:
+            return f"{file.relative_to(root)} cannot be read: a link to nothing, or no file. Replace or remove it."
+    needed = [part for part in chosen if part is not None or "train" not in chosen]
+    for part in needed:
+        if len(chosen[part]) > 1:
+            return _several(part, chosen[part], root)
+    if "train" in chosen or (None in chosen and "val" not in chosen):
+        return ""
+    files = [file for found in chosen.values() for file in found]
+    if None in chosen:
+        return (
+            f"no file is clearly for training: {_named(files, root)}. Call the one for training train.json."
+        )
+    return _no_training(files, root)
+
+
+def _unreadable(root: Path) -> Iterator[tuple[str | None, Path]]:
+    """Yield what is called a JSON file or a part, but cannot be read: links to nothing, pipes, folders."""
+    for path in sorted({*root.glob("*"), *root.glob("*/*")}):
+        is_gone = path.is_symlink() and not path.exists()
+        if is_gone or (path.suffix.lower() == ".json" and not is_file(path)):
+            yield part_of_file(path, root), path
+
+
 def looks_like_coco(file: Path) -> bool:
-    """Tell whether a JSON file has any of COCO's lists, or cannot be read, which the check will say."""
-    keys = _keys(file)
-    return keys is None or not keys.isdisjoint({"images", "annotations"})
+    """Tell whether a JSON file has any of COCO's lists."""
+    return not (_keys(file) or set()).isdisjoint({"images", "annotations"})
 
 
 def is_labelme(file: Path) -> bool:
@@ -101,18 +120,28 @@ def is_labelme(file: Path) -> bool:
     return {"shapes", "imagePath"} <= (_keys(file) or set())
 
 
+def is_broken(file: Path) -> bool:
+    """Tell whether a JSON file cannot be parsed."""
+    return _keys(file) is None
+
+
 def _keys(file: Path) -> set[str] | None:
-    """Return the names at the top of a JSON file; None for a large file or one that cannot be read."""
+    """Return the names at the top of a JSON file; None for one that cannot be parsed.
+
+    Of a large file it is what names stand anywhere in it.
+    """
     state = file.stat()
     return _read_keys(file, state.st_mtime_ns, state.st_size)
 
 
 @lru_cache(maxsize=256)
 def _read_keys(file: Path, modified: int, size: int) -> set[str] | None:
+    content = file.read_bytes()
     if size > _LARGE:
-        return None
+        names = ("images", "annotations", "shapes", "imagePath")
+        return {name for name in names if f'"{name}"'.encode() in content}
     try:
-        data = json.loads(file.read_bytes())
+        data = json.loads(content)
     except (ValueError, RecursionError):
         return None
     return set(data) if isinstance(data, dict) else set()
@@ -139,30 +168,21 @@ def _several(part: str | None, files: list[Path], root: Path) -> str:
     return f"{len(files)} files for {part}: {_named(files, root)}. Keep one, or move the others out of the folder."
 
 
-def _no_training(parts: dict, root: Path) -> str:
-    if parts:
-        found = _named((part.file for part in parts.values()), root)
+def _no_training(files: list[Path], root: Path) -> str:
+    if files:
         return (
-            f"no file for training beside {found}. Add train.json, or, to split that file by a seed, give it a name "
-            "without a part, such as annotations.json, in a folder without one."
+            f"no file for training beside {_named(files, root)}. Add train.json, or, to split that file by a seed, "
+            "give it a name without a part, such as annotations.json, in a folder without one."
         )
-    dangling = [
-        file for file in sorted(root.glob("*.json")) + sorted(root.glob("*/*.json")) if not is_file(file)
-    ]
-    if dangling:
-        return f"no JSON file in COCO's format; not a file that can be read: {_named(dangling, root)}"
+    if broken := [path for _, path in _unreadable(root)]:
+        return f"no JSON file in COCO's format; not a file that can be read: {_named(broken, root)}"
     return "no JSON file in COCO's format, that is, with lists of images, annotations and categories"
-
-
-def _unclear(whole: Part | None, parts: dict, root: Path) -> str:
-    files = _named((part.file for part in (whole, *parts.values()) if part), root)
-    return f"no file is clearly for training: {files}. Call the one for training train.json."
 
 
 def _contents(root: Path, most: int = 20) -> str:
     """List the folders and JSON files, two levels deep, for these decide about a layout."""
     paths = sorted({*root.glob("*"), *root.glob("*/*.json")})
-    telling = [path for path in paths if path.is_dir() or path.suffix == ".json"]
+    telling = [path for path in paths if path.is_dir() or path.suffix.lower() in _TELLING]
     shown = [f"{path.relative_to(root)}{'/' if path.is_dir() else ''}" for path in telling[:most]]
     if len(telling) > most:
         shown.append(f"{len(telling) - most} more folders and JSON files")

@@ -1,6 +1,7 @@
 """Find the pictures that a COCO file names: the folder that its file names are relative to, and near names in it."""
 
 import os
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +11,9 @@ from urllib.parse import unquote
 
 from .parts import part_of_folder
 
+_USUAL = ("images", "imgs", "data", "jpegimages", "default")  # names of folders of pictures
 _ASKED = 200  # file names from which the folder is found
+_QUERY = re.compile(r"\?[^/]*=[^/]*$")
 Parts = tuple[str, ...]
 
 
@@ -22,21 +25,25 @@ class Located:
         image_root: the folder that the names are relative to.
         names: by the name in the file, the name below ``image_root``; a name without a picture maps to itself.
         missing: names without a picture, with the near names that were not used because there are several.
-        near: names for which a file of a slightly different name is used.
+        near: names for which a file of a slightly different name, or in another folder, is used.
+        also: another folder that has files of all these names; empty if there is none.
     """
 
     image_root: Path
     names: dict[str, str]
     missing: dict[str, list[str]] = field(default_factory=dict)
     near: dict[str, str] = field(default_factory=dict)
+    also: str = ""
 
 
 def key_of(name: str) -> Parts:
     """Return the parts of a file name without what tools and systems write differently.
 
-    That is: backslashes, percent-encoding, Unicode's composed and decomposed forms, case, blanks around.
+    That is: backslashes, percent-encoding, Unicode's composed and decomposed forms, case, blanks around, and the query
+    of an address.
     """
     plain = unicodedata.normalize("NFC", unquote(name).replace("\\", "/")).casefold()
+    plain = _QUERY.sub("", plain)
     return tuple(part.strip() for part in plain.split("/") if part.strip() not in ("", "."))
 
 
@@ -62,18 +69,21 @@ class PictureIndex:
     def locate(self, names: Iterable[str], json_file: Path, part: str | None) -> Located:
         """Find the pictures that ``json_file``, which is for ``part``, names."""
         unique = list(dict.fromkeys(names))
-        image_root = self._image_root(unique[:: max(1, len(unique) // _ASKED)], json_file, part)
-        located = Located(image_root, {})
+        image_root, also = self._image_root(unique[:: max(1, len(unique) // _ASKED)], json_file, part)
+        located = Located(image_root, {}, also=also)
         below = _relative_files(image_root)
         for name in unique:
             if name in below:
                 located.names[name] = name
             else:
-                self._locate_near(name, located)
+                self._locate_near(name, located, part)
         return located
 
-    def _image_root(self, names: Sequence[str], json_file: Path, part: str | None) -> Path:
-        """Return the folder under which most of the names exist; that of the part, near the JSON file, in doubt."""
+    def _image_root(self, names: Sequence[str], json_file: Path, part: str | None) -> tuple[Path, str]:
+        """Return the folder under which most of the names exist, and another one that has as many, if there is one.
+
+        In doubt it is that of the part, that of the JSON file, one with a usual name, or the nearest to the JSON file.
+        """
         votes: Counter[str] = Counter()
         dropped: Counter[str] = Counter()
         for name in names:
@@ -82,14 +92,17 @@ class PictureIndex:
                     votes[folder] += 1
                     dropped[folder] += lost
         if not votes:
-            return self._guess(json_file)
+            return self._guess(json_file), ""
 
         def preference(folder: str) -> tuple:
+            is_usual = folder == str(json_file.parent) or os.path.basename(folder).lower() in _USUAL
             near = len(os.path.relpath(folder, json_file.parent).split(os.sep))
             is_own = self._part_of(folder) == part
-            return -votes[folder], dropped[folder], not is_own, near, folder
+            return -votes[folder], dropped[folder], not is_own, not is_usual, near, folder
 
-        return Path(min(votes, key=preference))
+        best, *others = sorted(votes, key=preference)
+        is_equal = others and votes[others[0]] == votes[best]
+        return Path(best), os.path.relpath(others[0], self.root) if is_equal else ""
 
     def _part_of(self, folder: str) -> str | None:
         return part_of_folder(os.path.relpath(folder, self.root))
@@ -113,28 +126,34 @@ class PictureIndex:
             folders[folder] = min(folders.get(folder, lost), lost)
         return folders
 
-    def _locate_near(self, name: str, located: Located) -> None:
-        root = str(located.image_root) + os.sep
-        wanted = key_of(name)
-        found = [
-            (_common_end(wanted, key), file[len(root) :])
-            for key, file in (self.files.get(wanted[-1], ()) if wanted else ())
-            if file.startswith(root)
-        ]
-        best = [file for common, file in found if common == max(found)[0]]
-        if is_file(os.path.join(root, name)):  # such as an absolute path
+    def _locate_near(self, name: str, located: Located, part: str | None) -> None:
+        wanted, root = key_of(name), located.image_root
+        found = self.files.get(wanted[-1], []) if wanted else []
+        below = [(key, file) for key, file in found if file.startswith(f"{root}{os.sep}")]
+        if not below:
+            below = [(key, file) for key, file in found if self._may_hold(os.path.dirname(file), part)]
+        common = [_common_end(wanted, key) for key, _ in below]
+        best = [file for count, (_, file) in zip(common, below, strict=True) if count == max(common)]
+        if is_there(
+            os.path.join(root, name)
+        ):  # an absolute path, a folder: the check of the pictures says what it is
             located.names[name] = name
         elif len(best) == 1:
-            located.names[name] = best[0]
-            if PurePosixPath(name.replace("\\", "/")).name != os.path.basename(best[0]):
-                located.near[name] = best[0]
+            located.names[name] = os.path.relpath(best[0], root)
+            same_name = PurePosixPath(name.replace("\\", "/")).name == os.path.basename(best[0])
+            if not same_name or located.names[name].startswith(".."):
+                located.near[name] = located.names[name]
         else:
             located.names[name] = name
-            located.missing[name] = best or self._elsewhere(wanted)
+            near = best or [file for _, file in found] or self._with_stem(wanted)
+            located.missing[name] = [os.path.relpath(file, root) for file in near[:3]]
 
-    def _elsewhere(self, wanted: Parts) -> list[str]:
-        files = self.files.get(wanted[-1], ()) if wanted else ()
-        return [os.path.relpath(file, self.root) for _, file in files][:3]
+    def _with_stem(self, wanted: Parts) -> list[str]:
+        """Return the files of the same name with another extension."""
+        if not wanted:
+            return []
+        stem = os.path.splitext(wanted[-1])[0]
+        return [file for key in self.files if os.path.splitext(key)[0] == stem for _, file in self.files[key]]
 
 
 def is_file(path: str | Path) -> bool:
@@ -142,6 +161,14 @@ def is_file(path: str | Path) -> bool:
     try:
         return os.path.isfile(path)
     except ValueError:  # a zero byte, half of a surrogate pair
+        return False
+
+
+def is_there(path: str) -> bool:
+    """Tell whether anything has this name."""
+    try:
+        return os.path.lexists(path)
+    except ValueError:
         return False
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from ..problems import Problem
+from ..problems import DatasetProblemsError, Problem
 from .document import Document, Parsed, parse, read_document
 from .entries import is_object
 from .locate import Located, PictureIndex, folders_state
@@ -25,6 +25,7 @@ class ImageSummary:
     width: int
     height: int
     categories: frozenset[int]
+    label_file: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,12 @@ class Part:
         return self._read()[0]
 
     def _read(self) -> tuple[Document, str]:
-        with _without_collection():
-            parsed = self._parse()
-            return read_document(parsed, self.file, self._locate), parsed.digest
+        try:
+            with _without_collection():
+                parsed = self._parse()
+                return read_document(parsed, self.file, self._locate), parsed.digest
+        except OSError as error:
+            raise unreadable(self.file, error) from error
 
     def _parse(self) -> Parsed:
         return parse(self.file)
@@ -135,6 +139,15 @@ def _summary(part: Part, state: tuple) -> Summary:
     return summarise(document, digest)
 
 
+def unreadable(file: Path, error: OSError) -> DatasetProblemsError:
+    """Return the error for a file that the system does not let us read."""
+    where = str(error.filename or file)
+    problem = Problem(
+        "unreadable file", where, str(error.strerror or error), "Make it readable, or remove it."
+    )
+    return DatasetProblemsError(where, [problem])
+
+
 def summarise(document: Document, digest: str = "") -> Summary:
     """Return the summary of a document."""
     objects = {category["id"]: 0 for category in document.categories}
@@ -146,7 +159,14 @@ def summarise(document: Document, digest: str = "") -> Summary:
         if is_object(annotation) and annotation["image_id"] in of_image:
             of_image[annotation["image_id"]].add(category)
     images = [
-        ImageSummary(i["id"], i["file_name"], i["width"], i["height"], frozenset(of_image[i["id"]]))
+        ImageSummary(
+            i["id"],
+            i["file_name"],
+            i["width"],
+            i["height"],
+            frozenset(of_image[i["id"]]),
+            document.label_files.get(i["id"], document.file),
+        )
         for i in document.images
     ]
     return Summary(

@@ -5,7 +5,7 @@ from pathlib import PurePath
 
 PARTS = {
     "train": {"train", "training", "trainset"},
-    "val": {"val", "valid", "validation", "valset", "dev", "eval"},
+    "val": {"val", "valid", "validation", "valset", "dev", "eval", "evaluation", "holdout"},
     "test": {"test", "testing", "testset"},
 }
 _SPLIT = re.compile(r"[^a-z]+")

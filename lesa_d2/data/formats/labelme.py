@@ -1,27 +1,33 @@
 """Read folders in the format of LabelMe: a JSON file with the shapes of each picture."""
 
+import base64
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+from pycocotools import mask as mask_util
+
 from ..coco.document import Parsed
 from ..coco.folder import AnnotatedFolder
-from ..coco.layout import is_labelme
+from ..coco.layout import is_broken, is_labelme
 from ..coco.parts import part_of_folder
 from ..coco.values import are_numbers, is_side, shown
 from ..files import find_files
 from ..folder import register_format
-from .reading import Collector, FilesPart, as_parts, picture_size, shown_progress
+from ..pictures import SUFFIXES
+from .reading import Collector, FilesPart, as_parts, numbered, picture_size, shown_progress
 
 ACCEPTED = """\
 or LabelMe's format: a JSON file for each picture, beside it; folders with train, val and test in their names tell the
 parts, else a seed splits them."""
 
 _CORNERS = 36  # of the polygon in the place of a circle
+_NO_AREA = ("point", "points", "line", "linestrip")
 _KIND = "malformed LabelMe file"
 Points = list[list[float]]
 
@@ -35,18 +41,25 @@ class LabelMeFolder(AnnotatedFolder):
     @classmethod
     def recognise(cls, root: Path) -> "LabelMeFolder | None":
         """Return the folder if it has JSON files of shapes, else None."""
-        files = find_files(root, "*.json")
+        files = find_files(root, ".json")
         if not any(map(is_labelme, files[:20])):
             return None
+        used = [file for file in files if is_labelme(file) or is_broken(file)]
+        shapes = [shape for file in used for shape in _shapes(file)]
+        classes = numbered(shape["label"] for shape in shapes if isinstance(shape.get("label"), str))
+        boxes_alone = all(shape.get("shape_type") in ("rectangle", *_NO_AREA) for shape in shapes)
         by_part: dict[str | None, list[Path]] = {}
-        for file in files:
+        for file in used:
             by_part.setdefault(part_of_folder(file.relative_to(root).parent), []).append(file)
-        classes = tuple(sorted({label for file in files for label in _labels(file)}))
-        parts = as_parts(
-            (name, LabelMePart(found[0].parent, root, name, tuple(found), classes))
-            for name, found in by_part.items()
+        parts, remarks = as_parts(
+            {
+                part: LabelMePart(found[0].parent, root, part, tuple(found), classes, boxes_alone)
+                for part, found in by_part.items()
+            }
         )
-        return cls(root, parts) if parts else None
+        if others := len(files) - len(used):
+            remarks = (*remarks, f"{others} JSON files without shapes of a picture are not used.")
+        return cls(root, parts, remarks) if parts else None
 
     @classmethod
     def explain(cls, root: Path) -> str:
@@ -70,61 +83,104 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
-def _labels(file: Path) -> Iterable[str]:
+def _shapes(file: Path) -> list[dict]:
     try:
-        return [shape["label"] for shape in _read(file)["shapes"] if isinstance(shape.get("label"), str)]
+        return _read(file)["shapes"]
     except ValueError:
         return []  # said when the file is read
 
 
 @dataclass(frozen=True)
 class LabelMePart(FilesPart):
-    """Name the JSON files of a part."""
+    """Name the JSON files of a part; ``boxes_alone`` reads rectangles as boxes without masks."""
+
+    boxes_alone: bool = False
 
     def _parse(self) -> Parsed:
-        found = Collector(dict(enumerate(self.classes, 1)))
-        numbers = {name: number for number, name in found.names.items()}
+        found = Collector(dict(self.classes))
         left_out: Counter[str] = Counter()
-        read = []
         for file in shown_progress(self.labels):
             try:
-                read.append((file, _read(file), read_objects(_read(file)["shapes"], left_out)))
+                content = _read(file)
+                self._add(file, content, read_objects(content["shapes"], left_out), found)
             except ValueError as error:
                 found.report(_KIND, file, str(error))
-        boxes_alone = all(
-            kind == "rectangle" for _, _, objects in read for _, parts in objects for kind, _ in parts
-        )
-        for file, content, objects in read:
-            self._add(file, content, objects, numbers, boxes_alone, found)
         if left_out:
             kinds = ", ".join(f"{count} of the kind {kind}" for kind, count in left_out.most_common())
-            found.remarks.append(f"shapes that enclose nothing are left out: {kinds}.")
+            found.remarks.append(f"shapes that enclose nothing, or of no known kind, are left out: {kinds}.")
         return found.parsed(self.labels)
 
-    def _add(
-        self,
-        file: Path,
-        content: dict[str, Any],
-        objects: list["Shapes"],
-        numbers: dict[str, int],
-        boxes_alone: bool,
-        found: Collector,
-    ) -> None:
-        name = content.get("imagePath")
-        picture = file.parent / name.replace("\\", "/") if isinstance(name, str) and name else file
-        size = content.get("imageWidth"), content.get("imageHeight")
-        width, height = size if all(map(is_side, size)) else picture_size(picture) or size
+    def _add(self, file: Path, content: dict[str, Any], objects: list["Shapes"], found: Collector) -> None:
+        """Add a picture with its objects.
+
+        Raises:
+            ValueError: a mask cannot be read.
+        """
+        numbers = {name: number for number, name in found.names.items()}
+        picture = _picture_of(file, content)
+        size: Any = content.get("imageWidth"), content.get("imageHeight")
+        width, height = size if all(map(is_side, size)) else picture_size(picture) or (1, 1)
+        read = [(numbers[label], *self._box_and_mask(outlines, width, height)) for label, outlines in objects]
         relative = picture.relative_to(self.root) if picture.is_relative_to(self.root) else Path(picture.name)
-        image = found.add_image(str(relative), width, height)
-        for label, parts in objects:
-            polygons = [[value for point in points for value in point] for _, points in parts]
-            xs, ys = ([value for polygon in polygons for value in polygon[side::2]] for side in (0, 1))
-            box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-            found.add_object(image, numbers[label], box, [] if boxes_alone else polygons)
+        image = found.add_image(str(relative), width, height, file)
+        for number, box, mask in read:
+            found.add_object(image, number, box, [] if self.boxes_alone else mask)
+
+    @staticmethod
+    def _box_and_mask(outlines: list["Outline"], width: int, height: int) -> tuple[list[float], list | dict]:
+        polygons = [
+            [v for point in outline for v in point] for outline in outlines if isinstance(outline, list)
+        ]
+        masks = [outline for outline in outlines if isinstance(outline, PixelMask)]
+        if masks:
+            rles = [mask.encoded(width, height) for mask in masks]
+            rles += mask_util.frPyObjects(polygons, height, width) if polygons else []
+            merged = mask_util.merge(rles)
+            return mask_util.toBbox(merged).tolist(), {**merged, "counts": merged["counts"].decode()}
+        xs, ys = ([value for polygon in polygons for value in polygon[side::2]] for side in (0, 1))
+        return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)], polygons
 
 
-Shapes = tuple[str, list[tuple[str, Points]]]
-"""The label of an object, and the kind and the points of each of its shapes."""
+def _picture_of(file: Path, content: dict[str, Any]) -> Path:
+    """Return the picture that the file names, or that of its own name where it names none."""
+    name = content.get("imagePath")
+    if isinstance(name, str) and name.strip():
+        return file.parent / name.replace("\\", "/")
+    beside = (file.with_suffix(suffix) for suffix in SUFFIXES)
+    return next((picture for picture in beside if picture.is_file()), file.with_suffix(".jpg"))
+
+
+@dataclass(frozen=True)
+class PixelMask:
+    """Hold a mask of pixels: a PNG in base64, and the pixel (x, y) at which its upper left corner lies."""
+
+    data: str
+    x: int
+    y: int
+
+    def encoded(self, width: int, height: int) -> dict:
+        """Return it as RLE of a picture of that size.
+
+        Raises:
+            ValueError: it is no PNG.
+        """
+        try:
+            content = np.frombuffer(base64.b64decode(self.data, validate=True), np.uint8)
+        except ValueError as error:
+            raise ValueError("the mask of a shape is not in base64") from error
+        pixels = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) if content.size else None
+        if pixels is None:
+            raise ValueError("the mask of a shape is no picture")
+        whole = np.zeros((height, width), np.uint8, order="F")
+        x, y = max(self.x, 0), max(self.y, 0)
+        part = pixels[: max(height - y, 0), : max(width - x, 0)] > 0
+        whole[y : y + part.shape[0], x : x + part.shape[1]] = part
+        return mask_util.encode(whole)
+
+
+Outline = Points | PixelMask
+Shapes = tuple[str, list[Outline]]
+"""The label of an object, and the outlines of its shapes."""
 
 
 def read_objects(shapes: list[dict], left_out: Counter[str]) -> list[Shapes]:
@@ -137,22 +193,28 @@ def read_objects(shapes: list[dict], left_out: Counter[str]) -> list[Shapes]:
     Raises:
         ValueError: a shape lacks its label or points.
     """
-    groups: dict[Any, list[tuple[str, Points]]] = defaultdict(list)
+    groups: dict[Any, list[Outline]] = defaultdict(list)
     for index, shape in enumerate(shapes):
-        label, kind, points = shape.get("label"), shape.get("shape_type") or "polygon", shape.get("points")
+        label, kind, points = (
+            shape.get("label"),
+            str(shape.get("shape_type") or "polygon"),
+            shape.get("points"),
+        )
         if not isinstance(label, str) or not label:
             raise ValueError(f"shape {index} has no label, but {shown(label)}")
         if not isinstance(points, list) or not all(
             are_numbers(point) and len(point) == 2 for point in points
         ):
             raise ValueError(f"shape {index} has no list of points [x, y]: {shown(points)}")
-        outline = _outline(str(kind), points)
+        outline: Outline | None = _outline(kind, points)
+        if kind == "mask" and points and isinstance(shape.get("mask"), str):
+            outline = PixelMask(shape["mask"], round(points[0][0]), round(points[0][1]))
         if outline is None:
-            left_out[str(kind)] += 1
+            left_out[kind] += 1
             continue
         group = shape.get("group_id")
-        groups[label, index if group is None else f"group {group}"].append((str(kind), outline))
-    return [(label, parts) for (label, _), parts in groups.items()]
+        groups[label, index if group is None else f"group {group}"].append(outline)
+    return [(label, outlines) for (label, _), outlines in groups.items()]
 
 
 def _outline(kind: str, points: Points) -> Points | None:

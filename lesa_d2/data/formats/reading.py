@@ -24,19 +24,19 @@ class Collector:
     annotations: list[dict[str, Any]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    label_files: dict[int, str] = field(default_factory=dict)
 
-    def add_image(self, file_name: str, width: Any, height: Any) -> int:
-        """Add an image and return its id."""
+    def add_image(self, file_name: str, width: Any, height: Any, label: Path) -> int:
+        """Add an image, whose annotations are in the file ``label``, and return its id."""
         image_id = len(self.images) + 1
+        self.label_files[image_id] = str(label)
         self.images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
         return image_id
 
-    def add_object(self, image_id: int, category_id: int, box: Sequence[float], polygons: Sequence) -> None:
-        """Add an object with its box (x, y, width, height) and its polygons, in pixels; there may be none."""
+    def add_object(self, image_id: int, category_id: int, box: Sequence[float], mask: list | dict) -> None:
+        """Add an object with its box (x, y, width, height) and its polygons or RLE, in pixels; there may be none."""
         annotation = {"id": len(self.annotations) + 1, "image_id": image_id, "category_id": category_id}
-        self.annotations.append(
-            {**annotation, "bbox": list(box), "iscrowd": 0, "segmentation": [list(p) for p in polygons]}
-        )
+        self.annotations.append({**annotation, "bbox": list(box), "iscrowd": 0, "segmentation": mask})
 
     def report(self, kind: str, file: Path, what: str, fix: str = UNREADABLE_FIX) -> None:
         """Add a problem; leaving out what is invalid leaves out the line or the file."""
@@ -47,9 +47,11 @@ class Collector:
         categories = [{"id": i, "name": name} for i, name in sorted(self.names.items())]
         data = {"images": self.images, "annotations": self.annotations, "categories": categories}
         digest = hashlib.sha256()
-        for file in files:
+        for file in filter(Path.is_file, files):
             digest.update(file.read_bytes())
-        return Parsed(data, digest.hexdigest(), False, tuple(self.problems), tuple(self.remarks))
+        return Parsed(
+            data, digest.hexdigest(), False, tuple(self.problems), tuple(self.remarks), self.label_files
+        )
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,11 @@ class FilesPart(Part):
 
     Attributes:
         labels: the files.
-        classes: the names of the classes.
+        classes: ids and names of the classes.
     """
 
     labels: tuple[Path, ...] = ()
-    classes: tuple[str, ...] = ()
+    classes: tuple[tuple[int, str], ...] = ()
 
     def state(self) -> tuple:
         """Return what changes when a file, or the names of pictures, change."""
@@ -70,7 +72,7 @@ class FilesPart(Part):
 
 
 def _state_of(files: Iterable[Path]) -> int:
-    return hash(tuple((file.stat().st_mtime_ns, file.stat().st_size) for file in files))
+    return hash(tuple((file.lstat().st_mtime_ns, file.lstat().st_size) for file in files))
 
 
 def picture_size(file: Path) -> tuple[int, int] | None:
@@ -86,13 +88,26 @@ def shown_progress(files: Sequence[Path]) -> Iterable[Path]:
     return progress(files, "Reading labels", len(files))
 
 
-def as_parts(by_part: Iterable[tuple[str | None, Part]]) -> dict[str, Part]:
-    """Return parts by name; a part without a name, if it is the only one, is for training and split by a seed."""
-    found = dict(by_part)
-    whole = found.pop(None, None)
+def as_parts(found: dict[str | None, Part]) -> tuple[dict[str, Part], tuple[str, ...]]:
+    """Return the parts of a folder by name, none if none is for training, and remarks.
+
+    A part without a name, if it is the only one, is for training and split by a seed.
+    """
+    whole = found.get(None)
     parts = {name: part for name, part in found.items() if name}
-    if "train" not in parts:
-        return {"train": whole} if whole and not parts else {}
+    if not parts:
+        return ({"train": whole} if whole else {}), ()
+    remarks = []
+    if whole and isinstance(whole, FilesPart):
+        remarks.append(
+            f"{len(whole.labels)} files of labels are not used, because their folders tell no part."
+        )
     if "val" not in parts and "test" in parts:
         parts["val"] = parts["test"]
-    return parts
+        remarks.append("There is no part for validation: the one for test is used for it.")
+    return (parts if "train" in parts else {}), tuple(remarks)
+
+
+def numbered(names: Iterable[str]) -> tuple[tuple[int, str], ...]:
+    """Return ids from 1 for names of classes in alphabetical order."""
+    return tuple(enumerate(sorted(set(names)), 1))

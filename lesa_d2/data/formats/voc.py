@@ -1,24 +1,27 @@
 """Read folders in the format of Pascal VOC: an XML file with the boxes of each picture."""
 
+import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ..coco.document import Parsed
 from ..coco.folder import AnnotatedFolder
 from ..coco.part import Part
 from ..coco.parts import part_of_folder
-from ..files import find_files
+from ..files import find_files, read_lines
 from ..folder import PARTS, register_format
-from .reading import Collector, FilesPart, as_parts, picture_size, shown_progress
+from ..pictures import SUFFIXES
+from .reading import Collector, FilesPart, as_parts, numbered, picture_size, shown_progress
 
 ACCEPTED = """\
 or Pascal VOC's format: an XML file with <filename>, <size> and <object>s for each picture, beside it or in
 Annotations/; ImageSets/Main/{train,val}.txt, or train, val and test in the names of folders, tell the parts."""
 
-_ORIGINAL = ("The VOC", "VOC20")  # of <database> and <folder> in the files of Pascal VOC itself
-_BESIDE = ("JPEGImages", "images")
+_ORIGINAL = "The VOC"  # of <database> in the files of Pascal VOC itself
+_PLACES = ("", "JPEGImages", "images")  # of pictures, beside the folder of the XML files
+_FARTHEST = 1e9  # pixels
 _KIND = "malformed VOC file"
 
 
@@ -31,11 +34,14 @@ class VocFolder(AnnotatedFolder):
     @classmethod
     def recognise(cls, root: Path) -> "VocFolder | None":
         """Return the folder if it has XML files of annotations, else None."""
-        files = find_files(root, "*.xml")
+        files = find_files(root, ".xml", levels=4)
         if not any(map(is_voc, files[:20])):
             return None
-        parts = as_parts(_parts(root, files))
-        return cls(root, parts) if parts else None
+        used = [file for file in files if is_voc(file, or_damaged=True)]
+        parts, remarks = as_parts(_parts(root, used))
+        if others := len(files) - len(used):
+            remarks = (*remarks, f"{others} XML files without annotations of a picture are not used.")
+        return cls(root, parts, remarks) if parts else None
 
     @classmethod
     def explain(cls, root: Path) -> str:
@@ -43,13 +49,12 @@ class VocFolder(AnnotatedFolder):
         return ACCEPTED
 
 
-def is_voc(file: Path) -> bool:
-    """Tell whether an XML file has the objects of one picture."""
+def is_voc(file: Path, or_damaged: bool = False) -> bool:
+    """Tell whether an XML file has the objects of one picture; ``or_damaged`` takes one that cannot be parsed too."""
     try:
-        element = _root_of(file)
+        return _root_of(file).tag == "annotation"
     except ElementTree.ParseError:
-        return False
-    return element.tag == "annotation" and element.find("filename") is not None
+        return or_damaged
 
 
 def _root_of(file: Path) -> ElementTree.Element:
@@ -61,27 +66,42 @@ def _root_of(file: Path) -> ElementTree.Element:
     content = file.read_bytes()
     if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
         raise ElementTree.ParseError("it defines entities")
-    return ElementTree.fromstring(content)
+    try:
+        return ElementTree.fromstring(content)
+    except (LookupError, ValueError) as error:  # an encoding that there is not
+        raise ElementTree.ParseError(str(error)) from error
 
 
-def _parts(root: Path, files: Sequence[Path]) -> list[tuple[str | None, Part]]:
+def _parts(root: Path, files: Sequence[Path]) -> dict[str | None, Part]:
     """Return the parts that ImageSets/Main names, else those that the folders are named after."""
-    by_part: dict[str | None, list[Path]] = {}
-    by_stem = {file.stem: file for file in files}
-    for name in PARTS:
-        listed = root / "ImageSets/Main" / f"{name}.txt"
-        if listed.is_file():
-            stems = [
-                line.split()[0] for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()
-            ]
-            by_part[name] = [by_stem[stem] for stem in stems if stem in by_stem]
-    if not any(by_part.values()):
-        by_part = {}
+    by_part = _listed_parts(root, files)
+    if not by_part:
         for file in files:
             by_part.setdefault(part_of_folder(file.relative_to(root).parent), []).append(file)
-    classes = tuple(sorted({name for file in files for name in _names(file)}))
-    shown = {name: _common_folder(found, root) for name, found in by_part.items() if found}
-    return [(name, VocPart(shown[name], root, name, tuple(by_part[name]), classes)) for name in shown]
+    classes = numbered(name for file in files for name in _names(file))
+    return {
+        part: VocPart(_common_folder(found, root), root, part, tuple(found), classes)
+        for part, found in by_part.items()
+    }
+
+
+def _listed_parts(root: Path, files: Sequence[Path]) -> dict[str | None, list[Path]]:
+    """Return the files that the lists in ImageSets/Main name; trainval is for training where there is no train."""
+    by_part: dict[str | None, list[Path]] = {}
+    by_stem = {file.stem: file for file in files}
+    for folder in sorted(root.glob("ImageSets/Main")) + sorted(root.glob("*/ImageSets/Main")):
+        for name in (*PARTS, "trainval"):
+            part = "train" if name == "trainval" else name
+            if (folder / f"{name}.txt").is_file() and not (name == "trainval" and by_part.get(part)):
+                stems = [Path(line.split()[0]).stem for line in read_lines(folder / f"{name}.txt")]
+                by_part.setdefault(part, []).extend(by_stem[stem] for stem in stems if stem in by_stem)
+    listed = {file for found in by_part.values() for file in found}
+    left = [file for file in files if file not in listed]
+    return (
+        {**{part: found for part, found in by_part.items() if found}, None: left}
+        if left and listed
+        else by_part
+    )
 
 
 def _common_folder(files: Sequence[Path], root: Path) -> Path:
@@ -101,7 +121,7 @@ class VocPart(FilesPart):
     """Name the XML files of a part."""
 
     def _parse(self) -> Parsed:
-        found = Collector(dict(enumerate(self.classes, 1)))
+        found = Collector(dict(self.classes))
         numbers = {name: number for number, name in found.names.items()}
         for file in shown_progress(self.labels):
             try:
@@ -121,24 +141,29 @@ class VocPart(FilesPart):
         boxes = [
             (numbers[_text(entry, "name")], read_box(entry, content)) for entry in content.iter("object")
         ]
-        name = str((file.parent / _text(content, "filename")).relative_to(self.root))
-        image = found.add_image(name, *_size(content, file))
+        picture = _picture_of(file, content)
+        image = found.add_image(str(picture.relative_to(self.root)), *_size(content, picture), file)
         for number, box in boxes:
             found.add_object(image, number, box, [])
 
 
-def _size(content: ElementTree.Element, file: Path) -> tuple[int, int]:
-    """Return width and height as the file says, or those of the picture beside it where it says zero or nothing."""
+def _picture_of(file: Path, content: ElementTree.Element) -> Path:
+    """Return the picture that <filename> names, or that of the XML file's name, or where it should be."""
+    name = PurePosixPath((content.findtext("filename") or "").strip().replace("\\", "/")).name
+    folders = [file.parent, *(file.parent.parent / place for place in _PLACES if place)]
+    names = [*filter(None, [name]), *(f"{file.stem}{suffix}" for suffix in SUFFIXES)]
+    found = (folder / name for name in names for folder in folders if (folder / name).is_file())
+    return next(found, file.parent / (name or f"{file.stem}.jpg"))
+
+
+def _size(content: ElementTree.Element, picture: Path) -> tuple[int, int]:
+    """Return width and height as the file says, or those of the picture where it says zero or nothing."""
     size = content.find("size")
-    if size is not None:
+    if size is not None and all(size.findtext(side) for side in ("width", "height")):
         width, height = (round(_number(size, side)) for side in ("width", "height"))
         if width > 0 and height > 0:
             return width, height
-    name = _text(content, "filename")
-    places = (file.parent, *(file.parent.parent / beside for beside in _BESIDE))
-    for found in filter(None, (picture_size(place / name) for place in places)):
-        return found
-    raise ValueError("<size> has no width and height")
+    return picture_size(picture) or (1, 1)  # the check of the pictures says why it cannot be read
 
 
 def read_box(entry: ElementTree.Element, content: ElementTree.Element) -> list[float]:
@@ -153,13 +178,8 @@ def read_box(entry: ElementTree.Element, content: ElementTree.Element) -> list[f
     if box is None:
         raise ValueError("an <object> has no <bndbox>")
     x0, y0, x1, y1 = (_number(box, key) for key in ("xmin", "ymin", "xmax", "ymax"))
-    first = 1 if _is_original(content) else 0
+    first = 1 if (content.findtext("source/database") or "").strip().startswith(_ORIGINAL) else 0
     return [x0 - first, y0 - first, x1 - x0 + first, y1 - y0 + first]
-
-
-def _is_original(content: ElementTree.Element) -> bool:
-    texts = (content.findtext("source/database") or "", content.findtext("folder") or "")
-    return any(text.strip().startswith(start) for text, start in zip(texts, _ORIGINAL, strict=True))
 
 
 def _text(element: ElementTree.Element, key: str) -> str:
@@ -172,6 +192,9 @@ def _text(element: ElementTree.Element, key: str) -> str:
 def _number(element: ElementTree.Element, key: str) -> float:
     text = _text(element, key)
     try:
-        return float(text)
-    except ValueError as error:
-        raise ValueError(f"<{key}> is {text!r}, not a number") from error
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not abs(number) < _FARTHEST:
+        raise ValueError(f"<{key}> is {text[:40]!r}, not a number of pixels")
+    return number

@@ -1,16 +1,20 @@
 """Read folders in the format of YOLO: a YAML file, and a text file with boxes or polygons for each picture."""
 
-import re
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
+from ...errors import DatasetError
 from ..coco.document import Parsed
 from ..coco.folder import AnnotatedFolder
+from ..coco.locate import Located, is_there
 from ..coco.part import Part
+from ..coco.parts import part_of_folder
+from ..files import find_files, read_lines
 from ..folder import register_format
 from ..pictures import list_pictures
 from .reading import Collector, FilesPart, as_parts, picture_size, shown_progress
@@ -20,8 +24,10 @@ or YOLO's format: data.yaml with train, val and names, and for each picture imag
 lines "class x y width height" or "class x1 y1 x2 y2 …", as shares of width and height; or classes.txt beside images/
 and labels/."""
 
-Line = tuple[int, list[float], list[list[float]]]
-"""The class, the box and the polygons, as shares of width and height."""
+_KIND = "malformed YOLO line"
+_LARGE = 1_000_000  # bytes; no file of names is so large
+Line = tuple[int, list[float], list[float]]
+"""The class, the box and the polygon, if there is one, as shares of width and height."""
 
 
 @register_format
@@ -32,9 +38,23 @@ class YoloFolder(AnnotatedFolder):
 
     @classmethod
     def recognise(cls, root: Path) -> "YoloFolder | None":
-        """Return the folder if it has a YAML file that names classes and pictures, or classes.txt; else None."""
-        parts = _parts_of_yaml(root) or _parts_of_classes(root)
-        return cls(root, parts) if parts else None
+        """Return the folder if it has a YAML file that names classes and pictures, or classes.txt; else None.
+
+        Raises:
+            DatasetError: there is such a YAML file, but it cannot be used.
+        """
+        error: DatasetError | None = None
+        for file in find_files(root, ".yaml", ".yml", levels=1):
+            content = _read_yaml(file)
+            if content is not None:
+                try:
+                    return cls(root, *_parts_of_yaml(root, file, content))
+                except DatasetError as wrong:
+                    error = error or wrong
+        if error:
+            raise error
+        parts, remarks = _parts_of_classes(root)
+        return cls(root, parts, remarks) if parts else None
 
     @classmethod
     def explain(cls, root: Path) -> str:
@@ -44,113 +64,215 @@ class YoloFolder(AnnotatedFolder):
 
 @dataclass(frozen=True)
 class YoloPart(FilesPart):
-    """Name the pictures of a part; ``labels`` are those of the files of labels that there are."""
+    """Name the pictures of a part; ``labels`` are those of the files of labels that there are.
+
+    Attributes:
+        pictures: which need not be there.
+        boxes_alone: only boxes are read; keypoints follow them in the lines.
+    """
 
     pictures: tuple[Path, ...] = ()
+    boxes_alone: bool = False
+
+    def _locate(self, names: list[str]) -> Located:
+        """Take the pictures as they are: each was found with its file of labels."""
+        missing: dict[str, list[str]] = {
+            name: [] for name in names if not is_there(os.path.join(self.root, name))
+        }
+        return Located(self.root, {name: name for name in names}, missing)
 
     def _parse(self) -> Parsed:
-        found = Collector(dict(enumerate(self.classes)))
-        labels = set(self.labels)
+        found = Collector(dict(self.classes))
+        read = []
         for picture in shown_progress(self.pictures):
             label = label_of(picture, self.root)
+            read.append((picture, label, _read_labels(label, self.boxes_alone, found)))
+        lines = [line for _, _, of_picture in read for line in of_picture]
+        with_polygon = sum(bool(polygon) for _, _, polygon in lines)
+        as_boxes = 0 < with_polygon < len(lines)
+        if as_boxes:
+            found.remarks.append(
+                f"{with_polygon} lines are polygons and {len(lines) - with_polygon} are boxes: all are read as boxes."
+            )
+        for picture, label, of_picture in read:
             size = picture_size(picture)  # None: the check of the pictures says why
-            image = found.add_image(str(picture.relative_to(self.root)), *(size or (1, 1)))
-            if size and label in labels:
-                for line in read_labels(label, found):
-                    found.add_object(image, line[0], *in_pixels(line, size))
-        without = len(self.pictures) - len(self.labels)
-        if without:
+            image = found.add_image(_name(picture, self.root), *(size or (1, 1)), label)
+            for category, box, polygon in of_picture if size else ():
+                polygons = [] if as_boxes or not polygon else [scaled(polygon, size or (1, 1))]
+                found.add_object(image, category, scaled(box, size or (1, 1)), polygons)
+        if without := len(self.pictures) - len(self.labels):
             found.remarks.append(
                 f"{without} of {len(self.pictures)} pictures have no file of labels: no objects."
             )
         return found.parsed([self.file, *self.labels])
 
 
-def _parts_of_yaml(root: Path) -> dict[str, Part]:
-    for file in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
-        try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, ValueError):
-            continue
-        if isinstance(content, dict) and "names" in content and "train" in content:
-            return as_parts(_parts(root, file, content))
-    return {}
+def _name(picture: Path, root: Path) -> str:
+    return str(picture.relative_to(root)) if picture.is_relative_to(root) else str(picture)
 
 
-def _parts(root: Path, file: Path, content: dict[str, Any]) -> list[tuple[str | None, Part]]:
-    names = content["names"]
-    classes = tuple(map(str, names.values() if isinstance(names, dict) else names))
-    parts: dict[str, list[Path]] = {}
-    for name, keys in {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}.items():
-        places = next((content[key] for key in keys if content.get(key)), ())
+# ------------------------------------------------------------------------------------------- the YAML file
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Load YAML without aliases, which can make a small file grow without end."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuse an alias.
+
+        Raises:
+            YAMLError: there is one.
+        """
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not read")
+        return super().compose_node(parent, index)
+
+
+def _read_yaml(file: Path) -> dict[str, Any] | None:
+    """Return the content of a YAML file that names classes and pictures for training, else None."""
+    if file.stat().st_size > _LARGE:
+        return None
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8-sig", errors="replace"), _PlainLoader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) and {"names", "train"} <= set(content) else None
+
+
+def _parts_of_yaml(
+    root: Path, file: Path, content: dict[str, Any]
+) -> tuple[dict[str, Part], tuple[str, ...]]:
+    """Return the parts that a YAML file names, and remarks.
+
+    Raises:
+        DatasetError: the names or places are of another type, or there is no picture for training.
+    """
+    classes = _names(root, file, content["names"])
+    found: dict[str | None, list[Path]] = {}
+    remarks = []
+    for part, keys in {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}.items():
+        places: Any = next((content[key] for key in keys if content.get(key)), [])
         places = [places] if isinstance(places, str) else places
-        parts[name] = sorted(
-            {p for place in places for p in _pictures(root, str(content.get("path", "")), place)}
+        if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
+            raise DatasetError(
+                f"{file}: {part} must be a folder, a list of files, or several of them; got {places!r}"
+            )
+        for place in places:
+            pictures = _pictures(root, str(content.get("path") or ""), place)
+            found.setdefault(part, []).extend(pictures)
+            if not pictures:
+                remarks.append(f"{file.name} names {place} for {part}, where no picture is.")
+    if not found.get("train"):
+        raise DatasetError(
+            f"{file}: {remarks[0] if remarks else 'train is empty.'} Correct it, or put pictures there."
         )
-    if parts["val"] == parts["train"]:  # one folder for both: split by a seed
-        parts = {"train": parts["train"]}
-    return [
-        (name, _part(file, root, name, pictures, classes)) for name, pictures in parts.items() if pictures
-    ]
+    if found.get("val") == found["train"]:  # one folder for both: split by a seed
+        del found["val"]
+    pose = "kpt_shape" in content
+    if pose:
+        remarks.append(f"{file.name} has kpt_shape: the boxes are read, and the keypoints are not.")
+    made = {part: _part(file, root, part, files, classes, pose) for part, files in found.items() if files}
+    parts, more = as_parts(made)
+    return parts, (*remarks, *more)
+
+
+def _names(root: Path, file: Path, names: Any) -> tuple[tuple[int, str], ...]:
+    """Return ids and names of the classes: a list, a mapping from ids, a single name, or a file with one in a line.
+
+    Raises:
+        DatasetError: none of these.
+    """
+    if isinstance(names, str):
+        names = read_lines(root / names) if (root / names).is_file() else [names]
+    pairs = list(
+        names.items() if isinstance(names, dict) else enumerate(names) if isinstance(names, list) else ()
+    )
+    plain = all(type(i) is int and isinstance(name, str | int | float) for i, name in pairs)
+    if not pairs or not plain:
+        raise DatasetError(f"{file}: names must be a list of names or a mapping from whole numbers to names")
+    return tuple((i, str(name)) for i, name in sorted(pairs))
 
 
 def _pictures(root: Path, base: str, place: str) -> list[Path]:
-    """Return the pictures of a folder or of a list of files, which tools write relative to several places."""
-    plain = place.replace("\\", "/")
-    for candidate in (root / base / plain, root / plain, root / re.sub(r"^(\.\./)+", "", plain)):
+    """Return the pictures of a folder or of a list of files, which tools write relative to several places.
+
+    What is below ``root`` is preferred: ``../train/images`` of Roboflow is ``train/images``, and of an absolute path,
+    which may be one of another machine, the end is looked for.
+    """
+    parts = [part for part in PurePosixPath(place.replace("\\", "/")).parts if part not in ("..", ".", "/")]
+    ends = range(len(parts)) if PurePosixPath(place).is_absolute() or ":" in place else range(1)
+    inside = [folder / PurePosixPath(*parts[start:]) for start in ends for folder in (root / base, root)]
+    for candidate in (*inside, root / base / place):
         if candidate.is_dir():
             return [Path(name) for name in list_pictures(candidate)[0]]
         if candidate.is_file():
-            lines = candidate.read_text(encoding="utf-8").split("\n")
-            return [
-                path for line in lines if line.strip() and (path := _listed(root, candidate, line.strip()))
-            ]
+            return [_listed(root, candidate, line) for line in read_lines(candidate)]
     return []
 
 
-def _listed(root: Path, file: Path, line: str) -> Path | None:
-    return next((path for path in (root / line, file.parent / line) if path.is_file()), None)
+def _listed(root: Path, file: Path, line: str) -> Path:
+    """Return the picture that a line of a list names; where it is nowhere, the place where it should be."""
+    parts = [part for part in PurePosixPath(line.replace("\\", "/")).parts if part not in ("..", ".", "/")]
+    ends = [PurePosixPath(*parts[start:]) for start in range(len(parts))]
+    places = [*(folder / end for end in ends for folder in (root, file.parent)), Path(line)]
+    return next((path for path in places if path.is_file()), root / PurePosixPath(*parts))
 
 
-def _parts_of_classes(root: Path) -> dict[str, Part]:
-    """Return the parts of an export without YAML, such as Label Studio's."""
+def _parts_of_classes(root: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
+    """Return the parts of an export without YAML, such as Label Studio's, and remarks."""
     file = root / "classes.txt"
     if not file.is_file() or not (root / "images").is_dir() or not (root / "labels").is_dir():
-        return {}
-    classes = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
-    pictures = [Path(name) for name in list_pictures(root / "images")[0]]
-    return {"train": _part(file, root, None, pictures, classes)} if pictures else {}
+        return {}, ()
+    by_part: dict[str | None, list[Path]] = {}
+    for picture in map(Path, list_pictures(root / "images")[0]):
+        by_part.setdefault(part_of_folder(picture.relative_to(root).parent), []).append(picture)
+    classes = tuple(enumerate(read_lines(file)))
+    return as_parts({part: _part(file, root, part, files, classes) for part, files in by_part.items()})
 
 
 def _part(
-    file: Path, root: Path, name: str | None, pictures: Sequence[Path], classes: tuple[str, ...]
+    file: Path,
+    root: Path,
+    name: str | None,
+    pictures: Iterable[Path],
+    classes: tuple[tuple[int, str], ...],
+    boxes_alone: bool = False,
 ) -> Part:
-    labels = tuple(label for picture in pictures if (label := label_of(picture, root)).is_file())
-    return YoloPart(file, root, name, labels, classes, tuple(pictures))
+    unique = tuple(dict.fromkeys(pictures))
+    labels = tuple(label for picture in unique if os.path.lexists(label := label_of(picture, root)))
+    return YoloPart(file, root, name, labels, classes, unique, boxes_alone)
+
+
+# ------------------------------------------------------------------------------------------------- labels
 
 
 def label_of(picture: Path, root: Path) -> Path:
     """Return the file of labels of a picture: in ``labels/`` in the place of the last ``images/``, else beside it."""
-    folders = list(picture.relative_to(root).parent.parts)
+    inside = picture.is_relative_to(root)
+    folders = list((picture.relative_to(root) if inside else picture).parent.parts)
     if "images" in folders:
         folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
-    label = root.joinpath(*folders, f"{picture.stem}.txt")
-    return label if label.is_file() else picture.with_suffix(".txt")
+    label = (root if inside else Path()).joinpath(*folders, f"{picture.stem}.txt")
+    return label if os.path.lexists(label) else picture.with_suffix(".txt")
 
 
-def read_labels(file: Path, found: Collector) -> list[Line]:
+def _read_labels(file: Path, boxes_alone: bool, found: Collector) -> list[Line]:
     """Return the lines of a file of labels that can be read; others become problems."""
+    if not os.path.lexists(file):
+        return []
+    if not file.is_file():
+        found.report(_KIND, file, "it is no file that can be read")
+        return []
     lines = []
-    for number, text in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        if text.strip():
-            try:
-                lines.append(read_line(text))
-            except ValueError as error:
-                found.report("malformed YOLO line", file, f"line {number}: {error}")
+    for number, text in enumerate(read_lines(file), 1):
+        try:
+            lines.append(read_line(text, boxes_alone))
+        except ValueError as error:
+            found.report(_KIND, file, f"line {number}: {error}")
     return lines
 
 
-def read_line(text: str) -> Line:
+def read_line(text: str, boxes_alone: bool = False) -> Line:
     """Read "class x y width height" or "class x1 y1 x2 y2 x3 y3 …"; all but the class are shares of the picture.
 
     Raises:
@@ -158,24 +280,17 @@ def read_line(text: str) -> Line:
     """
     category, *rest = text.split()
     values = [float(value) for value in rest]
-    if not category.lstrip("-").isdigit():
-        raise ValueError(f"the class must be a whole number, got {category!r}")
-    if len(values) == 4:
-        x, y, width, height = values
+    if not category.isdecimal():
+        raise ValueError(f"the class must be a whole number, got {category[:20]!r}")
+    if len(values) == 4 or (boxes_alone and len(values) > 4):
+        x, y, width, height = values[:4]
         return int(category), [x - width / 2, y - height / 2, width, height], []
     if len(values) >= 6 and len(values) % 2 == 0:
         xs, ys = values[::2], values[1::2]
-        box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-        return int(category), box, [values]
+        return int(category), [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)], values
     raise ValueError(
         f"expected 4 numbers of a box, or at least 3 points, after the class; got {len(values)} numbers"
     )
-
-
-def in_pixels(line: Line, size: tuple[int, int]) -> tuple[list[float], list[list[float]]]:
-    """Return the box (x, y, width, height) and the polygons of a line in pixels."""
-    _, box, polygons = line
-    return scaled(box, size), [scaled(polygon, size) for polygon in polygons]
 
 
 def scaled(values: Sequence[float], size: tuple[int, int]) -> list[float]:
