@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from detectron2.config import instantiate
+from PIL import Image
 from runs import ROOT, TINY, train, train_net
 from test_cascades import write_folder
 
@@ -128,6 +130,44 @@ def test_a_report_is_for_boxes_and_masks(tmp_path, capsys, monkeypatch):
 
 
 def test_samples_can_be_looked_at(finished):
-    from PIL import Image
-
     assert np.asarray(Image.open(finished / "run/data_samples.png")).std() > 10
+
+
+PHOTOS = [
+    "model.backbone.bottom_up.base_channels=8",
+    "model.backbone.bottom_up.num_heads=4",
+    "model.backbone.bottom_up.blocks=[1,1,2,1]",
+    "model.backbone.bottom_up.image_size=64",
+    "model.backbone.bottom_up.norm=BN",
+    "model.backbone.bottom_up.freeze_at=0",
+    "dataloader.train.mapper.augmentations.0.short_edge_length=[48,80]",
+    "dataloader.test.mapper.augmentations.0.short_edge_length=64",
+    "dataloader.train.num_workers=0",
+    "dataloader.test.num_workers=0",
+    "model.proposal_generator.post_nms_topk=[30,10]",
+    "model.roi_heads.batch_size_per_image=16",
+    "train.init_checkpoint=''",
+    "train.max_iter=1",
+]
+
+
+def test_the_recipe_for_photographs(finished, tmp_path):
+    flags = ["--config-file", "own_photos_lesa", "--dataset", finished / "data"]
+    assert train([*flags, *PHOTOS, EVERYTHING, f"train.output_dir={tmp_path / 'run'}"]) == 0
+    assert written(tmp_path / "run") == EVALUATION | DATA
+
+
+@pytest.mark.parametrize(("size", "seen"), [((600, 800), (512, 683)), ((800, 400), (853, 427))])
+def test_the_recipe_for_photographs_keeps_the_aspect_ratio(size, seen, tmp_path):
+    cfg = load_config("own_photos_lesa")
+    assert cfg.train.init_checkpoint == "torchvision://resnet50"
+    Image.new("RGB", size[::-1]).save(tmp_path / "photo.jpg")
+    record = {
+        "file_name": str(tmp_path / "photo.jpg"),
+        "height": size[0],
+        "width": size[1],
+        "annotations": [],
+    }
+    assert instantiate(cfg.dataloader.test.mapper)(record)["image"].shape[1:] == seen
+    training = instantiate(cfg.dataloader.train.mapper)(record)["image"].shape[1:]
+    assert training[0] / training[1] == pytest.approx(size[0] / size[1], rel=0.02)
