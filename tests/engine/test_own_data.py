@@ -1,12 +1,13 @@
 """From a folder of one's own to a detector: what is written on the way."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from detectron2.config import instantiate
 from PIL import Image
-from runs import ROOT, TINY, train, train_net
+from runs import ROOT, TINY, losses, train, train_net
 from test_cascades import write_folder
 
 from lesa_d2.engine import load_config
@@ -131,6 +132,28 @@ def test_a_report_is_for_boxes_and_masks(tmp_path, capsys, monkeypatch):
 
 def test_samples_can_be_looked_at(finished):
     assert np.asarray(Image.open(finished / "run/data_samples.png")).std() > 10
+
+
+def test_every_layout_trains_bit_for_bit_alike(finished, tmp_path):
+    """With one file to be split: in images/, among the pictures, in annotations/, and with folders in the names."""
+    source = finished / "data"
+    data = json.loads((source / "labels.json").read_text())
+    found = {}
+    for name, (file, images, prefix) in {
+        "images": ("labels.json", "images", ""),
+        "among": ("_annotations.coco.json", ".", ""),
+        "cvat": ("annotations/instances_default.json", "images/default", ""),
+        "labelme2coco": ("trainval.json", "JPEGImages", "JPEGImages/"),
+    }.items():
+        folder = tmp_path / name / "data"
+        shutil.copytree(source / "images", folder / images)
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        named = [{**image, "file_name": prefix + image["file_name"]} for image in data["images"]]
+        (folder / file).write_text(json.dumps({**data, "images": named}))
+        assert run(folder, tmp_path / name / "run", "train.max_iter=3", "train.report.enabled=False") == 0
+        found[name] = losses(tmp_path / name / "run")
+    assert len(found["images"]) == 3
+    assert all(of == found["images"] for of in found.values())
 
 
 PHOTOS = [
