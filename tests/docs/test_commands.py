@@ -19,6 +19,7 @@ NOT_HERE = {
     r".*--webcam": "there is no camera; tests/tools/demo/test_video.py",
     r".*(own_operator.py|new_baselines|retinanet_lesa_r50).*": "tests/docs/test_own_operator.py, tests/engine",
     r".*benchmark cost .*(--memory|htc_).*": "minutes for large models; tests/tools/benchmark/test_cost.py",
+    r".*own_photos_lesa.*": "tests/engine/test_own_data.py; its weights would be downloaded",
     r".*--from convolution .*": "tests/commands/test_convert.py",
     r".*--from official-detector .*": "tests/checkpoint/test_conversion.py",
 }

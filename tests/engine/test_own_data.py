@@ -1,10 +1,13 @@
 """From a folder of one's own to a detector: what is written on the way."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
-from runs import ROOT, TINY, train, train_net
+from detectron2.config import instantiate
+from PIL import Image
+from runs import ROOT, TINY, losses, train, train_net
 from test_cascades import write_folder
 
 from lesa_d2.engine import load_config
@@ -128,6 +131,66 @@ def test_a_report_is_for_boxes_and_masks(tmp_path, capsys, monkeypatch):
 
 
 def test_samples_can_be_looked_at(finished):
-    from PIL import Image
-
     assert np.asarray(Image.open(finished / "run/data_samples.png")).std() > 10
+
+
+def test_every_layout_trains_bit_for_bit_alike(finished, tmp_path):
+    """With one file to be split: in images/, among the pictures, in annotations/, and with folders in the names."""
+    source = finished / "data"
+    data = json.loads((source / "labels.json").read_text())
+    found = {}
+    for name, (file, images, prefix) in {
+        "images": ("labels.json", "images", ""),
+        "among": ("_annotations.coco.json", ".", ""),
+        "cvat": ("annotations/instances_default.json", "images/default", ""),
+        "labelme2coco": ("trainval.json", "JPEGImages", "JPEGImages/"),
+    }.items():
+        folder = tmp_path / name / "data"
+        shutil.copytree(source / "images", folder / images)
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        named = [{**image, "file_name": prefix + image["file_name"]} for image in data["images"]]
+        (folder / file).write_text(json.dumps({**data, "images": named}))
+        assert run(folder, tmp_path / name / "run", "train.max_iter=3", "train.report.enabled=False") == 0
+        found[name] = losses(tmp_path / name / "run")
+    assert len(found["images"]) == 3
+    assert all(of == found["images"] for of in found.values())
+
+
+PHOTOS = [
+    "model.backbone.bottom_up.base_channels=8",
+    "model.backbone.bottom_up.num_heads=4",
+    "model.backbone.bottom_up.blocks=[1,1,2,1]",
+    "model.backbone.bottom_up.image_size=64",
+    "model.backbone.bottom_up.norm=BN",
+    "model.backbone.bottom_up.freeze_at=0",
+    "dataloader.train.mapper.augmentations.0.short_edge_length=[48,80]",
+    "dataloader.test.mapper.augmentations.0.short_edge_length=64",
+    "dataloader.train.num_workers=0",
+    "dataloader.test.num_workers=0",
+    "model.proposal_generator.post_nms_topk=[30,10]",
+    "model.roi_heads.batch_size_per_image=16",
+    "train.init_checkpoint=''",
+    "train.max_iter=1",
+]
+
+
+def test_the_recipe_for_photographs(finished, tmp_path):
+    flags = ["--config-file", "own_photos_lesa", "--dataset", finished / "data"]
+    assert train([*flags, *PHOTOS, EVERYTHING, f"train.output_dir={tmp_path / 'run'}"]) == 0
+    assert written(tmp_path / "run") == EVALUATION | DATA
+
+
+@pytest.mark.parametrize(("size", "seen"), [((600, 800), (512, 683)), ((800, 400), (853, 427))])
+def test_the_recipe_for_photographs_keeps_the_aspect_ratio(size, seen, tmp_path):
+    cfg = load_config("own_photos_lesa")
+    assert cfg.train.init_checkpoint == "torchvision://resnet50"
+    Image.new("RGB", size[::-1]).save(tmp_path / "photo.jpg")
+    record = {
+        "file_name": str(tmp_path / "photo.jpg"),
+        "height": size[0],
+        "width": size[1],
+        "annotations": [],
+    }
+    assert instantiate(cfg.dataloader.test.mapper)(record)["image"].shape[1:] == seen
+    training = instantiate(cfg.dataloader.train.mapper)(record)["image"].shape[1:]
+    assert training[0] / training[1] == pytest.approx(size[0] / size[1], rel=0.02)

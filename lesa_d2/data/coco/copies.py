@@ -19,7 +19,7 @@ def equal_files(files: Iterable[str]) -> dict[str, str]:
             by_size[os.path.getsize(file)].append(file)
     alike = [file for size, same in by_size.items() if size and len(same) > 1 for file in same]
     by_content: dict[str, list[str]] = defaultdict(list)
-    for file in progress(alike, "Comparing images"):
+    for file in progress(alike, "Comparing images", len(alike)) if alike else ():
         by_content[_digest(file)].append(file)
     return {file: key for key, same in by_content.items() if len(same) > 1 for file in same}
 

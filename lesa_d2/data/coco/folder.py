@@ -143,7 +143,7 @@ class AnnotatedFolder(DatasetFolder):
             return []  # an unreadable file, which is listed already
         # Why a file has no usable object at all is listed already, too.
         if self.needs_split and (train.object_images or not others):
-            problems += self._split_problems(train)
+            problems += self._split_problems(train, drop_invalid=False)
         return problems
 
     def _category_problems(self, one: Part, other: Part) -> Iterator[Problem]:
@@ -181,8 +181,8 @@ class AnnotatedFolder(DatasetFolder):
                 kind = "class of crowds only"
                 yield Problem(kind, str(self.train.file), what, FIXES[kind])
 
-    def _split_problems(self, train: Summary) -> list[Problem]:
-        if _can_be_split(self._groups(train)):
+    def _split_problems(self, train: Summary, drop_invalid: bool) -> list[Problem]:
+        if _can_be_split(self._groups(drop_invalid)):
             return []
         count = train.object_images
         what = f"{count} image{'' if count == 1 else 's'} with an object that is not a crowd"
@@ -221,7 +221,7 @@ class AnnotatedFolder(DatasetFolder):
 
     def _remarks_on_groups(self) -> list[str]:
         train = self.train.summary()
-        groups = self._groups(train)
+        groups = self._groups(drop_invalid=False)
         copies = len(train.images) - len(groups)
         if copies:
             return [
@@ -285,7 +285,7 @@ class AnnotatedFolder(DatasetFolder):
         self._refuse(() if drop_invalid else contents.problems)
         ids: Ids | None = None
         if self.needs_split and split != "test":
-            ids = self._split_ids(contents, split, seed, val_fraction)
+            ids = self._split_ids(contents, split, seed, val_fraction, drop_invalid)
         elif drop_invalid:
             ids = frozenset(image.id for image in contents.images)
         name = self._name(split, contents, ids, (split, seed, val_fraction, drop_invalid))
@@ -312,25 +312,20 @@ class AnnotatedFolder(DatasetFolder):
         self._refuse(self._category_problems(self.train, self.parts[split]))
         return self.parts[split]
 
-    def _split_ids(self, contents: Summary, split: str, seed: int, val_fraction: float) -> Ids:
+    def _split_ids(
+        self, contents: Summary, split: str, seed: int, val_fraction: float, drop_invalid: bool
+    ) -> Ids:
         """Return the image ids of one side of a seeded split, which their order in the file does not change."""
         if not 0 < val_fraction < 1:
             raise ConfigError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
-        self._refuse(self._split_problems(contents))
-        val = validation_ids(self._groups(contents), val_fraction, seed)
+        self._refuse(self._split_problems(contents, drop_invalid))
+        val = validation_ids(self._groups(drop_invalid), val_fraction, seed)
         return val if split == "val" else frozenset(image.id for image in contents.images) - val
 
-    def _groups(self, contents: Summary) -> list[Group]:
-        same = _equal_pictures((self.train,), (pictures_state(self.train.summary()),))
-        images = [(image.id, image.categories, image.file_name) for image in contents.images]
-        keys = {
-            image.file_name: same.get(path)
-            for image, path in zip(contents.images, paths(contents), strict=True)
-        }
-        groups = grouped(images, {name: key for name, key in keys.items() if key})
-        if _can_be_split(groups):
-            return groups
-        return [Group((image_id,), classes) for image_id, classes, _ in images]
+    def _groups(self, drop_invalid: bool) -> list[Group]:
+        """Return the images that a seed splits, copies of one picture together."""
+        train = self.train
+        return _groups_of(train, drop_invalid, train.state(), pictures_state(train.summary()))
 
     def _name(self, split: str, contents: Summary, ids: Ids | None, arguments: tuple) -> str:
         # The content takes part because COCOEvaluator caches what it derives under this name.
@@ -355,6 +350,20 @@ class CocoFolder(AnnotatedFolder):
     def explain(cls, root: Path) -> str:
         """Say what is in a folder of another layout, what is wrong with it, and what is accepted."""
         return explain_layout(root)
+
+
+@lru_cache(maxsize=4)
+def _groups_of(part: Part, drop_invalid: bool, state: tuple, pictures: str) -> list[Group]:
+    contents = valid_summary(part) if drop_invalid else part.summary()
+    same = _equal_pictures((part,), (pictures,))
+    images = [(image.id, image.categories, image.file_name) for image in contents.images]
+    keys = {
+        image.file_name: same.get(path) for image, path in zip(contents.images, paths(contents), strict=True)
+    }
+    groups = grouped(images, {name: key for name, key in keys.items() if key})
+    return (
+        groups if _can_be_split(groups) else [Group((image_id,), classes) for image_id, classes, _ in images]
+    )
 
 
 def _original(path: str) -> str:

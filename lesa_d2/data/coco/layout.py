@@ -1,6 +1,7 @@
 """Find the COCO files of a folder, whatever they are called, and tell which part each is for."""
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -104,9 +105,13 @@ def _wrong(chosen: dict[str | None, list[Path]], root: Path) -> str:
 
 def _unreadable(root: Path) -> Iterator[tuple[str | None, Path]]:
     """Yield what is called a JSON file or a part, but cannot be read: links to nothing, pipes, folders."""
-    for path in sorted({*root.glob("*"), *root.glob("*/*")}):
-        is_gone = path.is_symlink() and not path.exists()
-        if is_gone or (path.suffix.lower() == ".json" and not is_file(path)):
+    entries = list(os.scandir(root))
+    for folder in [entry for entry in entries if entry.is_dir()]:
+        entries += os.scandir(folder)
+    for entry in sorted(entries, key=lambda entry: entry.path):
+        path = Path(entry.path) if entry.is_symlink() or entry.name.lower().endswith(".json") else None
+        is_gone = path and not path.exists()
+        if path and (is_gone or (path.suffix.lower() == ".json" and not is_file(path))):
             yield part_of_file(path, root), path
 
 

@@ -70,13 +70,16 @@ class ClassVisualizer(Visualizer):
         """
         objects = record.get("annotations", [])
         names, colours = self.metadata.thing_classes, self.metadata.thing_colors
-        first = objects[0] if objects else {}
+        # detectron2 draws keypoints of all objects or of none.
+        lengths = {len(a.get("keypoints") or ()) for a in objects}
+        has_keypoints = len(lengths) == 1 and lengths != {0}
+        has_masks = bool(objects) and all("segmentation" in a for a in objects)
         self.overlay_instances(
             boxes=[BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in objects],
-            masks=[a["segmentation"] for a in objects] if "segmentation" in first else None,
+            masks=[a["segmentation"] for a in objects] if has_masks else None,
             labels=[names[a["category_id"]] + "|crowd" * bool(a.get("iscrowd")) for a in objects],
             keypoints=np.array([a["keypoints"] for a in objects]).reshape(len(objects), -1, 3)
-            if "keypoints" in first
+            if has_keypoints
             else None,
             assigned_colors=[tuple(part / 255 for part in colours[a["category_id"]]) for a in objects],
         )
