@@ -7,6 +7,8 @@ from statistics import median
 import numpy as np
 from pycocotools import mask as mask_util
 
+from .coco.masks import polygon_area
+
 SMALL, MEDIUM = 32**2, 96**2  # square pixels; COCO's limits of small and medium objects
 RARE = 20  # with fewer objects a class can hardly be learnt, and its AP means little
 FEW = 50  # with fewer images AP means little
@@ -93,13 +95,8 @@ def object_area(annotation: dict) -> float:
         rle = mask_util.frPyObjects(segmentation, *segmentation["size"]) if is_plain else segmentation
         return float(mask_util.area(rle))
     if segmentation:
-        return sum(map(_polygon_area, segmentation))
+        return sum(polygon_area(polygon[::2], polygon[1::2]) for polygon in segmentation)
     return float(annotation["bbox"][2] * annotation["bbox"][3])
-
-
-def _polygon_area(polygon: Sequence[float]) -> float:
-    x, y = np.reshape(polygon, (-1, 2)).astype(float).T
-    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
 
 
 def data_remarks(train: PartStatistics, val: PartStatistics, classes: Sequence[str]) -> list[str]:

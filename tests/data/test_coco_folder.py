@@ -51,26 +51,11 @@ def image_ids(records):
 # ------------------------------------------------------------------------------------------- layouts
 
 
-@pytest.mark.parametrize("style", ["coco", "roboflow"])
-def test_layout_with_two_files(tmp_path, coco, write, style):
-    write_pair(tmp_path, write, coco(3), coco(2), style)
-    train, val = load(tmp_path, "train"), load(tmp_path, "val")
-    assert (len(train), len(val)) == (3, 2)
-    folder = "train2017" if style == "coco" else "train"
-    assert train[0]["file_name"] == str(tmp_path / folder / "1.png")
-
-
 @pytest.mark.parametrize("name", ["val", "test"])
 def test_roboflow_validation_under_another_name(tmp_path, coco, write, name):
     for split, count in (("train", 2), (name, 1)):
         write(tmp_path / split / "_annotations.coco.json", coco(count), tmp_path / split)
     assert open_folder(tmp_path).val.image_root == tmp_path / name
-
-
-def test_layout_with_one_file(single):
-    folder = open_folder(single)
-    assert folder.needs_split
-    assert folder.train.image_root == single / "images"
 
 
 def test_missing_folder(tmp_path):

@@ -52,7 +52,7 @@ class Document:
     is_plain: bool = True
     totals: tuple[int, int] = (0, 0)
     label_files: dict[Any, str] = field(default_factory=dict)  # by image id, where each image has one
-    _invalid: set[int] = field(default_factory=set)  # id() of the entries that a problem names
+    _invalid: set[int] = field(default_factory=set)  # id() of the annotations that a problem names
 
     def report(
         self,
@@ -69,15 +69,14 @@ class Document:
             what: what it is exactly.
             image: the image, if it is one's.
             annotation: the annotation, if it is one's.
-            keep: leaving out invalid entries keeps this one, because something else sets it right.
+            keep: leaving out invalid entries keeps this annotation, because something else sets it right.
         """
-        entry = annotation or image
         image_id = annotation["image_id"] if annotation else image["id"] if image else None
         annotation_id = annotation["id"] if annotation else None
         file = self.label_files.get(image_id, self.file)
         self.problems.append(Problem(kind, file, what, FIXES[kind], image_id, annotation_id))
-        if entry is not None and not keep:
-            self._invalid.add(id(entry))
+        if annotation and not keep:
+            self._invalid.add(id(annotation))
 
     def without_invalid(self, more: Sequence[Problem]) -> "Document":
         """Return the document without the entries that its problems, and ``more`` of images, name.
@@ -274,7 +273,7 @@ def _merge_entries(document: Document) -> dict[Any, Any]:
     """Keep the first of several images with one file, and report ids that come more than once."""
     for image_id, count in Counter(image["id"] for image in document.images).items():
         if count > 1:
-            document.report("duplicate image id", f"{count} images have it", {"id": image_id}, keep=True)
+            document.report("duplicate image id", f"{count} images have it", {"id": image_id})
     first: dict[str, dict] = {}
     same: dict[Any, Any] = {}
     for image in document.images:

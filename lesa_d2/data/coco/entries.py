@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .masks import Bounds, Mask, area_of, read_mask
+from .masks import Bounds, Mask, read_mask
 from .values import LARGEST_ID, MistakeError, are_numbers, flag, is_id, is_int, is_side, shown, whole
 
 _TOLERANCE = 1.0  # pixels; annotation tools round boxes
@@ -146,7 +146,7 @@ def _read_geometry(annotation: dict, image: dict | None, has_box: bool, mistakes
 
 
 def _area(mask: Mask | None, box: list[float]) -> float:
-    return mask.area if mask and mask.area else area_of(None, box)
+    return mask.area if mask and mask.area else math.prod(box[2:])
 
 
 def _is_area(value: Any, image: dict | None) -> bool:

@@ -1,7 +1,5 @@
 """Read the mask of an annotation: polygons or an RLE."""
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import mul
 from typing import Any
@@ -24,7 +22,6 @@ class Mask:
     segmentation: Any
     bounds: Bounds
     area: float  # square pixels
-    has_pixels: bool = True  # detectron2 and pycocotools leave out a polygon of less than a pixel
 
 
 def read_mask(segmentation: Any, width: int, height: int) -> Mask:
@@ -43,11 +40,9 @@ def read_mask(segmentation: Any, width: int, height: int) -> Mask:
     x0, y0, x1, y1 = zip(*(bounds for bounds, _ in read), strict=True)
     bounds = min(x0), min(y0), max(x1), max(y1)
     area = sum(area for _, area in read)
-    is_inside = _check_near(bounds, width, height)
-    has_pixels = True
-    if area < _NO_AREA or area < 1 or not is_inside:
-        has_pixels = _check_drawn(segmentation, bounds, width, height)
-    return Mask(segmentation, bounds, area, has_pixels)
+    if not _is_inside(bounds, width, height) or area < _NO_AREA:
+        _check_drawn(segmentation, bounds, width, height)
+    return Mask(segmentation, bounds, area)
 
 
 def _read_polygon(polygon: Any) -> tuple[Bounds, float]:
@@ -66,10 +61,12 @@ def polygon_area(xs: list[float], ys: list[float]) -> float:
     return abs(sum(map(mul, xs, ys[1:] + ys[:1])) - sum(map(mul, ys, xs[1:] + xs[:1]))) / 2
 
 
-def _check_near(bounds: Bounds, width: int, height: int) -> bool:
-    """Check that polygons stay within one size of the image around it, and tell whether they lie inside of it.
+def _is_inside(bounds: Bounds, width: int, height: int) -> bool:
+    """Tell whether polygons lie inside of the image.
 
-    Farther out, pycocotools' integers overflow or it fills the memory.
+    Raises:
+        MistakeError: farther out than the image's size around it, where pycocotools' integers overflow or it fills
+            the memory.
     """
     x0, y0, x1, y1 = bounds
     if x0 < -width or y0 < -height or x1 > 2 * width or y1 > 2 * height:
@@ -83,18 +80,21 @@ def _outside(bounds: Bounds, width: int, height: int) -> MistakeError:
     return MistakeError("polygon outside the image", f"{spans} in {width}x{height} px")
 
 
-def _check_drawn(polygons: list[list[float]], bounds: Bounds, width: int, height: int) -> bool:
-    """Check polygons that may cover nothing; tell whether they cover a pixel."""
+def _check_drawn(polygons: list[list[float]], bounds: Bounds, width: int, height: int) -> None:
+    """Check polygons that may cover nothing; detectron2 itself leaves out those of less than a pixel.
+
+    Raises:
+        MistakeError: they lie outside of the image, or enclose nothing.
+    """
     drawn = mask_util.merge(mask_util.frPyObjects(polygons, height, width))
     if mask_util.area(drawn):
-        return True
+        return
     for polygon in polygons:
         xs, ys = polygon[::2], polygon[1::2]
         if min(xs) < 0 or min(ys) < 0 or max(xs) > width or max(ys) > height:
             raise _outside(bounds, width, height)
         if polygon_area(xs, ys) < _NO_AREA:
             raise MistakeError("zero-area polygon", shown(polygon))
-    return False
 
 
 # ------------------------------------------------------------------------------------------------ RLE
@@ -151,14 +151,3 @@ def _decompressed(text: str) -> list[int]:
     if bits:
         raise MistakeError("malformed RLE", f"counts end within a run: {shown(text)}")
     return runs
-
-
-def area_of(segmentation: Any, box: Sequence[float]) -> float:
-    """Return the square pixels of a checked mask, or of the box (x, y, width, height) where there is none."""
-    if isinstance(segmentation, dict):
-        is_plain = isinstance(segmentation["counts"], list)
-        rle = mask_util.frPyObjects(segmentation, *segmentation["size"]) if is_plain else segmentation
-        return float(mask_util.area(rle))
-    if segmentation:
-        return float(sum(polygon_area(list(p[::2]), list(p[1::2])) for p in segmentation))
-    return float(math.prod(box[2:]))

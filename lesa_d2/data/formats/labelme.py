@@ -15,12 +15,11 @@ from pycocotools import mask as mask_util
 from ..coco.document import Parsed
 from ..coco.folder import AnnotatedFolder
 from ..coco.layout import is_broken, is_labelme
-from ..coco.parts import part_of_folder
 from ..coco.values import are_numbers, is_side, shown
 from ..files import find_files
 from ..folder import register_format
 from ..pictures import SUFFIXES
-from .reading import Collector, FilesPart, as_parts, numbered, picture_size, shown_progress
+from .reading import Collector, FilesPart, as_parts, by_part, numbered, picture_size, shown_progress
 
 ACCEPTED = """\
 or LabelMe's format: a JSON file for each picture, beside it; folders with train, val and test in their names tell the
@@ -48,13 +47,10 @@ class LabelMeFolder(AnnotatedFolder):
         shapes = [shape for file in used for shape in _shapes(file)]
         classes = numbered(shape["label"] for shape in shapes if isinstance(shape.get("label"), str))
         boxes_alone = all(shape.get("shape_type") in ("rectangle", *_NO_AREA) for shape in shapes)
-        by_part: dict[str | None, list[Path]] = {}
-        for file in used:
-            by_part.setdefault(part_of_folder(file.relative_to(root).parent), []).append(file)
         parts, remarks = as_parts(
             {
                 part: LabelMePart(found[0].parent, root, part, tuple(found), classes, boxes_alone)
-                for part, found in by_part.items()
+                for part, found in by_part(used, root).items()
             }
         )
         if others := len(files) - len(used):

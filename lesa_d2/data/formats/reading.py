@@ -8,6 +8,7 @@ from typing import Any
 
 from ..coco.document import Parsed
 from ..coco.part import Part
+from ..coco.parts import part_of_folder
 from ..pictures import PictureError, check_header
 from ..problems import Problem
 from ..progress import progress
@@ -106,6 +107,14 @@ def as_parts(found: dict[str | None, Part]) -> tuple[dict[str, Part], tuple[str,
         parts["val"] = parts["test"]
         remarks.append("There is no part for validation: the one for test is used for it.")
     return (parts if "train" in parts else {}), tuple(remarks)
+
+
+def by_part(files: Iterable[Path], root: Path) -> dict[str | None, list[Path]]:
+    """Return files by the part that the names of their folders below ``root`` tell; None where they tell none."""
+    found: dict[str | None, list[Path]] = {}
+    for file in files:
+        found.setdefault(part_of_folder(file.relative_to(root).parent), []).append(file)
+    return found
 
 
 def numbered(names: Iterable[str]) -> tuple[tuple[int, str], ...]:

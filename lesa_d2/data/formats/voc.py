@@ -9,11 +9,10 @@ from pathlib import Path, PurePosixPath
 from ..coco.document import Parsed
 from ..coco.folder import AnnotatedFolder
 from ..coco.part import Part
-from ..coco.parts import part_of_folder
 from ..files import find_files, read_lines
 from ..folder import PARTS, register_format
 from ..pictures import SUFFIXES
-from .reading import Collector, FilesPart, as_parts, numbered, picture_size, shown_progress
+from .reading import Collector, FilesPart, as_parts, by_part, numbered, picture_size, shown_progress
 
 ACCEPTED = """\
 or Pascal VOC's format: an XML file with <filename>, <size> and <object>s for each picture, beside it or in
@@ -74,33 +73,30 @@ def _root_of(file: Path) -> ElementTree.Element:
 
 def _parts(root: Path, files: Sequence[Path]) -> dict[str | None, Part]:
     """Return the parts that ImageSets/Main names, else those that the folders are named after."""
-    by_part = _listed_parts(root, files)
-    if not by_part:
-        for file in files:
-            by_part.setdefault(part_of_folder(file.relative_to(root).parent), []).append(file)
+    found = _listed_parts(root, files) or by_part(files, root)
     classes = numbered(name for file in files for name in _names(file))
     return {
-        part: VocPart(_common_folder(found, root), root, part, tuple(found), classes)
-        for part, found in by_part.items()
+        part: VocPart(_common_folder(of_part, root), root, part, tuple(of_part), classes)
+        for part, of_part in found.items()
     }
 
 
 def _listed_parts(root: Path, files: Sequence[Path]) -> dict[str | None, list[Path]]:
     """Return the files that the lists in ImageSets/Main name; trainval is for training where there is no train."""
-    by_part: dict[str | None, list[Path]] = {}
+    listed_in: dict[str | None, list[Path]] = {}
     by_stem = {file.stem: file for file in files}
     for folder in sorted(root.glob("ImageSets/Main")) + sorted(root.glob("*/ImageSets/Main")):
         for name in (*PARTS, "trainval"):
             part = "train" if name == "trainval" else name
-            if (folder / f"{name}.txt").is_file() and not (name == "trainval" and by_part.get(part)):
+            if (folder / f"{name}.txt").is_file() and not (name == "trainval" and listed_in.get(part)):
                 stems = [Path(line.split()[0]).stem for line in read_lines(folder / f"{name}.txt")]
-                by_part.setdefault(part, []).extend(by_stem[stem] for stem in stems if stem in by_stem)
-    listed = {file for found in by_part.values() for file in found}
+                listed_in.setdefault(part, []).extend(by_stem[stem] for stem in stems if stem in by_stem)
+    listed = {file for found in listed_in.values() for file in found}
     left = [file for file in files if file not in listed]
     return (
-        {**{part: found for part, found in by_part.items() if found}, None: left}
+        {**{part: found for part, found in listed_in.items() if found}, None: left}
         if left and listed
-        else by_part
+        else listed_in
     )
 
 

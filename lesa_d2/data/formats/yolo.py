@@ -13,11 +13,10 @@ from ..coco.document import Parsed
 from ..coco.folder import AnnotatedFolder
 from ..coco.locate import Located, is_there
 from ..coco.part import Part
-from ..coco.parts import part_of_folder
 from ..files import find_files, read_lines
 from ..folder import register_format
 from ..pictures import list_pictures
-from .reading import Collector, FilesPart, as_parts, picture_size, shown_progress
+from .reading import Collector, FilesPart, as_parts, by_part, picture_size, shown_progress
 
 ACCEPTED = """\
 or YOLO's format: data.yaml with train, val and names, and for each picture images/…/x.jpg a file labels/…/x.txt with
@@ -223,11 +222,9 @@ def _parts_of_classes(root: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
     file = root / "classes.txt"
     if not file.is_file() or not (root / "images").is_dir() or not (root / "labels").is_dir():
         return {}, ()
-    by_part: dict[str | None, list[Path]] = {}
-    for picture in map(Path, list_pictures(root / "images")[0]):
-        by_part.setdefault(part_of_folder(picture.relative_to(root).parent), []).append(picture)
+    found = by_part(map(Path, list_pictures(root / "images")[0]), root)
     classes = tuple(enumerate(read_lines(file)))
-    return as_parts({part: _part(file, root, part, files, classes) for part, files in by_part.items()})
+    return as_parts({part: _part(file, root, part, files, classes) for part, files in found.items()})
 
 
 def _part(
