@@ -29,7 +29,7 @@ quickstart: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-# COCO files with random mistakes, and training on those that pass the check; about 15 minutes.
+# COCO files with random mistakes, and training on those that pass the check.
 mutations: $(READY)
 	LESA_MUTATIONS=10000 LESA_MUTATIONS_TRAINED=200 $(BIN)/python -m pytest tests/data/test_mutations.py
 

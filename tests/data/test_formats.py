@@ -480,3 +480,10 @@ def test_pixel_masks_of_labelme(tmp_path):
     assert np.array_equal(mask[20:28, 10:16], np.tri(8, 6))
     assert mask.sum() == np.tri(8, 6).sum()
     assert entry["bbox"] == [10, 20, 6, 8]
+
+
+def test_lists_of_voc_that_name_no_file_are_passed_over(tmp_path):
+    write_voc(tmp_path, style="voc")
+    for file in (tmp_path / "ImageSets/Main").iterdir():
+        file.write_text("gone\n")
+    assert len(DatasetCatalog.get(folder_split(str(tmp_path), "train"))) == 8

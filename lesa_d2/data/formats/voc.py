@@ -91,13 +91,10 @@ def _listed_parts(root: Path, files: Sequence[Path]) -> dict[str | None, list[Pa
             if (folder / f"{name}.txt").is_file() and not (name == "trainval" and listed_in.get(part)):
                 stems = [Path(line.split()[0]).stem for line in read_lines(folder / f"{name}.txt")]
                 listed_in.setdefault(part, []).extend(by_stem[stem] for stem in stems if stem in by_stem)
+    listed_in = {part: found for part, found in listed_in.items() if found}
     listed = {file for found in listed_in.values() for file in found}
     left = [file for file in files if file not in listed]
-    return (
-        {**{part: found for part, found in listed_in.items() if found}, None: left}
-        if left and listed
-        else listed_in
-    )
+    return listed_in | ({None: left} if listed and left else {})
 
 
 def _common_folder(files: Sequence[Path], root: Path) -> Path:
