@@ -8,6 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from pycocotools import mask as mask_util
 
 from lesa_d2.data import folder_split, open_folder
+from lesa_d2.data.coco.document import parse
 from lesa_d2.data.coco.masks import read_mask
 
 
@@ -142,3 +143,13 @@ def test_long_values_are_cut(tmp_path, coco, annotation, write):
     (problem,) = open_folder(tmp_path).problems()
     assert len(str(problem)) < 500
     json.dumps(problem.what)
+
+
+@pytest.mark.parametrize(
+    "text", ["123456789012345678901", "NaN", "1e999", '"\\ud800"', "-0", "0.1", "-9223372036854775809"]
+)
+def test_numbers_and_texts_are_those_of_python(text, tmp_path):
+    """Two ids of more than 64 bits stay two, although orjson rounds them."""
+    (tmp_path / "x.json").write_text(f"[{text}]")
+    (read,), expected = parse(tmp_path / "x.json").data, json.loads(text)
+    assert (type(read), repr(read)) == (type(expected), repr(expected))

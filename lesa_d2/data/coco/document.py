@@ -6,8 +6,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from operator import is_
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from ..problems import DatasetProblemsError, Problem
 from .entries import is_object, is_plain_id, read_annotation, read_image
@@ -20,6 +23,7 @@ CATEGORY = "Every category needs an integer 'id' of its own and a 'name'."
 _LONG = 200  # letters of a file name that are shown
 _NONE_FOUND = 3  # where more pictures are missing, and all, that is one problem
 _OF_IMAGES = ("id", "file_name", "width", "height")
+_DIGITS_TO_0 = bytes.maketrans(b"123456789", b"000000000")
 _READ = ("id", "image_id", "category_id", "area", "iscrowd", "segmentation")
 
 Locate = Callable[[list[str]], Located]
@@ -144,13 +148,27 @@ def parse(json_file: Path) -> Parsed:
     """
     content = json_file.read_bytes()
     try:
-        data = json.loads(content)
+        data = _parsed(content)
     except (ValueError, RecursionError) as error:
         fix = "Write the file again; it may have been cut off or be of another format."
         what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         problem = Problem("unreadable JSON", str(json_file), what, fix)
         raise DatasetProblemsError(str(json_file), [problem]) from error
     return Parsed(data, hashlib.sha256(content).hexdigest(), json.detect_encoding(content) == "utf-8")
+
+
+def _parsed(content: bytes) -> Any:
+    """Return the values of a JSON text as :mod:`json` reads them.
+
+    orjson takes a third of the time, but keeps integers of more than 64 bits as floating-point numbers, and refuses
+    NaN, encodings other than UTF-8 and whatever is no JSON.
+    """
+    if b"0" * 19 not in content.translate(_DIGITS_TO_0):
+        try:
+            return orjson.loads(content)
+        except orjson.JSONDecodeError:
+            pass  # json reads more, and its message says more
+    return json.loads(content)
 
 
 def read_document(parsed: Parsed, file: Path, locate: Locate) -> Document:
@@ -305,6 +323,8 @@ def _read_annotations(document: Document, raw: list[dict], merged: dict[Any, Any
 
 
 def _is_as_read(annotation: dict, entry: dict) -> bool:
+    if all(map(is_, map(annotation.get, _READ), map(entry.get, _READ))):
+        return True
     for key in _READ:
         value, raw = annotation.get(key), entry.get(key)
         if value is not raw and not _is_same(value, raw):
@@ -328,8 +348,8 @@ def _check_annotations(document: Document) -> None:
         if other is not annotation:
             what = f"an annotation of image {other['image_id']} has it too"
             document.report("duplicate annotation id", what, annotation=annotation, keep=True)
-        if is_object(annotation) and isinstance(annotation["bbox"], list):
-            boxes[annotation["image_id"], annotation["category_id"], repr(annotation["bbox"])] += 1
+        if is_object(annotation) and id(annotation) not in document._invalid:
+            boxes[(annotation["image_id"], annotation["category_id"], *annotation["bbox"])] += 1
     # Boxes alone can be trained: masks may be missing altogether, but not in part.
     without = [a for a in annotations if not a.get("segmentation")]
     if len(without) < len(annotations):

@@ -9,6 +9,7 @@ from pycocotools import mask as mask_util
 
 from .values import MistakeError, are_numbers, is_int, shown
 
+_NUMBERS = {int, float, bool}
 _NO_AREA = 1e-6  # square pixels
 
 Bounds = tuple[float, float, float, float]
@@ -34,12 +35,13 @@ def read_mask(segmentation: Any, width: int, height: int) -> Mask:
         return _read_rle(segmentation, width, height)
     if not isinstance(segmentation, list):
         raise MistakeError("malformed polygon", f"segmentation is a {type(segmentation).__name__}")
-    if any(isinstance(value, int | float) for value in segmentation):
+    if not _NUMBERS.isdisjoint(map(type, segmentation)):
         raise MistakeError("flat segmentation", f"{len(segmentation)} numbers, not a list of polygons")
-    read = [_read_polygon(polygon) for polygon in segmentation]
-    x0, y0, x1, y1 = zip(*(bounds for bounds, _ in read), strict=True)
-    bounds = min(x0), min(y0), max(x1), max(y1)
-    area = sum(area for _, area in read)
+    (bounds, area), *others = map(_read_polygon, segmentation)
+    if others:
+        x0, y0, x1, y1 = zip(bounds, *(bounds for bounds, _ in others), strict=True)
+        bounds = min(x0), min(y0), max(x1), max(y1)
+        area += sum(area for _, area in others)
     if not _is_inside(bounds, width, height) or area < _NO_AREA:
         _check_drawn(segmentation, bounds, width, height)
     return Mask(segmentation, bounds, area)
