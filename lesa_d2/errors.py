@@ -1,6 +1,7 @@
 """Errors that a user can fix, and the one place where an error becomes the message that a command prints."""
 
 import os
+import signal
 import sys
 import sysconfig
 import traceback
@@ -9,8 +10,9 @@ from collections.abc import Callable, Sequence
 WITHOUT_SEMANTICS = "model.roi_heads.semantic_head=null model.roi_heads.semantic_pooler=null"
 """Overrides that take the semantic branch out of Hybrid Task Cascade: the way out that messages name."""
 
-FAILED, INTERRUPTED = 2, 130
-"""Exit statuses: an error of the user's, and Ctrl-C as shells report it."""
+FAILED, STOPPED, INTERRUPTED = 2, 75, 130
+"""Exit statuses: an error of the user's; saved and stopped by a signal (EX_TEMPFAIL of sysexits.h: try again later);
+Ctrl-C as shells report it, saved as well where a training was in progress."""
 
 
 class LesaError(ValueError):
@@ -25,6 +27,10 @@ class CheckpointError(LesaError):
     """Report a checkpoint that is missing, damaged, or does not fit the model."""
 
 
+class StorageError(LesaError):
+    """Report a file that cannot be written."""
+
+
 class NonFiniteError(LesaError, FloatingPointError):
     """Report a loss that became infinite or not a number."""
 
@@ -35,6 +41,15 @@ class DatasetError(LesaError):
 
 class ExportError(LesaError):
     """Report a model that cannot be exported, or an export that differs from its model."""
+
+
+class StoppedError(Exception):
+    """Report that a run was stopped by a signal, whose number it holds."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+        self.saved = "its state is not saved"
 
 
 def listed(names: Sequence[str], shown: int = 6) -> str:
@@ -56,6 +71,10 @@ def exit_status(run: Callable[[], int | None]) -> int:
             traceback.print_exc()
         print(f"{_rank()}error: {_message(error)}", file=sys.stderr)
         return FAILED
+    except StoppedError as stop:
+        name = signal.Signals(stop.number).name
+        print(f"{_rank()}Stopped by {name}: {stop.saved}. It continues with --resume.", file=sys.stderr)
+        return INTERRUPTED if stop.number == signal.SIGINT else STOPPED
     except KeyboardInterrupt:
         print(
             f"\n{_rank()}Interrupted. A training run continues from its last checkpoint with --resume.",

@@ -10,11 +10,12 @@ from .loading import compare_weights, load_evaluated_weights, load_weights, unwr
 from .official import convert_backbone, convert_classifier, convert_detector, convert_layer, to_official
 from .reading import read_checkpoint
 from .report import LoadReport, SlotStart, slots_table
-from .saving import RunCheckpointer, WeightsWriter, last_checkpoint
+from .saving import FINAL, RunCheckpointer, WeightsWriter, checkpoint_files, last_checkpoint, periodic_files
 from .start import DetectorStart, classifier_to_detector
 
 __all__ = [
     "CONVERSIONS",
+    "FINAL",
     "KINDS",
     "Conversion",
     "ConvolutionStart",
@@ -27,6 +28,7 @@ __all__ = [
     "WeightsWriter",
     "author_of",
     "check_target",
+    "checkpoint_files",
     "classifier_to_detector",
     "compare_weights",
     "convert_backbone",
@@ -45,6 +47,7 @@ __all__ = [
     "load_weights",
     "models_folder",
     "origin_of",
+    "periodic_files",
     "read_checkpoint",
     "slot_operators",
     "slots_table",

@@ -4,7 +4,6 @@ The file written holds ``{"model": {name: tensor}}`` in the format of detectron2
 objects; named .safetensors, it is in that format.
 """
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from ..errors import CheckpointError, listed
+from ..storage import whole_file, write_text
 from .architecture import check_backbone_shapes
 from .foreign import Notes, Origin, author_of, to_our_names
 from .kinds import KINDS, kind_of
@@ -118,7 +118,7 @@ def convert_file(
         keep_positions: see :func:`classifier_to_detector`.
 
     Raises:
-        CheckpointError: a file cannot be read or written, or ``source`` is not of this kind.
+        CheckpointError: a file cannot be read, or ``source`` is not of this kind.
     """
     target = Path(target)
     check_target(source, target, force)
@@ -137,11 +137,12 @@ def write_weights(weights: StateDict, target: Path, listing: str) -> None:
     """Write weights to ``target``, and the text ``listing`` beside it as ``.txt``, each as a whole or not at all.
 
     Raises:
-        CheckpointError: a file cannot be written.
+        StorageError: a file cannot be written.
     """
     plain = {name: _plain(value) for name, value in weights.items()}
-    _write(target.with_suffix(".txt"), lambda file: file.write_text(listing, encoding="utf-8"))
-    _write(target, lambda file: _save(plain, file, target.suffix))
+    write_text(target.with_suffix(".txt"), listing)
+    with whole_file(target) as file:
+        _save(plain, file, target.suffix)
 
 
 def _save(weights: StateDict, file: Path, suffix: str) -> None:
@@ -310,15 +311,3 @@ def check_target(source: str | Path, target: Path, force: bool) -> None:
             raise CheckpointError(f"{file} is a folder; give the name of a file")
         if file.exists() and not force:
             raise CheckpointError(f"{file} exists; give another name, or --force to replace it")
-
-
-def _write(file: Path, write: Callable[[Path], object]) -> None:
-    """Write a file as a whole or not at all."""
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        write(unfinished)
-        os.replace(unfinished, file)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as the latter
-        raise CheckpointError(f"{file} cannot be written: {error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,7 @@ def _load_pickle(file: str) -> Any:
 
 
 def _load_torch(file: str, unsafe: bool) -> Any:
+    _check_sums(file)
     try:
         return torch.load(file, map_location="cpu", weights_only=not unsafe)
     except Exception as error:  # what a foreign file raises depends on what it holds
@@ -123,6 +125,23 @@ def _load_torch(file: str, unsafe: bool) -> Any:
             message += ". If it holds objects and you trust its maker, convert_checkpoint.py --unsafe "
             message += "unpickles them, which can run code from the file"
         raise CheckpointError(message) from error
+
+
+def _check_sums(file: str) -> None:
+    """Compare the checksums that torch.save writes into its archives, which torch.load does not read.
+
+    Raises:
+        CheckpointError: the file has changed since it was written.
+    """
+    if not zipfile.is_zipfile(file):
+        return  # of torch before 1.6, or cut off, which torch.load notices
+    try:
+        with zipfile.ZipFile(file) as archive:
+            changed = archive.testzip()
+    except Exception as error:  # what a damaged directory leads to depends on the damage
+        raise CheckpointError(f"{file} is damaged: its directory cannot be read ({error})") from error
+    if changed:
+        raise CheckpointError(f"{file} is damaged: {changed} in it has changed since it was written")
 
 
 def _problem(weights: Any) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from ..errors import CheckpointError, listed
+from ..storage import write_text
 from .names import BACKBONE
 
 CLASS_COUNTS = {  # the weight with a row a class -> the config's key, rows beside the classes
@@ -121,7 +122,7 @@ class LoadReport:
 
     def save(self, file: str | Path) -> None:
         """Write the summary and the tables to a file."""
-        Path(file).write_text(self.text(), encoding="utf-8")
+        write_text(file, self.text())
 
     def check_complete(self) -> None:
         """Check that file and model agree name by name and shape by shape; CheckpointError otherwise."""

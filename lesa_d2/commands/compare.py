@@ -13,6 +13,7 @@ from pathlib import Path
 from ..config.lazy import config_path, override_keys
 from ..engine import separate_overrides
 from ..modeling import operator_names
+from ..storage import write_text
 from ..tools.analysis.comparison import (
     BOX_AP,
     MASK_AP,
@@ -115,7 +116,7 @@ def _train_and_show(runs: RepeatedRuns, kind: str, metrics: Sequence[Metric]) ->
     compared = [run for run in read_runs(runs.folder) if (run.name, run.seed) in runs.wanted()]
     metrics = evaluated(compared, metrics)
     table = comparison_table(compared, kind, metrics)
-    (runs.folder / "table.md").write_text(table + "\n", encoding="utf-8")
+    write_text(runs.folder / "table.md", table + "\n")
     curves = plot_curves(compared, metrics[-1], runs.folder / "curves.png")
     print(f"\n{table}\n\nLearning curves: {curves}")
     return 0

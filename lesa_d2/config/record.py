@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..errors import ConfigError
 from ..layers.registry import OPERATORS
+from ..storage import write_text
 from .lazy import config_sources, lesa_backbones, read_config
 from .yaml_form import NoYamlFormError, plain, to_yaml
 
@@ -64,7 +65,7 @@ def save_config(cfg: DictConfig, folder: str | Path, origin: Origin | None = Non
     if _is_record(folder / PYTHON_FILE):  # of an earlier run
         (folder / PYTHON_FILE).unlink()
     file = folder / YAML_FILE
-    file.write_text(text, encoding="utf-8")
+    write_text(file, text)
     return file
 
 
@@ -107,8 +108,8 @@ def _save_source(cfg: DictConfig, folder: Path, origin: Origin) -> Path:
         shutil.copytree(earlier, target)
     # the changes of a record are those since the original files
     before = read_config(_main(target)) if is_record else origin.written
-    (target / CHANGES).write_text(yaml.safe_dump(changed(before, cfg)), encoding="utf-8")
-    file.write_text(TEXT, encoding="utf-8")
+    write_text(target / CHANGES, yaml.safe_dump(changed(before, cfg)))
+    write_text(file, TEXT)
     (folder / YAML_FILE).unlink(missing_ok=True)  # of an earlier run
     return file
 
@@ -122,8 +123,8 @@ def _copy_sources(file: str, target: Path) -> None:
     for path, text in sources.items():
         copy = target / path.relative_to(root)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_text(text, encoding="utf-8")
-    (target / MAIN).write_text(Path(file).resolve().relative_to(root).as_posix(), encoding="utf-8")
+        write_text(copy, text)
+    write_text(target / MAIN, Path(file).resolve().relative_to(root).as_posix())
 
 
 def _main(sources: Path) -> str:

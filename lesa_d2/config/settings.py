@@ -117,6 +117,9 @@ SETTINGS: dict[str, Setting] = {
     "train.seed": Setting(0, SEED, "order of images, augmentation and sampling follow from it"),
     "train.accumulate": Setting(1, whole(1), "micro-batches of an optimizer step; the batch size stays"),
     "train.clip_grad_norm": Setting(None, POSITIVE.or_null(), "limit of the gradient's 2-norm"),
+    "train.non_finite.skip": Setting(
+        0, whole(0), "steps in a row that may be left out because they are not finite; 0: training stops"
+    ),
     "train.reference_batch": Setting(
         None, whole(1).or_null(), "batch that optimizer.lr was chosen for; null: that of the config file"
     ),
@@ -166,6 +169,9 @@ SETTINGS: dict[str, Setting] = {
     "train.ddp.fp16_compression": Setting(False, SWITCH, "exchange gradients in float16, as detectron2 does"),
     "train.checkpointer.period": Setting(5000, whole(1), "iterations between two checkpoints"),
     "train.checkpointer.max_to_keep": Setting(3, whole(1).or_null(), "periodic checkpoints that are kept"),
+    "train.checkpointer.minutes": Setting(
+        None, POSITIVE.or_null(), "longest time between two checkpoints; null: only the period counts"
+    ),
     "train.eval_period": Setting(5000, whole(0), "iterations between two evaluations; 0: only at the end"),
     "train.best_metric": Setting(
         None, METRIC.or_null(), "model_best.pth keeps the highest; null: no such file"

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ConfigError
+from ..storage import write_text
 from .folder import SPLITS
 from .generated import Info, generate_once
 from .images import ImageRecords, image_folder
@@ -71,7 +72,7 @@ def _write(directory: Path, info: Info, counts: dict[str, int]) -> None:
             image = draw_object(rng, info["image_size"], shape, STUFF_CLASSES.index(TEXTURES[texture]))
             file = directory / split / IMAGE_CLASSES[label] / f"{index:06d}.jpg"
             Image.fromarray(image).save(file, quality=95)
-    (directory / INFO_FILE).write_text(json.dumps(info) + "\n", encoding="utf-8")
+    write_text(directory / INFO_FILE, json.dumps(info) + "\n")
 
 
 def _read_info(directory: Path) -> Any:

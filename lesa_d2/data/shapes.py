@@ -24,6 +24,7 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from ..errors import ConfigError
+from ..storage import write_text
 from .generated import Info, generate_once
 from .progress import progress
 from .registration import register_dataset
@@ -157,7 +158,7 @@ def _write(directory: Path, info: Info, num_images: int, image_size: int, seed: 
         annotations += _annotations(scene, image_id=index, first_id=len(annotations) + 1)
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(SHAPE_CLASSES)]
     coco = {"info": info, "images": images, "annotations": annotations, "categories": categories}
-    (directory / "annotations.json").write_text(json.dumps(coco))
+    write_text(directory / "annotations.json", json.dumps(coco))
 
 
 def _annotations(scene: "Scene", image_id: int, first_id: int) -> list[dict]:

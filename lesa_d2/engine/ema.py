@@ -33,7 +33,6 @@ class EMAHook(HookBase):
         self.ema.update_parameters(self.model)
 
     def after_train(self) -> None:
-        """Write the average if the run is complete."""
-        finished = self.trainer.iter + 1 >= self.trainer.max_iter
-        if finished and comm.is_main_process():
+        """Write the average."""
+        if comm.is_main_process():
             WeightsWriter(self.ema.module, self.output_dir).save("model_ema_final")

@@ -2,6 +2,7 @@
 
 import logging
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 from detectron2.evaluation import inference_on_dataset, print_csv_format
@@ -20,7 +21,12 @@ logger = logging.getLogger("lesa_d2")
 
 
 def evaluate(
-    cfg: DictConfig, model: nn.Module, reporter: Reporter | None = None, *, is_last: bool = True
+    cfg: DictConfig,
+    model: nn.Module,
+    reporter: Reporter | None = None,
+    *,
+    is_last: bool = True,
+    watch: Callable[[Any], Any] = lambda loader: loader,
 ) -> OrderedDict:
     """Run the config's evaluator over its test loader; return results on the main process, an empty dict on others.
 
@@ -29,6 +35,7 @@ def evaluate(
         model: a model in any mode, which it keeps.
         reporter: writes the report of the evaluation if the config asks for one.
         is_last: no evaluation of the run follows.
+        watch: wraps the loader, to stop between two batches.
     """
     if cfg.dataloader.get("evaluator") is None:
         logger.info("Not evaluated: the config has no dataloader.evaluator")
@@ -38,7 +45,7 @@ def evaluate(
     if "tta" in cfg.train and cfg.train.tta.enabled:
         detector, loader = with_test_time_augmentation(cfg, model)
     evaluator = build_evaluator(cfg.dataloader.evaluator)
-    results = inference_on_dataset(detector, build_loader(loader), evaluator)
+    results = inference_on_dataset(detector, watch(build_loader(loader)), evaluator)
     model.train(was_training)
     if comm.is_main_process():
         print_csv_format(results)

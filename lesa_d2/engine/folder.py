@@ -1,6 +1,7 @@
 """The folder of a run: its creation, and logging into it."""
 
-import logging
+import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,9 +9,16 @@ from pathlib import Path
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
+from ..checkpoint import checkpoint_files, last_checkpoint
 from ..compat import fresh_logger, release_logger
-from ..errors import ConfigError, LesaError
+from ..errors import ConfigError, StorageError
+from ..storage import not_written, remove_unfinished
 
+OF_A_RUN = re.compile(
+    r"model_(\d{7,}|final|best|ema_final)\.pth|last_checkpoint|model_best\.json|metrics\.json"
+)
+"""Files that a run does not share with another one in the same folder."""
+_OF_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
 LOGGERS = ("fvcore", "detectron2", "lesa_d2")
 
 
@@ -29,22 +37,63 @@ def make_folder(folder: str | Path, name: str) -> Path:
     return Path(folder)
 
 
+def check_unused(folder: str | Path) -> None:
+    """Check that a new run in ``folder`` replaces nothing of another one.
+
+    Raises:
+        ConfigError: the folder holds checkpoints.
+    """
+    found = sorted(file.name for file in Path(folder).glob("model_*.pth") if OF_A_RUN.fullmatch(file.name))
+    if found:
+        raise ConfigError(
+            f"{folder} holds a run ({found[-1]}): --resume continues it, --overwrite replaces it, and another "
+            "train.output_dir keeps both"
+        )
+
+
+def remove_run(folder: str | Path) -> None:
+    """Remove the checkpoints and records of an earlier run; ``log.txt`` stays."""
+    for file in Path(folder).iterdir():
+        if OF_A_RUN.fullmatch(file.name):
+            file.unlink()
+    remove_unfinished(folder)
+
+
+def can_continue(folder: str | Path) -> bool:
+    """Return whether ``folder`` holds a checkpoint to continue from."""
+    return bool(checkpoint_files(folder))
+
+
+@contextmanager
+def explained(folder: str | Path) -> Iterator[None]:
+    """Say, where a file cannot be written while open, what is still intact.
+
+    Raises:
+        StorageError: instead of an error of the disk, or where the folder is gone.
+    """
+    try:
+        yield
+    except StorageError as error:
+        raise StorageError(f"{error}. {_intact(folder)}") from error
+    except OSError as error:
+        if error.errno not in _OF_STORAGE and Path(folder).is_dir():
+            raise
+        raise StorageError(f"{not_written(error.filename or folder, error)}. {_intact(folder)}") from error
+
+
+def _intact(folder: str | Path) -> str:
+    last = last_checkpoint(folder)
+    return f"The last checkpoint is {last}: --resume continues it" if last else "There is no checkpoint yet"
+
+
 @contextmanager
 def logging_to(output_dir: str) -> Iterator[None]:
     """Log, while open, to the console and to ``log.txt`` in the output folder, which is created."""
     make_folder(output_dir, "train.output_dir")
-    loop = logging.getLogger("detectron2.engine.train_loop")
-    loop.addFilter(_is_unexpected)
     try:
         for name in LOGGERS:
             fresh_logger(name, output_dir, comm.get_rank())
         yield
     finally:
-        loop.removeFilter(_is_unexpected)
         for name in LOGGERS:
             release_logger(name)
-
-
-def _is_unexpected(record: logging.LogRecord) -> bool:
-    """Tell whether a log record is not about an error of the user, for which a traceback is of no use."""
-    return not (record.exc_info and isinstance(record.exc_info[1], LesaError))

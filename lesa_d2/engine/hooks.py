@@ -1,42 +1,161 @@
-"""Training hooks that detectron2 does not have."""
+"""Training hooks that detectron2 does not have: what a run saves, and that nothing of it is lost."""
 
 import json
+import logging
+import math
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from detectron2.engine import hooks
+from detectron2.engine import HookBase, hooks
+from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.utils import comm
 from torch import nn
 
-from ..checkpoint import WeightsWriter
+from ..checkpoint import FINAL, RunCheckpointer, WeightsWriter, periodic_files
+from ..storage import remove_unfinished, write_text
+
+logger = logging.getLogger("lesa_d2")
 
 
-class BestCheckpointer(hooks.BestCheckpointer):
-    """Save the evaluated weights with the best metric, as detectron2's hook; keep that metric across ``--resume``."""
+class Saver(HookBase):
+    """Save the state of a run: every ``period`` steps, every ``minutes``, at the end, and when it is asked to.
 
-    def __init__(self, eval_period: int, evaluated: nn.Module, output_dir: str, metric: str) -> None:
-        super().__init__(eval_period, WeightsWriter(evaluated, output_dir), metric)
-        self._metric_name = metric
-        # It has its own file, as the checkpoints of a run are written before the evaluation of their iteration.
-        self._record = Path(output_dir) / "model_best.json"
+    Args:
+        checkpointer: writes the files.
+        period: steps between two checkpoints.
+        max_to_keep: checkpoints that are kept beside the final one, those of earlier starts of the run included; None
+            keeps all.
+        minutes: longest time between two checkpoints; None sets no limit.
+    """
+
+    def __init__(
+        self, checkpointer: RunCheckpointer, period: int, max_to_keep: int | None, minutes: float | None
+    ) -> None:
+        self.checkpointer = checkpointer
+        self.period, self.max_to_keep, self.minutes = period, max_to_keep, minutes
+        self._saved = -1  # the last step in a checkpoint
+        self._time = time.monotonic()
 
     def before_train(self) -> None:
-        """Read the best metric of a run that is resumed."""
-        if self.trainer.start_iter and self._record.is_file():
-            record = json.loads(self._record.read_text(encoding="utf-8"))
-            self.best_metric, self.best_iter = record["metric"], record["iteration"]
+        """Remove what a process that was killed has left."""
+        remove_unfinished(self.checkpointer.save_dir)
+        self._saved = self.trainer.last_step
 
     def after_step(self) -> None:
-        """Save the weights after an evaluation that is the best so far."""
-        before = self.best_iter
-        super().after_step()
-        self._write_record(before)
+        """Save the state if it is time."""
+        is_late = self.minutes is not None and time.monotonic() - self._time >= 60 * self.minutes
+        if is_late or (self.trainer.iter + 1) % self.period == 0:
+            self.save()
 
     def after_train(self) -> None:
-        """Save the weights after the last evaluation if it is the best."""
-        before = self.best_iter
-        super().after_train()
-        self._write_record(before)
+        """Save the final state, unless the run was continued from it."""
+        step = self.trainer.last_step
+        is_there = Path(self.checkpointer.resumed_from).stem == FINAL and step < self.trainer.start_iter
+        if not is_there:
+            self.checkpointer.save(FINAL, iteration=step)
+            self._saved = step
 
-    def _write_record(self, iteration_before: int | None) -> None:
-        if self.best_iter != iteration_before:
-            record = {"metric": self.best_metric, "iteration": self.best_iter, "name": self._metric_name}
-            self._record.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    def save(self) -> int:
+        """Save the state after the last step, if it is not saved yet; return the number of steps that are saved.
+
+        Checkpoints beyond ``max_to_keep`` are removed.
+        """
+        step = self.trainer.last_step
+        if step > self._saved:
+            self.checkpointer.save(f"model_{step:07d}", iteration=step)
+            self._saved = step
+            self._remove_old(step)
+        self._time = time.monotonic()
+        return self._saved + 1
+
+    def _remove_old(self, step: int) -> None:
+        """Remove the oldest files; those of later steps, left by an earlier start of the run, will be replaced."""
+        if self.max_to_keep is not None:
+            files = periodic_files(self.checkpointer.save_dir)
+            for file in [file for done, file in files if done <= step][: -self.max_to_keep]:
+                file.unlink(missing_ok=True)
+
+
+class Evaluation(hooks.EvalHook):
+    """Evaluate every ``period`` steps and at the end, as detectron2's hook, and keep the best weights.
+
+    Args:
+        period: steps between two evaluations; 0 evaluates at the end only.
+        evaluate: returns results by task, on the main process.
+        best: the best weights; None keeps none.
+    """
+
+    def __init__(self, period: int, evaluate: Callable[[], dict[str, Any]], best: "Best | None") -> None:
+        super().__init__(period, self._evaluate_and_keep)
+        self._evaluate = evaluate
+        self._best = best
+
+    def before_train(self) -> None:
+        """Evaluate where a run that was killed had saved its state, but not finished the evaluation of that step."""
+        start, period = self.trainer.start_iter, self._period
+        if not start or self._best is None:
+            return
+        self._best.read()
+        is_missed = period > 0 and start % period == 0 and self._best.evaluated != self.trainer.last_step
+        if start < self.trainer.max_iter and comm.all_gather(is_missed)[0]:
+            logger.info("Evaluating step %d again: the run ended before its evaluation did", start - 1)
+            results = flatten_results_dict(self._evaluate_and_keep())
+            self.trainer.storage.put_scalars(**results, smoothing_hint=False)
+
+    def _evaluate_and_keep(self) -> dict[str, Any]:
+        results = self._evaluate()
+        if self._best is not None and comm.is_main_process():
+            self._best.update(flatten_results_dict(results), self.trainer.last_step)
+        return results
+
+
+class Best:
+    """Keep the weights with the highest value of a metric in ``model_best.pth``, and the value beside them.
+
+    The weights are written before the record that praises them.
+
+    Args:
+        model: what is evaluated.
+        folder: of the run.
+        metric: such as "segm/AP".
+
+    Attributes:
+        evaluated: the last step whose weights were evaluated, counted from 0; -1 for none.
+    """
+
+    def __init__(self, model: nn.Module, folder: str, metric: str) -> None:
+        self.writer = WeightsWriter(model, folder)
+        self.file = Path(folder) / "model_best.json"
+        self.metric = metric
+        self.value: float | None = None
+        self.step = self.evaluated = -1
+
+    def read(self) -> None:
+        """Read the record of a run that is continued; one that cannot be read counts as none, with a warning."""
+        if not self.file.is_file():
+            return
+        try:
+            content = json.loads(self.file.read_text(encoding="utf-8"))
+            value, step, evaluated = content["metric"], content["iteration"], content.get("evaluated", -1)
+            if type(value) not in (int, float) or type(step) is not int or type(evaluated) is not int:
+                raise ValueError("metric or iteration is no number")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            logger.warning("%s cannot be read (%s): the best value so far is not known", self.file, error)
+        else:
+            self.value, self.step, self.evaluated = value, step, evaluated
+
+    def update(self, results: dict[str, float], step: int) -> None:
+        """Save the weights after ``step`` if they are the best so far, and write the record."""
+        value = results.get(self.metric)
+        if value is None:
+            logger.warning("There is no metric %s in the results: model_best.pth is not written", self.metric)
+            return
+        if math.isfinite(value) and (self.value is None or value > self.value):
+            logger.info("Best %s so far: %.5f after step %d", self.metric, value, step)
+            self.writer.save("model_best", iteration=step)
+            self.value, self.step = value, step
+        self.evaluated = step
+        record = {"metric": self.value, "iteration": self.step, "name": self.metric, "evaluated": step}
+        write_text(self.file, json.dumps(record) + "\n")

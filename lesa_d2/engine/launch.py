@@ -23,6 +23,11 @@ Main = Callable[[argparse.Namespace], object]
 def argument_parser(task: Task) -> argparse.ArgumentParser:
     """Return a parser of detectron2's arguments and those of the task."""
     parser = default_argument_parser(epilog=task.examples)
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the run that is in train.output_dir; else it is refused",
+    )
     task.add_arguments(parser)
     return parser
 

@@ -15,7 +15,7 @@ from ..config.settings import check_settings
 from ..errors import ConfigError
 from .device import settle
 from .evaluating import evaluate_only
-from .folder import logging_to
+from .folder import can_continue, check_unused, explained, logging_to
 from .task import Task
 from .training import train
 
@@ -40,7 +40,10 @@ def run(args: argparse.Namespace, task: Task) -> dict[str, Any]:
     task.check_kind(cfg)
     derive(cfg, task, origin.written, args)
     settle(cfg)
-    with logging_to(cfg.train.output_dir):
+    folder = cfg.train.output_dir
+    if not (args.eval_only or args.resume or args.overwrite):
+        check_unused(folder)
+    with explained(folder), logging_to(folder):
         return _train_or_evaluate(cfg, task, origin, args)
 
 
@@ -56,7 +59,10 @@ def _train_or_evaluate(
         return evaluate_only(cfg, task, typed=cfg.train.init_checkpoint if is_typed else "")
     if cfg.train.get("report") and cfg.train.report.enabled and task.reporter and comm.is_main_process():
         logger.info("%s\n", task.reporter.report_data(cfg, args))
-    return train(cfg, task, resume=args.resume, origin=origin)
+    resume = args.resume and can_continue(cfg.train.output_dir)
+    if args.resume and not resume:
+        logger.warning("--resume: %s holds no checkpoint, so that training starts anew", cfg.train.output_dir)
+    return train(cfg, task, resume=resume, origin=origin)
 
 
 def derive(cfg: DictConfig, task: Task, written: DictConfig, args: argparse.Namespace) -> None:

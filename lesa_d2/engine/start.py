@@ -1,4 +1,4 @@
-"""What a run starts from: a checkpoint to continue, weights of a file, or nothing."""
+"""What a run starts from: weights of a file, or nothing."""
 
 import logging
 from collections.abc import Iterator
@@ -29,25 +29,18 @@ STORED = (EvalBatchNorm2d, FrozenBatchNorm2d)
 """Norms that never learn the statistics that they use."""
 
 
-def load_start(cfg: DictConfig, checkpointer: RunCheckpointer, resume: bool) -> LoadReport:
-    """Load the checkpoint that the run continues, or the weights that it starts from, and return a report.
+def load_start(cfg: DictConfig, checkpointer: RunCheckpointer) -> LoadReport:
+    """Load the weights that the run starts from, and return a report.
 
     Where a file has convolutions in place of the model's operators, these are converted
     (:func:`lesa_d2.checkpoint.convolution_to_lesa`).  That, and the statistics of norms that do not learn them and
     are not in the file, are fitted to ``train.init_images`` training images.
 
     Raises:
-        ConfigError: there is no checkpoint to continue, or a start from nothing where norms use stored statistics.
+        ConfigError: a start from nothing where norms use stored statistics.
         CheckpointError: the weights cannot be used.
     """
     model = unwrap(checkpointer.model)
-    if resume:
-        if not checkpointer.has_checkpoint():
-            raise ConfigError(
-                f"--resume: {cfg.train.output_dir} holds no checkpoint; start without --resume, or set "
-                "train.output_dir to the folder of the run to continue"
-            )
-        return checkpointer.resume()
     if not cfg.train.init_checkpoint:
         check_from_scratch(model)
         return LoadReport()

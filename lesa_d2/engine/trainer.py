@@ -5,20 +5,32 @@ same ones, and W processes draw the same ones as one process with W micro-batche
 """
 
 import contextlib
+import logging
+import math
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch
+import torch.distributed as dist
 from detectron2.engine import SimpleTrainer
+from detectron2.engine.hooks import PeriodicWriter
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from ..checkpoint import unwrap
+from ..checkpoint import last_checkpoint, unwrap
 from ..data.loader import mix_seed
-from ..errors import ConfigError, NonFiniteError
+from ..errors import ConfigError, NonFiniteError, listed
+from ..storage import whole_file
+from .batches import as_plain, file_names
 from .device import PRECISIONS
+
+logger = logging.getLogger("lesa_d2")
 
 Number = int | float
 
@@ -34,9 +46,15 @@ class Trainer(SimpleTrainer):
         accumulate: micro-batches in one step; the losses are averaged over them.
         precision: "float32", or "bfloat16" / "float16" for autocast (the latter with loss scaling).
         clip_grad_norm: limit of the 2-norm of the gradient; None sets no limit.
+        skip_non_finite: steps in a row that may be left out because a loss or the gradient is not finite.
+        output_dir: the folder into which the batch of a step that is not finite is written; None writes none.
+
+    Attributes:
+        last_step: the last step that was made, counted from 0; -1 before the first.
 
     Raises:
-        NonFiniteError: a loss is not finite; the message names the first module with a non-finite output.
+        NonFiniteError: a loss or the gradient is not finite; the message names the first module with a non-finite
+            output, and the pictures.
     """
 
     def __init__(
@@ -49,6 +67,8 @@ class Trainer(SimpleTrainer):
         accumulate: int = 1,
         precision: str = "float32",
         clip_grad_norm: float | None = None,
+        skip_non_finite: int = 0,
+        output_dir: str | None = None,
     ) -> None:
         super().__init__(model, data_loader, optimizer)
         if precision not in PRECISIONS:
@@ -57,46 +77,142 @@ class Trainer(SimpleTrainer):
         self.accumulate = accumulate
         self.precision = PRECISIONS[precision]
         self.clip_grad_norm = clip_grad_norm
+        self.skip_non_finite = skip_non_finite
+        self.output_dir = output_dir
+        self.last_step = -1
+        self._skipped = 0  # in a row
         self.device = next(model.parameters()).device
         self.last_results: dict[str, Any] = {}
         self._batches: Iterator[Any] | None = None
         self._initial_numbers = numbers_of(model)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision is torch.float16)
 
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """Make the steps from ``start_iter`` on; ``max_iter`` is the number of steps of the whole run.
+
+        Unlike detectron2's loop, nothing is evaluated or written after an error but the log.
+        """
+        self.iter = self.start_iter = start_iter
+        self.max_iter = max_iter
+        logger.info("Training from step %d to %d", start_iter, max_iter)
+        with EventStorage(start_iter) as self.storage:
+            try:
+                self.before_train()
+                for self.iter in range(start_iter, max_iter):
+                    self.before_step()
+                    self.run_step()
+                    self.last_step = self.iter
+                    self.after_step()
+                self.iter = max_iter
+                self.after_train()
+            except BaseException:
+                self._close()
+                raise
+
+    def _close(self) -> None:
+        """Stop the loader's processes, and close what has been written so far."""
+        self._batches = None
+        self.concurrent_executor.shutdown(wait=True)
+        for hook in self._hooks:
+            if isinstance(hook, PeriodicWriter):
+                with contextlib.suppress(Exception):  # that of training is reported
+                    hook.after_train()
+
+    def after_train(self) -> None:
+        """Stop the loader's processes, and have the hooks evaluate and write the end of the run."""
+        self._batches = None
+        super().after_train()
+
     def run_step(self) -> None:
-        """Make one optimizer step, and write its losses."""
+        """Make one optimizer step, and write its losses.
+
+        The losses and the gradient's norm come from the device in one copy, before the optimizer's step: the only time
+        at which a step waits for the device.
+        """
         if self._batches is None:
             self._batches = iter(self.data_loader)
         self.optimizer.zero_grad()
-        means: dict[str, Tensor] = {}
+        batches, losses = [], []
         data_time = 0.0
         for part in range(self.accumulate):
             start = time.perf_counter()
-            data = next(self._batches)
+            batches.append(next(self._batches))
             data_time += time.perf_counter() - start
-            losses = self._forward_backward(data, part)
-            for name, value in losses.items():
-                means[name] = means.get(name, 0) + value.detach() / self.accumulate
-        self._clip()
-        self.scaler.step(self.optimizer)
+            try:
+                losses.append(self._forward_backward(batches[-1], part))
+            except FloatingPointError as error:  # detectron2 checks its proposals
+                self._leave_out(self._non_finite(batches, part, str(error)), is_alone=True)
+                return
+        norm, means = self._read(losses)
+        if self._check(batches, losses, norm, means):
+            self._skipped = 0
+            self.scaler.step(self.optimizer)
+            SimpleTrainer.write_metrics(means, data_time, self.iter)
+            if self.clip_grad_norm is not None:
+                self.storage.put_scalar("grad_norm", norm)
         self.scaler.update()
-        SimpleTrainer.write_metrics(means, data_time, self.iter)
 
-    def _forward_backward(self, data: Any, part: int) -> Mapping[str, Tensor]:
+    def _forward_backward(self, data: Any, part: int) -> dict[str, Tensor]:
         self._seed_step(part)
         is_last = part == self.accumulate - 1
         with contextlib.nullcontext() if is_last else self._without_gradient_sync():
-            try:
-                with self._autocast():
-                    output = self.model(data)
-            except FloatingPointError as error:  # detectron2 checks its proposals
-                self._raise_non_finite(data, part, str(error))
+            with self._autocast():
+                output = self.model(data)
             losses = {"loss": output} if isinstance(output, Tensor) else output
             total = sum(losses.values(), torch.zeros((), device=self.device))
-            if not torch.isfinite(total):
-                self._raise_non_finite(data, part, str({k: float(v.detach()) for k, v in losses.items()}))
             self.scaler.scale(total / self.accumulate).backward()
-        return losses
+        return {name: value.detach() for name, value in losses.items()}
+
+    def _read(self, losses: list[dict[str, Tensor]]) -> tuple[float, dict[str, Tensor]]:
+        """Clip the gradient; return its norm before, and the losses on the CPU, means over the micro-batches."""
+        self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = get_total_norm(gradients)
+        if self.clip_grad_norm is not None:
+            clip_grads_with_norm_(self.model.parameters(), self.clip_grad_norm, norm)
+        names = list(dict.fromkeys(name for part in losses for name in part))
+        zero = torch.zeros((), device=self.device)
+        means = [
+            sum((part.get(name, zero).float() for part in losses), zero) / self.accumulate for name in names
+        ]
+        first, *others = torch.stack([norm.to(self.device).float(), *means]).cpu()
+        return float(first), dict(zip(names, others, strict=True))
+
+    def _check(
+        self, batches: list[Any], losses: list[dict[str, Tensor]], norm: float, means: dict[str, Tensor]
+    ) -> bool:
+        """Return whether the step can be made.
+
+        Raises:
+            NonFiniteError: it cannot, and is not to be left out.
+        """
+        is_loss_finite = all(bool(value.isfinite()) for value in means.values())
+        # With float16 the gradient may overflow: the scaler then leaves out the step, and scales by less.
+        if is_loss_finite and (math.isfinite(norm) or self.scaler.is_enabled()):
+            return True
+        part = next(
+            (i for i, part in enumerate(losses) if not all(bool(v.isfinite()) for v in part.values())), 0
+        )
+        symptom = str({name: float(v) for name, v in losses[part].items()})
+        if is_loss_finite:
+            symptom = f"the gradient's norm is {norm}; {self._bad_gradients()}"
+        self._leave_out(self._non_finite(batches, part, symptom))
+        return False
+
+    def _leave_out(self, error: NonFiniteError, is_alone: bool = False) -> None:
+        """Leave out the step, or raise the error; a process that is alone with it cannot leave it out for others."""
+        if self._skipped >= self.skip_non_finite or (is_alone and comm.get_world_size() > 1):
+            raise error
+        self._skipped += 1
+        logger.warning(
+            "Step left out, %d in a row (at most %d): %s", self._skipped, self.skip_non_finite, error
+        )
+
+    def _bad_gradients(self) -> str:
+        """Name the parameters whose gradient is not finite."""
+        parameters = unwrap(self.model).named_parameters()
+        bad = [name for name, p in parameters if p.grad is not None and not p.grad.isfinite().all()]
+        return f"{len(bad)} parameters have such a gradient: {listed(bad, 3)}"
 
     def _seed_step(self, part: int) -> None:
         shard = part * comm.get_world_size() + comm.get_rank()
@@ -112,41 +228,80 @@ class Trainer(SimpleTrainer):
             return self.model.no_sync()
         return contextlib.nullcontext()
 
-    def _clip(self) -> None:
-        if self.clip_grad_norm is None:
-            return
-        self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)
-        self.storage.put_scalar("grad_norm", float(norm))
+    def _non_finite(self, batches: list[Any], part: int, symptom: str) -> NonFiniteError:
+        """Repeat a forward pass with the same random numbers, and return an error that names the first module.
 
-    def _raise_non_finite(self, data: Any, part: int, symptom: str) -> NoReturn:
-        """Repeat the forward pass with the same random numbers, and raise an error that names the first module."""
+        This process does so alone: it enters no collective operation, whatever the others do.
+        """
         self._seed_step(part)
+        model = unwrap(self.model)
         with (
             contextlib.suppress(FloatingPointError),
             torch.no_grad(),
             self._autocast(),
-            first_non_finite(self.model) as names,
+            patch.object(dist, "is_initialized", return_value=False),
+            first_non_finite(model) as names,
         ):
-            self.model(data)
-        where = names[0] if names else "no module (the loss itself)"
-        raise NonFiniteError(
-            f"loss not finite at iteration {self.iter}: {symptom}; first non-finite output: {where}. "
-            "Lower optimizer.lr, set train.clip_grad_norm, or use train.amp.dtype=bfloat16 or float32"
+            model(batches[min(part, len(batches) - 1)])
+        where = names[0] if names else "no module (the loss itself, or the backward pass)"
+        files = file_names(batches)
+        pictures = f"; pictures: {listed(files, 8)}" if files else ""
+        return NonFiniteError(
+            f"loss or gradient not finite at iteration {self.iter}: {symptom}; first non-finite output: {where}"
+            f"{pictures}{self._keep(batches)}. Lower optimizer.lr, set train.clip_grad_norm, use "
+            "train.amp.dtype=bfloat16 or float32, or let steps be left out by train.non_finite.skip"
         )
+
+    def _keep(self, batches: list[Any]) -> str:
+        """Write the batch of this process into the run's folder, and say what the folder has."""
+        if self.output_dir is None:
+            return ""
+        file = Path(self.output_dir) / f"non_finite_batch_rank{comm.get_rank()}.pth"
+        with whole_file(file) as unfinished, open(unfinished, "wb") as opened:
+            torch.save({"iteration": self.iter, "batches": as_plain(batches)}, opened)
+        last = last_checkpoint(self.output_dir)
+        return f"; the batch is in {file}; last finite checkpoint: {last or 'none'}"
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that a resumed run needs in addition to the model's tensors."""
         numbers = {k: v for k, v in numbers_of(self.model).items() if self._initial_numbers.get(k) != v}
-        return {**super().state_dict(), "scaler": self.scaler.state_dict(), "numbers": numbers}
+        state = super().state_dict() | {"iteration": self.last_step}
+        return {**state, "scaler": self.scaler.state_dict(), "numbers": numbers}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the state of :meth:`state_dict`."""
+        """Restore the state of :meth:`state_dict`.
+
+        Raises:
+            KeyError, ValueError: the state is not complete, or is of another optimizer.
+        """
+        step = state_dict["iteration"]
+        if type(step) is not int or step < 0:
+            raise ValueError(f"expected a whole number of at least 0 as iteration, got {step!r}")
+        scaler = state_dict["scaler"]
         super().load_state_dict(state_dict)
-        self.scaler.load_state_dict(state_dict["scaler"])
+        self.last_step = step
+        check_settings_of(self.optimizer)
+        if self.scaler.is_enabled() and not scaler:
+            logger.warning("The checkpoint is of a run without float16: its loss scaling starts anew.")
+        else:
+            self.scaler.load_state_dict(scaler)
         for key, value in state_dict.get("numbers", {}).items():
             name, _, attribute = key.rpartition(".")
             setattr(unwrap(self.model).get_submodule(name), attribute, value)
+
+
+def check_settings_of(optimizer: torch.optim.Optimizer) -> None:
+    """Check that an optimizer has all its settings, after its state was loaded.
+
+    Raises:
+        ValueError: some are missing: the state is of another kind of optimizer.
+    """
+    for group in optimizer.param_groups:
+        missing = sorted(optimizer.defaults.keys() - group.keys())
+        if missing:
+            raise ValueError(
+                f"the state is of another optimizer than {type(optimizer).__name__}: no {listed(missing)}"
+            )
 
 
 def numbers_of(model: nn.Module) -> dict[str, Number]:

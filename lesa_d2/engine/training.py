@@ -20,14 +20,16 @@ from ..checkpoint import RunCheckpointer, unwrap
 from ..config.lazy import parameters
 from ..config.record import Origin, save_config
 from ..data.loader import build_loader
-from ..errors import ConfigError, DatasetError
+from ..errors import ConfigError, DatasetError, StoppedError
 from .device import precision_of
 from .ema import EMAHook, make_ema
 from .evaluating import evaluate
-from .hooks import BestCheckpointer
+from .folder import remove_run
+from .hooks import Best, Evaluation, Saver
 from .models import build_model, compile_backbone
 from .report import start_report
 from .start import load_start
+from .stopping import StopHook, StopRequest
 from .task import Task
 from .trainer import Trainer
 
@@ -60,22 +62,38 @@ def train(cfg: DictConfig, task: Task, resume: bool = False, origin: Origin | No
         accumulate=cfg.train.accumulate,
         precision=precision_of(cfg),
         clip_grad_norm=cfg.train.clip_grad_norm,
+        skip_non_finite=cfg.train.non_finite.skip,
+        output_dir=cfg.train.output_dir,
     )
     checkpointer = RunCheckpointer(
         model, cfg.train.output_dir, trainer=trainer, **({"ema": ema} if ema else {})
     )
-    trainer.register_hooks(make_hooks(cfg, task, trainer, checkpointer, ema))
-    loaded = load_start(cfg, checkpointer, resume)
-    first_iter = trainer.iter + 1 if resume else 0
+    request = StopRequest()
+    saver = Saver(checkpointer, **cfg.train.checkpointer)
+    trainer.register_hooks(make_hooks(cfg, task, trainer, saver, ema, request))
+    loaded = checkpointer.resume() if resume else load_start(cfg, checkpointer)
+    if ema is not None and "ema" not in checkpointer.loaded:
+        ema.module.load_state_dict(unwrap(model).state_dict())
+    first_iter = trainer.last_step + 1
     trainer.data_loader = make_train_loader(cfg, first_iter)
     if comm.is_main_process():
+        if not resume:
+            remove_run(cfg.train.output_dir)  # an earlier one, where --overwrite allows it
+        writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
+        trainer.register_hooks([hooks.PeriodicWriter(writers, period=cfg.train.log_period)])
         save_config(saved_config, cfg.train.output_dir, origin)
         logger.info("Environment\n%s", collect_env_info())
         report = start_report(cfg, unwrap(model), loaded, task.describe(cfg))
         logger.info("Start\n%s", report)
         if not resume and cfg.train.init_checkpoint:
             loaded.save(Path(cfg.train.output_dir) / "weights.txt")
-    trainer.train(first_iter, cfg.train.max_iter)
+    with request:
+        try:
+            trainer.train(first_iter, cfg.train.max_iter)
+        except StoppedError as stop:
+            if comm.is_main_process():
+                stop.saved = f"step {saver.save()} of {cfg.train.max_iter} is saved in {cfg.train.output_dir}"
+            raise
     return trainer.last_results
 
 
@@ -109,33 +127,28 @@ def make_hooks(
     cfg: DictConfig,
     task: Task,
     trainer: Trainer,
-    checkpointer: RunCheckpointer,
+    saver: Saver,
     ema: AveragedModel | None,
+    request: StopRequest,
 ) -> list:
-    """Make the hooks of the run; the average is updated before any hook saves or evaluates."""
+    """Make the hooks of the run but that of the log; the average is updated before any hook saves or evaluates."""
     evaluated = ema.module if ema else unwrap(trainer.model)
     is_main = comm.is_main_process()
 
     def evaluate_and_keep() -> dict[str, Any]:
         share_buffers(evaluated)
         is_last = trainer.iter + 1 >= trainer.max_iter
-        trainer.last_results = evaluate(cfg, evaluated, task.reporter, is_last=is_last)
+        trainer.last_results = evaluate(cfg, evaluated, task.reporter, is_last=is_last, watch=request.watch)
         return trainer.last_results
 
     made = [hooks.IterationTimer(), hooks.LRScheduler(scheduler=build_scheduler(cfg))]
     if ema:
         made.append(EMAHook(ema, unwrap(trainer.model), cfg.train.output_dir))
     if is_main:
-        made.append(hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer))
-    made.append(hooks.EvalHook(cfg.train.eval_period, evaluate_and_keep))
-    if is_main and cfg.train.best_metric:
-        made.append(
-            BestCheckpointer(cfg.train.eval_period, evaluated, cfg.train.output_dir, cfg.train.best_metric)
-        )
-    if is_main:
-        writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
-        made.append(hooks.PeriodicWriter(writers, period=cfg.train.log_period))
-    return made
+        made.append(saver)
+    best = Best(evaluated, cfg.train.output_dir, cfg.train.best_metric) if cfg.train.best_metric else None
+    made.append(Evaluation(cfg.train.eval_period, evaluate_and_keep, best))
+    return [*made, StopHook(request)]
 
 
 def build_scheduler(cfg: DictConfig) -> Any:

@@ -11,6 +11,7 @@ from detectron2.utils import comm
 from pycocotools.cocoeval import COCOeval
 
 from ..compat import keep_evaluations
+from ..storage import write_text
 
 BOX, MASK = "bbox", "segmentation"
 
@@ -77,5 +78,5 @@ class CocoEvaluator(COCOEvaluator):
             if kind == "bbox" or not results or any(MASK in result for result in results):
                 file = folder / f"detections_{split}_{kind}_results.json"
                 of_kind = [{k: v for k, v in r.items() if k != other} for r in results if key in r]
-                file.write_text(json.dumps(of_kind), encoding="utf-8")
+                write_text(file, json.dumps(of_kind))
                 logger.info("No annotations to score against; to upload: %s", file)

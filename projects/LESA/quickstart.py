@@ -36,7 +36,7 @@ def train_and_draw(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     if not (args.from_scratch or args.eval_only or "train.init_checkpoint" in override_keys(args.opts)):
         args.opts.append(f"train.init_checkpoint={pretrain(args)}")
-    args.resume = args.resume and (args.output_dir / "last_checkpoint").is_file()
+    args.overwrite = not args.resume  # it is the quick start's own folder
     results = run(args, Detection())
     seconds = time.perf_counter() - start
     if not comm.is_main_process():
@@ -69,10 +69,9 @@ def pretrain(args: argparse.Namespace) -> Path:
     folder = args.output_dir.with_name(f"classifier_{args.operator}")
     weights = folder / "model_final.pth"
     if not (args.resume and weights.is_file()):
-        started = args.resume and (folder / "last_checkpoint").is_file()
         classification = argument_parser(Classification()).parse_args(
             [
-                *(["--resume"] if started else []),
+                "--resume" if args.resume else "--overwrite",
                 f"--config-file={ROOT / 'configs/quickstart_classifier.py'}",
                 f"model.backbone.operator={args.operator}",
                 f"train.output_dir={folder}",

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from ...errors import LesaError
+from ...storage import save_figure
 from .repeated_runs import is_finished
 
 Curve = dict[int, float]
@@ -160,7 +161,7 @@ def _number(value: float) -> str:
 def plot_curves(runs: Sequence[Run], metric: Metric, file: str | Path) -> Path:
     """Write the figure of :func:`comparison_figure` to a picture file."""
     file = Path(file)
-    comparison_figure(runs, metric).savefig(file, dpi=110)
+    save_figure(comparison_figure(runs, metric), file, dpi=110)
     return file
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ...engine.folder import make_folder
 from ...errors import LesaError
+from ...storage import write_text
 
 FINISHED = "finished"
 SETTINGS = "settings.json"
@@ -71,7 +72,7 @@ class RepeatedRuns:
         if theirs:
             ours = {key: self.settings[key] for key in theirs}
             raise LesaError(f"{self.folder} holds runs of {theirs}, not of {ours}; choose another --output")
-        file.write_text(json.dumps({**earlier, **self.settings}, indent=1) + "\n", encoding="utf-8")
+        write_text(file, json.dumps({**earlier, **self.settings}, indent=1) + "\n")
 
     def train(self) -> None:
         """Train every run that is not finished, ``jobs`` at a time.
@@ -100,6 +101,7 @@ class RepeatedRuns:
                 "-m",
                 "lesa_d2.cli",
                 *self.commands[name],
+                "--resume",
                 f"train.seed={seed}",
                 f"train.output_dir={folder}",
             ],

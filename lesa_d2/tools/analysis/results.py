@@ -6,6 +6,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from ...storage import write_text
+
 RESULT_FILE = "result.json"
 
 
@@ -25,7 +27,7 @@ class RunResult:
     def save(self, folder: str | Path) -> Path:
         """Write the result into ``folder`` as JSON, and return the file."""
         file = Path(folder) / RESULT_FILE
-        file.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_text(file, json.dumps(asdict(self), indent=1) + "\n")
         return file
 
 
@@ -46,5 +48,5 @@ def write_table(folder: str | Path) -> str:
     ]
     align = ("left", *["right"] * (len(headers) - 1))
     table = tabulate(rows, headers=headers, tablefmt="github", colalign=align, disable_numparse=True)
-    (Path(folder) / "table.md").write_text(table + "\n", encoding="utf-8")
+    write_text(Path(folder) / "table.md", table + "\n")
     return table

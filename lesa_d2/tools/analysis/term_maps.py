@@ -17,6 +17,7 @@ from matplotlib.ticker import ScalarFormatter
 from torch import Tensor, nn
 
 from ...errors import LesaError
+from ...storage import save_figure
 from .image_reader import Point, SeenImage
 from .probes import PARTS, Layer, Observation, find_layers, observing
 
@@ -150,7 +151,7 @@ class MapSheet:
         """Write the figure to a picture file, whose folder is created, and return the file."""
         file = Path(file)
         file.parent.mkdir(parents=True, exist_ok=True)
-        self.figure.savefig(file, dpi=110)
+        save_figure(self.figure, file, dpi=110)
         return file
 
     def _mark(self, axis: Axes, number: int) -> None:

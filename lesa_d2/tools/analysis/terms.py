@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ...errors import LesaError
+from ...storage import save_figure, write_text
 from .probes import Observation, observing
 
 TABLE_FILE, DATA_FILE, PLOT_FILE = "terms.md", "terms.json", "terms.png"
@@ -126,10 +127,10 @@ class TermReport:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         text = f"{self.table()}\n\n{self.explanation()}\n"
-        (folder / TABLE_FILE).write_text(text, encoding="utf-8")
+        write_text(folder / TABLE_FILE, text)
         means = {name: asdict(terms) for name, terms in self.stages().items()}
         data = {**asdict(self), "stages": means, "overall": asdict(self.overall())}
-        (folder / DATA_FILE).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        write_text(folder / DATA_FILE, json.dumps(data, indent=1) + "\n")
         return folder
 
 
@@ -241,7 +242,7 @@ def plot_terms(report: TermReport, file: str | Path) -> Path:
     axes[-1].set_xticks(range(len(labels)), labels, rotation=0 if len(labels) < 10 else 45)
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=120)
+    save_figure(figure, file, dpi=120)
     return file
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
+from ...storage import write_text
 from .measure import Measurement, megabytes
 
 INTRODUCTION = """# What LESA costs here
@@ -157,7 +158,7 @@ def save_json(file: str | Path, command: str, where: dict[str, str], reports: Se
     for report in reports:
         measurements = [{**asdict(m), "seconds": m.seconds if m.runs else None} for m in report.measurements]
         data["reports"].append({"title": report.title, "plain": report.plain, "measurements": measurements})
-    Path(file).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    write_text(file, json.dumps(data, indent=1) + "\n")
 
 
 def write_section(file: str | Path, name: str, text: str) -> None:
@@ -171,4 +172,4 @@ def write_section(file: str | Path, name: str, text: str) -> None:
         new = before + section + rest.split(end, 1)[1].lstrip("\n")
     else:
         new = old.rstrip("\n") + "\n\n" + section
-    path.write_text(new.rstrip("\n") + "\n", encoding="utf-8")
+    write_text(path, new.rstrip("\n") + "\n")

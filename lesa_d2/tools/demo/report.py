@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from detectron2.structures import Instances
 
+from ...storage import write_text
 from ..reports.drawing import class_colours, named_classes
 from .panels import DemoModel, Panels, confident
 
@@ -98,7 +99,7 @@ class HtmlReport:
         # "</script>" in a name must not end the script that holds the data
         text = json.dumps(data).replace("<", "\\u003c")
         page = TEMPLATE.read_text(encoding="utf-8").replace("{{data}}", text)
-        file.write_text(page, encoding="utf-8")
+        write_text(file, page)
         return file
 
 

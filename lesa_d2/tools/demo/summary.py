@@ -11,6 +11,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from tabulate import tabulate
 
+from ...storage import write_text
 from ..reports.drawing import named_classes
 from .panels import DemoModel, Panels, confident
 
@@ -76,7 +77,7 @@ class DetectionSummary:
     def save(self, file: Path) -> Path:
         """Write all detections as JSON: boxes [x, y, width, height] in pixels, masks as COCO's RLE; return the file."""
         content = {"threshold": self.threshold, "pictures": self.pictures}
-        file.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        write_text(file, json.dumps(content) + "\n")
         return file
 
 

@@ -9,6 +9,7 @@ from detectron2.export import TracingAdapter
 from torch import Tensor, nn
 
 from ...errors import ExportError
+from ...storage import whole_file
 from .backbone import DTYPES, Exported
 from .check import Comparison, check_tolerance, smooth_images
 
@@ -119,7 +120,8 @@ def _write(model: nn.Module, file: Path, image_size: tuple[int, int], dtype: tor
         raise ExportError(
             f"torch.jit.trace cannot trace this detector: {type(error).__name__}: {error}"
         ) from error
-    torch.jit.save(traced, str(file))
+    with whole_file(file) as unfinished:
+        torch.jit.save(traced, str(unfinished))
     return detector
 
 

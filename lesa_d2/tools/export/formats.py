@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 
 from ...errors import ExportError
 from ...layers.deform import DeformableConv2d
+from ...storage import whole_file
 from .pyramid import FeaturePyramid
 
 Run = Callable[[Tensor], dict[str, Tensor]]
@@ -57,7 +58,8 @@ class TorchFormat(Format):
 
     def write(self, program: ExportedProgram, pyramid: FeaturePyramid, file: Path) -> None:
         """Write the traced ``pyramid`` into ``file``."""
-        torch.export.save(program, file)
+        with whole_file(file) as unfinished:
+            torch.export.save(program, unfinished)
 
     def read(self, file: Path) -> Run:
         """Read a file, and return a function that runs it."""
@@ -89,7 +91,8 @@ class OnnxFormat(Format):
         for name, output in zip(names, graph.outputs, strict=True):
             _name_axes(output, f"_{name}")
         exported.model.metadata_props["image"] = describe_input(pyramid)
-        exported.save(file)
+        with whole_file(file) as unfinished:
+            exported.save(unfinished)
 
     def read(self, file: Path) -> Run:
         """Read a file, and return a function that runs it."""

@@ -10,6 +10,7 @@ from tabulate import tabulate
 from ...data.problems import Problem
 from ...data.registration import readable_name, remarks_of
 from ...data.statistics import PartStatistics, choose_samples, data_remarks, part_statistics
+from ...storage import write_text
 from .markdown import escaped
 from .pictures import truth_tile, write_sheet
 
@@ -43,7 +44,7 @@ def write_data_report(
     titles = [", ".join(map(readable_name, names)) for names in (train_names, val_names)]
     remarks = remarks_of([*train_names, *val_names])
     text = data_report(of_train, of_val, classes, left_out, "; ".join(titles), remarks)
-    (Path(folder) / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+    write_text(Path(folder) / REPORT_FILE, text + "\n")
     draw_samples(train, classes, Path(folder) / SAMPLES_FILE, f"{titles[0]}: samples")
     return text
 

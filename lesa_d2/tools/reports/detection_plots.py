@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from ...storage import save_figure
 from .drawing import LABEL, as_plain_text, class_colours, shortened
 
 LEGEND = 10  # classes in a legend; if there are more, only the best and the worst are named
@@ -64,7 +65,7 @@ def plot_precision_recall(
         fontsize=8,
         title_fontsize=8,
     )
-    figure.savefig(file, dpi=110)
+    save_figure(figure, file, dpi=110)
 
 
 def _named(known: list[int], ap50: np.ndarray) -> list[int]:
@@ -95,7 +96,7 @@ def plot_confusion(matrix: np.ndarray, classes: Sequence[str], title: str, file:
             if number:
                 colour = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, str(number), ha="center", va="center", color=colour, fontsize=size)
-    figure.savefig(file, dpi=110)
+    save_figure(figure, file, dpi=110)
 
 
 def _set_title(axes: Axes, title: str) -> None:

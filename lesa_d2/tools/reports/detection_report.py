@@ -30,6 +30,7 @@ from ...evaluation.matching import (
     match_image,
     quality,
 )
+from ...storage import write_text
 from .detection_plots import plot_confusion, plot_precision_recall
 from .drawing import MOST_DRAWN
 from .markdown import escaped
@@ -80,7 +81,7 @@ def write_detection_report(
         report = _Report(kept, evaluator.dataset_name, title, score_threshold)
         text = report.text(folder if pictures else None)
     text = f"# Evaluation on {escaped(title)}\n\n{text}"
-    (folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+    write_text(folder / REPORT_FILE, text + "\n")
     return text
 
 

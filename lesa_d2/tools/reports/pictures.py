@@ -12,7 +12,7 @@ from torch import nn
 
 from ...data.pictures import read_picture
 from ...data.registration import readable_name
-from ...errors import LesaError
+from ...storage import whole_file
 from .drawing import ClassVisualizer, add_title, drawn_of, most_confident, shortened
 
 GAP = 6  # white pixels between tiles
@@ -124,10 +124,8 @@ def write_picture(picture: np.ndarray, file: Path) -> Path:
     """Write a picture (H, W, 3) BGR in the format of the file's suffix, and return the file.
 
     Raises:
-        LesaError: the file cannot be written.
+        StorageError: the file cannot be written.
     """
-    try:
-        file.write_bytes(cv2.imencode(file.suffix, picture)[1].tobytes())
-    except OSError as error:
-        raise LesaError(f"the picture {file.name!r} cannot be written: {error}") from error
+    with whole_file(file) as unfinished:
+        unfinished.write_bytes(cv2.imencode(file.suffix, picture)[1].tobytes())
     return file

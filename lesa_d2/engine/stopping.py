@@ -1,0 +1,83 @@
+"""Stop a run by a signal: its state is saved first."""
+
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from types import FrameType
+from typing import Any
+
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from ..errors import StoppedError
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+"""Asked to end (also by clusters), asked to end soon (Slurm, with ``--signal``), and Ctrl-C."""
+
+
+class StopRequest:
+    """Note signals while open; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.number = 0  # of the signal
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        try:
+            for number in SIGNALS:
+                self._before[number] = signal.signal(number, self._note)
+        except ValueError:  # only the main thread of a program can
+            pass
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        self.number = number
+        name = signal.Signals(number).name
+        os.write(2, f"{name}: the state is saved after this step; a second signal ends at once.\n".encode())
+
+    def check(self) -> None:
+        """Raise StoppedError, on all processes, where one of them has got a signal; the device is not waited for."""
+        number = max(comm.all_gather(self.number))
+        if number:
+            raise StoppedError(number)
+
+    def watch(self, batches: Iterable[Any]) -> "Watched":
+        """Return a loader of an evaluation that a signal stops between two batches."""
+        return Watched(batches, self)
+
+
+class StopHook(HookBase):
+    """Stop all processes after a step in which one of them has got a signal."""
+
+    def __init__(self, request: StopRequest) -> None:
+        self.request = request
+
+    def after_step(self) -> None:
+        """Stop if it is asked for, unless the run is complete."""
+        if self.trainer.iter + 1 < self.trainer.max_iter:
+            self.request.check()
+
+
+class Watched:
+    """Give the batches of a loader until a signal arrives."""
+
+    def __init__(self, batches: Any, request: StopRequest) -> None:
+        self._batches, self._request = batches, request
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._batches:
+            if self._request.number:
+                raise StoppedError(self._request.number)
+            yield batch
