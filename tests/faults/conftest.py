@@ -1,0 +1,43 @@
+"""What the tests of faults share: their size, the run that is disturbed, and the table of what happened.
+
+``make faults`` sets LESA_FAULTS to the file that gets the table; the tests themselves try a few cases of each fault.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+from disturbed_runs import Disturbed
+from tabulate import tabulate
+
+TABLE = os.environ.get("LESA_FAULTS")
+HEADERS = ("fault", "tries", "outcome", "figures")
+BEGIN, END = "<!-- begin of the table -->\n", "<!-- end of the table -->\n"
+ROWS = pytest.StashKey[list]()
+
+
+@pytest.fixture
+def tries():
+    """Return how often a fault is tried: the first number in the tests, the second by ``make faults``."""
+    return lambda few, many: many if TABLE else few
+
+
+@pytest.fixture
+def outcome(request):
+    """Return a function that adds a row to the table."""
+    return lambda *row: request.config.stash.setdefault(ROWS, []).append(row)
+
+
+@pytest.fixture(scope="session")
+def disturbed(tmp_path_factory):
+    """The run that the tests disturb, and its result without disturbance."""
+    return Disturbed(tmp_path_factory.mktemp("disturbed"))
+
+
+def pytest_sessionfinish(session, exitstatus):
+    rows = session.config.stash.get(ROWS, [])
+    if TABLE and rows:
+        file = Path(TABLE)
+        before, _, rest = file.read_text(encoding="utf-8").partition(BEGIN)
+        table = tabulate(sorted(rows), headers=HEADERS, tablefmt="github", disable_numparse=True)
+        file.write_text(f"{before}{BEGIN}{table}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
