@@ -18,7 +18,7 @@ OF_A_RUN = re.compile(
     r"model_(\d{7,}|final|best|ema_final)\.pth|last_checkpoint|model_best\.json|metrics\.json"
 )
 """Files that a run does not share with another one in the same folder."""
-_OF_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
+_OF_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE}
 LOGGERS = ("fvcore", "detectron2", "lesa_d2")
 
 

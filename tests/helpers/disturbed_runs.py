@@ -40,10 +40,10 @@ class Disturbed:
         shutil.rmtree(folder, ignore_errors=True)
         return folder
 
-    def start(self, folder, *flags, before=lambda: None, options=()):
+    def start(self, folder, *flags, before=lambda: None, options=(), log=None):
         config = ROOT / "configs/quickstart_lesa.py"
         arguments = ["train", "--config-file", config, *flags, *tiny_options(folder, *OPTIONS, *options)]
-        return lesa(*arguments, log=f"{folder}.log", before=before)
+        return lesa(*arguments, log=log or f"{folder}.log", before=before)
 
     def finish(self, folder):
         """Resume until the end, and compare."""

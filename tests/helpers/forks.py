@@ -13,7 +13,7 @@ from lesa_d2.cli import main
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 NEW_MOUNTS, NEW_USER = 0x00020000, 0x10000000  # flags of unshare(2)
-REMOUNT, READ_ONLY = 32, 1  # of mount(2)
+READ_ONLY, REMOUNT = 1, 32  # flags of mount(2)
 
 
 @dataclass
