@@ -283,10 +283,6 @@ def test_missing_weights_of_our_own_say_how_to_get_them(tmp_path, capsys, datase
         assert words in text
 
 
-def test_resume_without_a_checkpoint(tmp_path, capsys, datasets):
-    assert "holds no checkpoint" in message(capsys, tmp_path / "run", flags=["--resume"])
-
-
 def test_batch_that_cannot_be_split(tmp_path, capsys, datasets):
     text = message(capsys, tmp_path / "run", "train.accumulate=3")
     assert "use a multiple of 3" in text

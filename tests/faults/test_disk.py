@@ -68,7 +68,12 @@ def test_a_full_disk(disturbed, tries, outcome):
         text = in_a_small_file_system(disturbed, folder, size)
         check_message(text, folder)
         assert "No space left on device; free space" in text
-    outcome("disk full (tmpfs)", str(number), "status 2, one message; resumed with room: bit-equal", f"{whole / MEGA:.1f} MB needed")
+    outcome(
+        "disk full (tmpfs)",
+        str(number),
+        "status 2, one message; resumed with room: bit-equal",
+        f"{whole / MEGA:.1f} MB needed",
+    )
 
 
 def after_three_steps(spoil):

@@ -10,7 +10,14 @@ from disturbed_runs import check_files
 from lesa_d2.engine.hooks import Best
 
 STAGES = ("while it is written", "before it has its name", "after it has its name")
-WRITES = ("model_0000005.pth", "model_final.pth", "model_ema_final.pth", "model_best.pth", "last_checkpoint", "model_best.json")
+WRITES = (
+    "model_0000005.pth",
+    "model_final.pth",
+    "model_ema_final.pth",
+    "model_best.pth",
+    "last_checkpoint",
+    "model_best.json",
+)
 
 
 def test_kills_at_random_moments(disturbed, tries, outcome):
@@ -35,7 +42,9 @@ def test_kills_at_random_moments(disturbed, tries, outcome):
             disturbed.check_result(folder)
             folder = disturbed.folder(f"random_{starts}")
     disturbed.finish(folder)
-    outcome("SIGKILL at a random moment", str(kills), "resumed; weights and average bit-equal", f"{starts} starts")
+    outcome(
+        "SIGKILL at a random moment", str(kills), "resumed; weights and average bit-equal", f"{starts} starts"
+    )
 
 
 def kill_inside(name, stage):

@@ -34,7 +34,7 @@ def test_signals_at_any_moment(disturbed, tries, outcome):
         folder = disturbed.folder(f"signal_{attempt}")
         asked = list(STATUS)[attempt % 3]
         run = disturbed.start(folder, before=slowly)
-        eventually(lambda: steps_done(folder))
+        eventually(lambda folder=folder: steps_done(folder))
         time.sleep(rng.uniform(0, 0.3))
         begun = len(steps_done(folder))
         run.kill(asked)

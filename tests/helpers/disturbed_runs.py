@@ -52,7 +52,10 @@ class Disturbed:
 
     def check_result(self, folder):
         for name in WEIGHTS:
-            ours, theirs = read_checkpoint(folder / name)["model"], read_checkpoint(self.whole / name)["model"]
+            ours, theirs = (
+                read_checkpoint(folder / name)["model"],
+                read_checkpoint(self.whole / name)["model"],
+            )
             assert ours.keys() == theirs.keys()
             assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
         ours, theirs = (json.loads((f / "model_best.json").read_text()) for f in (folder, self.whole))
