@@ -11,7 +11,7 @@ export GOMP_SPINCOUNT ?= 10000
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup quickstart test mutations bench lint format doctor clean
+.PHONY: setup quickstart test faults mutations bench lint format doctor clean
 
 setup: $(READY)
 
@@ -28,6 +28,10 @@ quickstart: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+# Kills, signals and full disks, many of each; the table goes into docs/faults.md.
+faults: $(READY)
+	LESA_FAULTS=docs/faults.md $(BIN)/python -m pytest tests/faults
 
 # COCO files with random mistakes, and training on those that pass the check.
 mutations: $(READY)
