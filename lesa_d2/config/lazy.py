@@ -16,6 +16,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ..errors import ConfigError, described, is_of_user
+from ..trust import check_names, named
 from .files import find_config
 from .overrides import Fits, read_value, split_override
 from .settings import SETTINGS, fill_defaults
@@ -125,6 +126,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
     Raises:
         ConfigError: see :func:`load_config`.
     """
+    known = set(named(OmegaConf.to_container(cfg))) if overrides else set()  # checked, or of a program
     for override in overrides:
         key, text = split_override(override)
         key = key.lstrip("+")
@@ -134,6 +136,8 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
             OmegaConf.update(cfg, key, value, merge=isinstance(value, dict))
         except Exception as error:  # OmegaConf raises errors of many types
             raise ConfigError(f"cannot apply the override {override!r}: {error}") from error
+        if isinstance(value, str | list | dict):
+            check_names(OmegaConf.to_container(cfg), known)
 
 
 def _fits(cfg: DictConfig, key: str) -> Fits | None:
