@@ -83,8 +83,8 @@ LISTED = frozenset(
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _REFERENCE = re.compile(r"\$\{(oc\.env:[^{}$]*|[^{}$:]*)\}")
 _EXPECTED = (
-    "a YAML file or an override may name classes of models, optimizers, data sets, samplers, transforms, evaluators and "
-    "schedulers, and the functions of the model zoo, from detectron2, torch, torchvision, fvcore and lesa_d2"
+    "a YAML file or an override may name classes of models, optimizers, data sets, samplers, transforms, evaluators "
+    "and schedulers, and the functions of the model zoo, from detectron2, torch, torchvision, fvcore and lesa_d2"
 )
 
 
@@ -174,7 +174,9 @@ def _trusted() -> list[str]:
 def _is_in_place(path: str, but: Collection[str] = EXCLUDED) -> bool:
     if any(_is_below(path, place) for place in _trusted()):
         return True
-    return any(_is_below(path, place) for place in PLACES) and not any(_is_below(path, place) for place in but)
+    return any(_is_below(path, place) for place in PLACES) and not any(
+        _is_below(path, place) for place in but
+    )
 
 
 def _is_below(path: str, place: str) -> bool:

@@ -124,7 +124,9 @@ def _exceeds(content: Any, most: int) -> bool:
     waiting, count = [content], 0
     while waiting and count <= most:
         value = waiting.pop()
-        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+        inside = (
+            value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+        )
         waiting += inside
         count += 1
     return bool(waiting)
