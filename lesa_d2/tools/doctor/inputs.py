@@ -70,7 +70,10 @@ class Inputs:
 
     def _load(self) -> list[Finding]:
         from ...config import load_any_config
+        from ...config.lazy import config_path
 
+        if (path := config_path(self.config_file)).endswith(".py"):
+            print(f"{path} is a program, and is run now to be checked.", flush=True)
         self.cfg = load_any_config(self.config_file, self.overrides)
         kind = "yacs" if self.is_yacs else "LazyConfig"
         return [Finding("config", f"{self.config_file} loads ({kind})")]
