@@ -86,8 +86,24 @@ def read_config(file: str) -> DictConfig:
         raise ConfigError(
             f"{file} does not define {missing}; a training config needs {list(SECTIONS)}.{hint}"
         )
+    _check_sections(cfg, file)
     fill_defaults(cfg)
     return cfg
+
+
+def _check_sections(cfg: DictConfig, file: str) -> None:
+    """Check that every section of a config has keys.
+
+    Raises:
+        ConfigError: one is a value, a list, or a reference that leads nowhere.
+    """
+    for name in SECTIONS:
+        try:
+            section = cfg[name]
+        except Exception as error:  # what is raised depends on what is wrong
+            raise ConfigError(f"{file}: {name} refers to what is not there: {described(error)}") from error
+        if not isinstance(section, DictConfig):
+            raise ConfigError(f"{file}: {name} must be a section of the config, got {section!r}")
 
 
 def config_sources(file: str) -> dict[str, str]:
