@@ -181,7 +181,7 @@ def test_no_command_runs_code_of_a_yaml_file(command, tmp_path, monkeypatch):
     more = {
         "demo": ["--input", "a.png", "--output", "o"],
         "export": ["--output", "o"],
-        "inspect": ["--data", "."],
+        "inspect": ["--images", "a.png"],
     }
     monkeypatch.chdir(tmp_path)
     done = lesa(command, "--config-file", "c.yaml", *more.get(command, []))
