@@ -16,6 +16,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ..errors import ConfigError, described, is_of_user
+from ..trust import check_names, named
 from .files import find_config
 from .overrides import Fits, read_value, split_override
 from .settings import SETTINGS, fill_defaults
@@ -85,8 +86,24 @@ def read_config(file: str) -> DictConfig:
         raise ConfigError(
             f"{file} does not define {missing}; a training config needs {list(SECTIONS)}.{hint}"
         )
+    _check_sections(cfg, file)
     fill_defaults(cfg)
     return cfg
+
+
+def _check_sections(cfg: DictConfig, file: str) -> None:
+    """Check that every section of a config has keys.
+
+    Raises:
+        ConfigError: one is a value, a list, or a reference that leads nowhere.
+    """
+    for name in SECTIONS:
+        try:
+            section = cfg[name]
+        except Exception as error:  # what is raised depends on what is wrong
+            raise ConfigError(f"{file}: {name} refers to what is not there: {described(error)}") from error
+        if not isinstance(section, DictConfig):
+            raise ConfigError(f"{file}: {name} must be a section of the config, got {section!r}")
 
 
 def config_sources(file: str) -> dict[str, str]:
@@ -125,6 +142,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
     Raises:
         ConfigError: see :func:`load_config`.
     """
+    known = set(named(OmegaConf.to_container(cfg))) if overrides else set()  # checked, or of a program
     for override in overrides:
         key, text = split_override(override)
         key = key.lstrip("+")
@@ -134,6 +152,8 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
             OmegaConf.update(cfg, key, value, merge=isinstance(value, dict))
         except Exception as error:  # OmegaConf raises errors of many types
             raise ConfigError(f"cannot apply the override {override!r}: {error}") from error
+        if isinstance(value, str | list | dict):
+            check_names(OmegaConf.to_container(cfg), known)
 
 
 def _fits(cfg: DictConfig, key: str) -> Fits | None:

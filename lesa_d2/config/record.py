@@ -1,6 +1,7 @@
 """The saved config of a run, with which the run can be resumed, evaluated and used for prediction.
 
-A config that has a form without Python objects becomes ``config.yaml``.  For all others the source is kept:
+A config that has a form without Python objects, and names nothing that a YAML file may not name, becomes
+``config.yaml``.  For all others the source is kept:
 ``config.py`` reads the copies of its files in ``config_source/`` and applies what the data and the command line
 changed.  Nothing is pickled.
 """
@@ -18,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from ..errors import ConfigError
 from ..layers.registry import OPERATORS
 from ..storage import write_text
+from ..trust import check_names
 from .lazy import config_sources, lesa_backbones, read_config
 from .yaml_form import NoYamlFormError, plain, to_yaml
 
@@ -60,8 +62,8 @@ def save_config(cfg: DictConfig, folder: str | Path, origin: Origin | None = Non
                 f"the config cannot be saved: it holds {error}; keep it in a .py file"
             ) from None
         return _save_source(cfg, folder, origin)
-    if origin is not None and has_source and _has_outside_operator(cfg):
-        return _save_source(cfg, folder, origin)  # the file imports the module that defines the operator
+    if origin is not None and has_source and (_has_outside_operator(cfg) or not _is_trusted(cfg)):
+        return _save_source(cfg, folder, origin)  # a program, which may import any module
     if _is_record(folder / PYTHON_FILE):  # of an earlier run
         (folder / PYTHON_FILE).unlink()
     file = folder / YAML_FILE
@@ -75,6 +77,15 @@ def _has_outside_operator(cfg: DictConfig) -> bool:
     names = [node.get("operator") for node in lesa_backbones(cfg).values()]
     classes = [OPERATORS[name] for name in names if isinstance(name, str) and name in OPERATORS]
     return any(operator.__module__.partition(".")[0] != package for operator in classes)
+
+
+def _is_trusted(cfg: DictConfig) -> bool:
+    """Tell whether everything that a config names may stand in a YAML file."""
+    try:
+        check_names(plain(cfg))
+    except ConfigError:
+        return False
+    return True
 
 
 def _is_record(file: Path) -> bool:

@@ -191,6 +191,11 @@ SETTINGS: dict[str, Setting] = {
     "dataloader.test.num_workers": Setting(FOREIGN, whole(0), "processes that read images for evaluation"),
     "dataloader.test.batch_size": Setting(FOREIGN, whole(1), "images of an evaluation step"),
     "optimizer.lr": Setting(FOREIGN, POSITIVE, "base learning rate"),
+    "lr_multiplier.warmup_length": Setting(
+        FOREIGN,
+        number(lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+        "share of the run that warms up",
+    ),
     "model.input_format": Setting(FOREIGN, one_of("RGB", "BGR"), "channel order that the model expects"),
     "model.label_smoothing": Setting(
         FOREIGN,
@@ -258,13 +263,15 @@ def has_key(cfg: DictConfig, key: str) -> bool:
 
 
 def check_settings(
-    cfg: DictConfig, *, sections: tuple[str, ...] = ("train", "dataloader", "optimizer", "model")
+    cfg: DictConfig,
+    *,
+    sections: tuple[str, ...] = ("train", "dataloader", "optimizer", "model", "lr_multiplier"),
 ) -> None:
     """Check every value of ``sections`` that :data:`SETTINGS` describes.
 
     Raises:
-        ConfigError: a value is missing, of another type or out of range, or a key of the ``train`` section looks
-            like a misspelled one of ours; the message lists all of them.
+        ConfigError: a value is missing, of another type or out of range, a reference leads nowhere, or a key of the
+            ``train`` section looks like a misspelled one of ours; the message lists all of them.
     """
     task = OmegaConf.select(cfg, "train.task") if has_key(cfg, "train.task") else "detection"
     faults = list(dict.fromkeys(_not_sections(cfg, sections)))
@@ -273,18 +280,44 @@ def check_settings(
             faults += _faults(cfg, key, setting)
     if isinstance(cfg.get("train"), DictConfig):
         faults += _misspelled(cfg)
+    faults = faults or [fault for name in sections for fault in _dangling(cfg, name)]
     if faults:
         raise ConfigError("wrong values in the config:\n  " + "\n  ".join(faults))
 
 
+def _dangling(node: DictConfig | ListConfig, name: str | int, above: str = "") -> Iterator[str]:
+    """Yield a message for each reference at or below ``name`` that leads to no value."""
+    if isinstance(node, DictConfig) and (node._is_none() or name not in node):
+        return
+    key = f"{above}.{name}" if above else str(name)
+    if OmegaConf.is_interpolation(node, name):
+        try:
+            node[name]
+        except Exception as error:  # what is raised depends on what is wrong
+            text = OmegaConf.to_container(node, resolve=False)[name]  # type: ignore[index]
+            yield f"{key}={text} leads nowhere ({type(error).__name__})"
+    elif not OmegaConf.is_missing(node, name):
+        child = node[name]
+        inside = (
+            child if isinstance(child, DictConfig) else range(len(child)) if OmegaConf.is_list(child) else ()
+        )
+        for inner in inside:
+            yield from _dangling(child, inner, key)
+
+
 def _not_sections(cfg: DictConfig, sections: tuple[str, ...]) -> Iterator[str]:
-    """Yield a message for each section that is null, and for each part of ``train`` that is a single value."""
-    of_training = ("lr_multiplier", "dataloader.train", "dataloader.test") if "dataloader" in sections else ()
-    for name in (*sections, *of_training):
-        if has_key(cfg, name) and OmegaConf.select(cfg, name) is None:
-            yield f"{name} must be a section of the config, got None"
-    for key in (key.rpartition(".")[0] for key in SETTINGS if key.startswith("train.")):
-        if has_key(cfg, key) and not isinstance(value := OmegaConf.select(cfg, key), DictConfig):
+    """Yield a message for each section, and for each part of ``train``, that is a single value or a list."""
+    of_data = ("dataloader.train", "dataloader.test") if "dataloader" in sections else ()
+    of_training = [key.rpartition(".")[0] for key in SETTINGS if key.startswith("train.")]
+    for key in (*sections, *of_data, *of_training):
+        if not has_key(cfg, key):
+            continue
+        try:
+            value = OmegaConf.select(cfg, key)
+        except Exception as error:  # a reference that leads nowhere
+            yield f"{key} must be a section of the config, got nothing ({type(error).__name__})"
+            continue
+        if not isinstance(value, DictConfig):
             yield f"{key} must be a section of the config, got {value!r}"
 
 

@@ -1,16 +1,17 @@
 """yacs configs, and loading of a config of either kind."""
 
-import re
+import io
 from collections.abc import Sequence
 from typing import Any
 
+import yaml
 from detectron2.config import CfgNode, get_cfg
-from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig
 
 from ..errors import ConfigError
 from .lazy import config_path, load_config
 from .overrides import read_value, split_override
+from .yaml_form import plain, read_mapping
 
 
 def add_lesa_config(cfg: CfgNode) -> None:
@@ -37,6 +38,15 @@ def add_lesa_config(cfg: CfgNode) -> None:
     )
 
 
+class _SafeNode(CfgNode):
+    """Read files, those that they name as ``_BASE_`` too, without running anything of them."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> io.StringIO:
+        """Return the content as plain YAML; detectron2 opens every file by this function."""
+        return io.StringIO(yaml.safe_dump(plain(read_mapping(filename))))
+
+
 def load_any_config(file: str, overrides: Sequence[str] = ()) -> DictConfig | CfgNode:
     """Load a LazyConfig or, if ``file`` is a yacs config, a CfgNode, and apply overrides.
 
@@ -48,7 +58,8 @@ def load_any_config(file: str, overrides: Sequence[str] = ()) -> DictConfig | Cf
         ConfigError: there is no such config, or an override does not fit it.
     """
     path = config_path(file)
-    return load_yacs_config(path, overrides) if _is_yacs(path) else load_config(path, overrides)
+    is_yacs = path.endswith((".yaml", ".yml")) and "model" not in read_mapping(path)  # of a saved LazyConfig
+    return load_yacs_config(path, overrides) if is_yacs else load_config(path, overrides)
 
 
 def load_yacs_config(file: str, overrides: Sequence[str] = ()) -> CfgNode:
@@ -57,14 +68,18 @@ def load_yacs_config(file: str, overrides: Sequence[str] = ()) -> CfgNode:
     Raises:
         ConfigError: the file or an override does not fit the known keys and their types.
     """
-    cfg = get_cfg()
-    add_lesa_config(cfg)
+    defaults = get_cfg()
+    add_lesa_config(defaults)
+    read = _SafeNode(defaults)
     try:
-        cfg.merge_from_file(file)
+        read.merge_from_file(file, allow_unsafe=False)
+    except ConfigError:
+        raise
     except Exception as error:  # yacs raises AssertionError, and YAML its own errors
         raise ConfigError(
             f"config file {file!r} cannot be loaded: {type(error).__name__}: {error}"
         ) from error
+    cfg = CfgNode(read)  # yacs refuses to merge nodes of other classes
     for override in overrides:
         key, text = split_override(override)
         value = read_value(key, text, _is_text if _is_text(_value(cfg, key)) else None)
@@ -86,11 +101,3 @@ def _value(cfg: CfgNode, key: str) -> Any:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
-
-
-def _is_yacs(file: str) -> bool:
-    """Tell whether a file is a yacs config; a saved LazyConfig is YAML too, but has a section ``model``."""
-    if not file.endswith((".yaml", ".yml")):
-        return False
-    with PathManager.open(file) as content:
-        return re.search(r"^model:", content.read(), flags=re.MULTILINE) is None

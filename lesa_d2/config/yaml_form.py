@@ -14,8 +14,13 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf, SCMode
 
-ALLOWED = ("torch", "torchvision", "detectron2", "fvcore", "lesa_d2", "functools", "builtins.tuple")
-"""Packages whose classes and functions may be in the tags of a YAML file, which detectron2 writes."""
+from ..errors import ConfigError
+from ..trust import LOCATE, allowed, check_names
+
+MOST_VALUES = 100_000
+"""A config has some hundred values; aliases of aliases make a small file grow without end."""
+RETINANET_SIZES = "[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 256, 512 ]]"
+"""The Python in detectron2's ``Base-RetinaNet.yaml``."""
 
 
 class NoYamlFormError(TypeError):
@@ -57,7 +62,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, functools.partial) and not value.args:
         arguments = {name: plain(argument) for name, argument in value.keywords.items()}
         return {**arguments, "function": plain(value.func), "_target_": _path(partial_of)}
-    return {"name": _path(value), "_target_": _path(locate)}
+    return {"name": _path(value), "_target_": LOCATE}
 
 
 def _key(key: Any) -> Any:
@@ -81,42 +86,96 @@ def _path(value: Any) -> str:
 
 
 def load_yaml(file: str) -> DictConfig:
-    """Read a config from YAML; Python tags are accepted only for the packages in :data:`ALLOWED`.
+    """Read a LazyConfig from YAML.
 
     Raises:
-        yaml.YAMLError: the file is not YAML, or holds another Python object.
+        ConfigError: see :func:`read_mapping`.
     """
-    with PathManager.open(file) as content:
-        return OmegaConf.create(yaml.load(content, _Loader), flags={"allow_objects": True})
+    return OmegaConf.create(read_mapping(file), flags={"allow_objects": True})
+
+
+def read_mapping(file: str) -> dict[str, Any]:
+    """Return the content of a YAML config of either kind, without running anything of it.
+
+    Beyond plain YAML there may be what detectron2 writes: tuples, names of classes and functions, ShapeSpec and
+    ``functools.partial``.
+
+    Raises:
+        ConfigError: the file cannot be read, is not such YAML, is no mapping, grows too large by its aliases, or names
+            something that :func:`lesa_d2.trust.allowed` refuses.
+    """
+    try:
+        with PathManager.open(file) as content:
+            mapping = yaml.load(content, _Loader)
+        if not isinstance(mapping, dict) or not all(isinstance(key, str) for key in mapping):
+            state = "it is empty" if mapping is None else "it is no mapping from names"
+            raise ConfigError(f"{state}; a config is one, such as 'train: {{max_iter: 9}}'")
+        if _exceeds(mapping, MOST_VALUES):
+            raise ConfigError(f"with its aliases it has more than {MOST_VALUES:,} values")
+        check_names(mapping)
+    except Exception as error:  # values can be wrong in many ways, such as the date 2024-99-99
+        kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+        raise ConfigError(f"config file {file!r} cannot be loaded: {kind}{error}") from error
+    return mapping
+
+
+def _exceeds(content: Any, most: int) -> bool:
+    """Tell whether dicts and lists hold more than ``most`` values; one that holds itself has no end of them."""
+    waiting, count = [content], 0
+    while waiting and count <= most:
+        value = waiting.pop()
+        inside = (
+            value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+        )
+        waiting += inside
+        count += 1
+    return bool(waiting)
 
 
 class _Loader(yaml.SafeLoader):
     """Read YAML with the few Python objects that detectron2's LazyConfig.save writes."""
 
-    def read_tuple(self, node: yaml.SequenceNode) -> tuple:
+    def read_tuple(self, node: yaml.Node) -> tuple:
         """Read ``!!python/tuple``."""
         return tuple(self.construct_sequence(node, deep=True))
 
     def read_name(self, path: str, node: yaml.Node) -> Any:
         """Read a class or function, ``!!python/name:path``."""
-        if not any(path == name or path.startswith(f"{name}.") for name in ALLOWED):
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the Python object {path} is not allowed in a config", node.start_mark
-            )
-        return locate(path)
+        return allowed(path)
 
     def read_instance(self, path: str, node: yaml.Node) -> Any:
         """Read a dataclass such as ShapeSpec, ``!!python/object:path``."""
-        kind = self.read_name(path, node)
+        kind = allowed(path)
         if not dataclasses.is_dataclass(kind) or not isinstance(node, yaml.MappingNode):
-            raise yaml.constructor.ConstructorError(
-                None, None, f"a {path} is not allowed in a config", node.start_mark
-            )
+            raise self._refused(node)
         fields = {str(name): value for name, value in self.construct_mapping(node, deep=True).items()}
+        check_names(fields)
         return kind(**fields)  # type: ignore[operator]
+
+    def read_partial(self, node: yaml.Node) -> functools.partial:
+        """Read ``!!python/object/apply:functools.partial``: the function, and its arguments as ``state``."""
+        content = self.construct_mapping(node, deep=True)
+        function, arguments, keywords, _ = content.get("state") or (None, (), {}, None)
+        if not callable(function):  # only a name that is allowed makes one
+            raise self._refused(node)
+        return functools.partial(function, *arguments, **keywords)
+
+    def read_sizes(self, node: yaml.Node) -> list:
+        """Read the one expression in detectron2's own configs, which is not evaluated."""
+        if not isinstance(node, yaml.SequenceNode) or self.construct_sequence(node) != [RETINANET_SIZES]:
+            raise self._refused(node)
+        return [[x, x * 2 ** (1.0 / 3), x * 2 ** (2.0 / 3)] for x in (32, 64, 128, 256, 512)]
+
+    @staticmethod
+    def _refused(node: yaml.Node) -> yaml.YAMLError:
+        return yaml.constructor.ConstructorError(
+            None, None, f"a {node.tag.removeprefix(_PYTHON)} is not allowed in a config", node.start_mark
+        )
 
 
 _PYTHON = "tag:yaml.org,2002:python/"
 _Loader.add_constructor(f"{_PYTHON}tuple", _Loader.read_tuple)
+_Loader.add_constructor(f"{_PYTHON}object/apply:functools.partial", _Loader.read_partial)
+_Loader.add_constructor(f"{_PYTHON}object/apply:eval", _Loader.read_sizes)
 _Loader.add_multi_constructor(f"{_PYTHON}name:", _Loader.read_name)
 _Loader.add_multi_constructor(f"{_PYTHON}object:", _Loader.read_instance)

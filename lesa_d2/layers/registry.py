@@ -1,9 +1,10 @@
 """The operators of the slot by name, open to operators from outside the package."""
 
-import importlib
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
+from ..trust import imported
 from .slot import SlotOperator
 
 Operator = TypeVar("Operator", bound=type[SlotOperator])
@@ -48,7 +49,8 @@ def find_operator(operator: str | type[SlotOperator]) -> type[SlotOperator]:
     """Return the class of an operator: a class itself, a registered name, or an import path ``module.Class``.
 
     Raises:
-        ValueError: no operator is known by this name; lists the names.
+        ValueError: no operator is known by this name; or the module of the path is not imported yet, and
+            :func:`lesa_d2.trust.imported` refuses to.
         TypeError: what it leads to is no operator of the slot.
     """
     if isinstance(operator, type):
@@ -62,11 +64,8 @@ def find_operator(operator: str | type[SlotOperator]) -> type[SlotOperator]:
             "imported"
         )
     module, _, name = operator.rpartition(".")
-    try:
-        loaded = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"the operator {operator!r} cannot be imported: {error}") from error
-    return check_operator_class(loaded)
+    loaded = getattr(sys.modules.get(module), name, None)  # by a program, which may import anything
+    return check_operator_class(imported(operator) if loaded is None else loaded)
 
 
 def check_operator_class(operator: object) -> type[SlotOperator]:

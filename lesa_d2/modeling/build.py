@@ -38,10 +38,13 @@ def build_yacs_model(cfg: CfgNode) -> nn.Module:
 
 def _built(build: Callable[[Any], nn.Module], cfg: Any) -> nn.Module:
     try:
-        return build(cfg)
+        model = build(cfg)
     except Exception as error:
         if is_of_user(error):  # a mistake in somebody's own module, of any kind
             raise ConfigError(f"the config's model cannot be built: {described(error)}") from error
         if isinstance(error, ARGUMENT_ERRORS):
             raise ConfigError(f"the config's model cannot be built: {error}") from error
         raise
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"the config's model must describe a module by its _target_, got {model!r}")
+    return model

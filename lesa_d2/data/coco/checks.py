@@ -10,7 +10,7 @@ from pathlib import Path
 from ..pictures import DeepPictureError, MissingPictureError, PictureError, check_picture
 from ..problems import DatasetProblemsError, Problem
 from ..progress import progress
-from .fixes import FIXES
+from .fixes import FIXES, OUTSIDE
 from .part import ImageSummary, Part, Summary, summarise
 
 _PICTURE_KINDS: dict[type, str] = {
@@ -76,7 +76,8 @@ def _picture_problems(part: Part, state: tuple, pictures: str) -> tuple[Problem,
 def _find_picture_problems(part: Part) -> Iterator[Problem]:
     """Decode every image; threads help because most of the time is spent outside Python."""
     summary = part.summary()
-    named = {problem.image_id for problem in summary.problems if problem.kind == "missing image file"}
+    unreadable = ("missing image file", OUTSIDE)
+    named = {problem.image_id for problem in summary.problems if problem.kind in unreadable}
     if any(problem.kind == "no picture found" for problem in summary.problems):
         return
     images = [image for image in summary.images if image.id not in named]

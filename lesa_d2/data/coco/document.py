@@ -14,7 +14,7 @@ import orjson
 
 from ..problems import DatasetProblemsError, Problem
 from .entries import is_object, is_plain_id, read_annotation, read_image
-from .fixes import FIXES
+from .fixes import FIXES, OUTSIDE
 from .locate import Located
 from .values import LARGEST_ID, MistakeError, is_int, shown, whole
 
@@ -281,7 +281,9 @@ def _report_missing(document: Document, located: Located) -> None:
         )
         return
     for image in document.images:
-        if (name := image["file_name"]) in located.missing:
+        if (name := image["file_name"]) in located.outside:
+            document.report(OUTSIDE, shown(name), image)
+        if name in located.missing:
             near = f"; near it: {', '.join(located.missing[name])}" if located.missing[name] else ""
             where = located.image_root / (name if len(name) < _LONG else f"{name[:_LONG]}...")
             document.report("missing image file", f"{where}{near}", image)

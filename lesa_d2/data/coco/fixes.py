@@ -1,5 +1,9 @@
 """Say what to do about each kind of problem of a COCO file."""
 
+from ...trust import PATHS_VARIABLE
+
+OUTSIDE = "picture outside of the folder"
+
 FIXES = {
     "no images": "List the images, or remove the file: without one for validation a seed splits training.",
     "no annotations": "Label at least one object.",
@@ -30,6 +34,7 @@ FIXES = {
     "masks missing": "Other annotations have a mask: give this one a 'segmentation' too, or remove all.",
     "no picture found": "Put the pictures beside the annotations, or into images/ beside them.",
     "class of crowds only": "CVAT writes brush masks with iscrowd 1: where these are single objects, set it to 0.",
+    OUTSIDE: f"Put it into the data set's folder, or name the folder that it is in in {PATHS_VARIABLE}.",
     "missing image file": "Put the file there, or remove the image from the annotations.",
     "image that cannot be decoded": "Replace the file, or remove the image from the annotations.",
     "more than 8 bits": "Convert the image to 8 bits; detectron2 would read it as a white area.",

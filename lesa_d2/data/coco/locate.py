@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
+from ...trust import may_read
 from .parts import part_of_folder
 
 _USUAL = ("images", "imgs", "data", "jpegimages", "default")  # names of folders of pictures
@@ -27,6 +28,7 @@ class Located:
         missing: names without a picture, with the near names that were not used because there are several.
         near: names for which a file of a slightly different name, or in another folder, is used.
         also: another folder that has files of all these names; empty if there is none.
+        outside: names that lead out of the data set's folder, to a file that is there but may not be read.
     """
 
     image_root: Path
@@ -34,6 +36,7 @@ class Located:
     missing: dict[str, list[str]] = field(default_factory=dict)
     near: dict[str, str] = field(default_factory=dict)
     also: str = ""
+    outside: set[str] = field(default_factory=set)
 
 
 def key_of(name: str) -> Parts:
@@ -134,15 +137,19 @@ class PictureIndex:
             below = [(key, file) for key, file in found if self._may_hold(os.path.dirname(file), part)]
         common = [_common_end(wanted, key) for key, _ in below]
         best = [file for count, (_, file) in zip(common, below, strict=True) if count == max(common)]
-        if is_there(
-            os.path.join(root, name)
-        ):  # an absolute path, a folder: the check of the pictures says what it is
+        path = os.path.join(root, name)
+        if is_there(path) and may_read(
+            path, self.root
+        ):  # a folder, say: the check of the pictures says what it is
             located.names[name] = name
         elif len(best) == 1:
             located.names[name] = os.path.relpath(best[0], root)
             same_name = PurePosixPath(name.replace("\\", "/")).name == os.path.basename(best[0])
             if not same_name or located.names[name].startswith(".."):
                 located.near[name] = located.names[name]
+        elif is_there(path):
+            located.names[name] = name
+            located.outside.add(name)
         else:
             located.names[name] = name
             near = best or [file for _, file in found] or self._with_stem(wanted)

@@ -1,12 +1,14 @@
 """Read one part of a folder, for training, validation or test, and keep what registration needs of it."""
 
 import gc
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from ...trust import PATHS_VARIABLE
 from ..problems import DatasetProblemsError, Problem
 from .document import Document, Parsed, parse, read_document
 from .entries import is_object
@@ -112,9 +114,9 @@ class Part:
         return PictureIndex(self.root, beside).locate(names, self.file, self.name) if beside else located
 
     def state(self) -> tuple:
-        """Return what changes when the file or the names of the pictures change."""
-        file = self.file.stat()
-        return file.st_mtime_ns, file.st_size, file.st_ino, folders_state(self.root)
+        """Return what changes when the file, the names of the pictures, or what may be read change."""
+        file, readable = self.file.stat(), os.environ.get(PATHS_VARIABLE)
+        return file.st_mtime_ns, file.st_size, file.st_ino, readable, folders_state(self.root)
 
     def summary(self) -> Summary:
         """Return the summary of the file, which is read again only when something has changed."""

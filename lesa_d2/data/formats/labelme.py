@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import os
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as mask_util
 
+from ...trust import may_read
 from ..coco.document import Parsed
 from ..coco.folder import AnnotatedFolder
 from ..coco.layout import is_broken, is_labelme
@@ -115,10 +117,12 @@ class LabelMePart(FilesPart):
         numbers = {name: number for number, name in found.names.items()}
         picture = _picture_of(file, content)
         size: Any = content.get("imageWidth"), content.get("imageHeight")
-        width, height = size if all(map(is_side, size)) else picture_size(picture) or (1, 1)
+        if not all(map(is_side, size)):
+            size = (picture_size(picture) if may_read(picture, self.root) else None) or (1, 1)
+        width, height = size
         read = [(numbers[label], *self._box_and_mask(outlines, width, height)) for label, outlines in objects]
-        relative = picture.relative_to(self.root) if picture.is_relative_to(self.root) else Path(picture.name)
-        image = found.add_image(str(relative), width, height, file)
+        name = picture.relative_to(self.root) if picture.is_relative_to(self.root) else picture
+        image = found.add_image(str(name), width, height, file)
         for number, box, mask in read:
             found.add_object(image, number, box, [] if self.boxes_alone else mask)
 
@@ -141,7 +145,7 @@ def _picture_of(file: Path, content: dict[str, Any]) -> Path:
     """Return the picture that the file names, or that of its own name where it names none."""
     name = content.get("imagePath")
     if isinstance(name, str) and name.strip():
-        return file.parent / name.replace("\\", "/")
+        return Path(os.path.normpath(file.parent / name.replace("\\", "/")))
     beside = (file.with_suffix(suffix) for suffix in SUFFIXES)
     return next((picture for picture in beside if picture.is_file()), file.with_suffix(".jpg"))
 

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from ...errors import DatasetError
+from ...trust import may_read
 from ..coco.document import Parsed
 from ..coco.folder import AnnotatedFolder
 from ..coco.locate import Located, is_there
@@ -78,14 +79,18 @@ class YoloPart(FilesPart):
         missing: dict[str, list[str]] = {
             name: [] for name in names if not is_there(os.path.join(self.root, name))
         }
-        return Located(self.root, {name: name for name in names}, missing)
+        outside = {
+            name for name in names if name not in missing and not may_read(self.root / name, self.root)
+        }
+        return Located(self.root, {name: name for name in names}, missing, outside=outside)
 
     def _parse(self) -> Parsed:
         found = Collector(dict(self.classes))
         read = []
         for picture in shown_progress(self.pictures):
             label = label_of(picture, self.root)
-            read.append((picture, label, _read_labels(label, self.boxes_alone, found)))
+            is_readable = may_read(picture, self.root)
+            read.append((picture, label, _read_labels(label, self.boxes_alone, found) if is_readable else []))
         lines = [line for _, _, of_picture in read for line in of_picture]
         with_polygon = sum(bool(polygon) for _, _, polygon in lines)
         as_boxes = 0 < with_polygon < len(lines)
@@ -94,7 +99,8 @@ class YoloPart(FilesPart):
                 f"{with_polygon} lines are polygons and {len(lines) - with_polygon} are boxes: all are read as boxes."
             )
         for picture, label, of_picture in read:
-            size = picture_size(picture)  # None: the check of the pictures says why
+            # None: the check of the pictures says why
+            size = picture_size(picture) if may_read(picture, self.root) else None
             image = found.add_image(_name(picture, self.root), *(size or (1, 1)), label)
             for category, box, polygon in of_picture if size else ():
                 polygons = [] if as_boxes or not polygon else [scaled(polygon, size or (1, 1))]
@@ -182,7 +188,8 @@ def _names(root: Path, file: Path, names: Any) -> tuple[tuple[int, str], ...]:
         DatasetError: none of these.
     """
     if isinstance(names, str):
-        names = read_lines(root / names) if (root / names).is_file() else [names]
+        is_list = may_read(root / names, root) and (root / names).is_file()
+        names = read_lines(root / names) if is_list else [names]
     pairs = list(
         names.items() if isinstance(names, dict) else enumerate(names) if isinstance(names, list) else ()
     )
@@ -205,7 +212,12 @@ def _pictures(root: Path, base: str, place: str) -> list[Path]:
         if candidate.is_dir():
             return [Path(name) for name in list_pictures(candidate)[0]]
         if candidate.is_file():
-            return [_listed(root, candidate, line) for line in read_lines(candidate)]
+            is_readable = may_read(
+                candidate, root
+            )  # else a picture outside of the folder, which is a problem
+            return (
+                [_listed(root, candidate, x) for x in read_lines(candidate)] if is_readable else [candidate]
+            )
     return []
 
 
@@ -236,7 +248,8 @@ def _part(
     boxes_alone: bool = False,
 ) -> Part:
     unique = tuple(dict.fromkeys(pictures))
-    labels = tuple(label for picture in unique if os.path.lexists(label := label_of(picture, root)))
+    readable = [picture for picture in unique if may_read(picture, root)]
+    labels = tuple(label for picture in readable if os.path.lexists(label := label_of(picture, root)))
     return YoloPart(file, root, name, labels, classes, unique, boxes_alone)
 
 

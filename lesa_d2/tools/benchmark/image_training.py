@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-from detectron2.config import LazyConfig
 from PIL import Image
 
+from ...config import load_config
 from ...data.folder import SPLITS
 from ...data.loader import build_loader
 from ...data.shapes import draw_scene
@@ -15,7 +15,7 @@ from .measure import Step
 
 def image_loader(mode: str, *, config_file: str, folder: str, images: int, workers: int) -> Step:
     """Read ``images`` pictures of ``folder/train`` as pre-training does, in batches of a quarter of them."""
-    cfg = LazyConfig.load(config_file)
+    cfg = load_config(config_file)
     use_image_folder(cfg, folder)
     cfg.dataloader.train.update(total_batch_size=max(1, images // 4), num_workers=workers)
     batches = iter(build_loader(cfg.dataloader.train))

@@ -11,6 +11,8 @@ from typing import Any
 from ...errors import CheckpointError, listed
 from .findings import Finding, checked
 
+WRONG = "are wrong"
+
 
 class Inputs:
     """Hold the checks of one command line; later checks use what earlier ones have built.
@@ -46,7 +48,8 @@ class Inputs:
         if self.dataset:
             findings += checked("data set", self._check_dataset)
         if self.cfg is not None:
-            findings += checked("config values", self._check_values, "are wrong")
+            findings += checked("config values", self._check_values, WRONG)
+        if self.cfg is not None and findings[-1].state != WRONG:  # the other checks use these values
             if not any(finding.name == "data set" and finding.fix for finding in findings):
                 findings += checked("data of the config", self._check_data)
             findings += checked("model", self._build, "cannot be built")
@@ -70,7 +73,10 @@ class Inputs:
 
     def _load(self) -> list[Finding]:
         from ...config import load_any_config
+        from ...config.lazy import config_path
 
+        if (path := config_path(self.config_file)).endswith(".py"):
+            print(f"{path} is a program, and is run now to be checked.", flush=True)
         self.cfg = load_any_config(self.config_file, self.overrides)
         kind = "yacs" if self.is_yacs else "LazyConfig"
         return [Finding("config", f"{self.config_file} loads ({kind})")]
