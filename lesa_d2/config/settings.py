@@ -294,7 +294,7 @@ def _dangling(node: DictConfig | ListConfig, name: str | int, above: str = "") -
         try:
             node[name]
         except Exception as error:  # what is raised depends on what is wrong
-            text = OmegaConf.to_container(node, resolve=False)[name]  # type: ignore[index]
+            text = OmegaConf.to_container(node, resolve=False)[name]
             yield f"{key}={text} leads nowhere ({type(error).__name__})"
     elif not OmegaConf.is_missing(node, name):
         child = node[name]

@@ -135,7 +135,7 @@ def _exceeds(content: Any, most: int) -> bool:
 class _Loader(yaml.SafeLoader):
     """Read YAML with the few Python objects that detectron2's LazyConfig.save writes."""
 
-    def read_tuple(self, node: yaml.Node) -> tuple:
+    def read_tuple(self, node: yaml.SequenceNode) -> tuple:
         """Read ``!!python/tuple``."""
         return tuple(self.construct_sequence(node, deep=True))
 
@@ -152,7 +152,7 @@ class _Loader(yaml.SafeLoader):
         check_names(fields)
         return kind(**fields)  # type: ignore[operator]
 
-    def read_partial(self, node: yaml.Node) -> functools.partial:
+    def read_partial(self, node: yaml.MappingNode) -> functools.partial:
         """Read ``!!python/object/apply:functools.partial``: the function, and its arguments as ``state``."""
         content = self.construct_mapping(node, deep=True)
         function, arguments, keywords, _ = content.get("state") or (None, (), {}, None)
