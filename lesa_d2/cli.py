@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train or evaluate a detector, or any other LazyConfig of detectron2",
     "pretrain": "train or evaluate a classifier on a folder of pictures for each class",
     "demo": "draw predictions on images, video or a camera, several models side by side",
+    "predict": "write predictions for any number of pictures as COCO results, by several processes",
     "export": "write backbone and FPN as torch.export and ONNX files",
     "convert": "convert a checkpoint of the authors or of torchvision",
     "inspect": "show what the unary and the binary term contribute",

@@ -23,6 +23,7 @@ __all__ = [
     "CPU_ATTENTION",
     "DEFORM_CONV_BACKWARD",
     "TorchDispatchMode",
+    "forget_process_groups",
     "fresh_logger",
     "is_inside_backward",
     "keep_evaluations",
@@ -60,6 +61,18 @@ def release_logger(name: str) -> None:
     """Remove the handlers that :func:`fresh_logger` added; those of the host program stay."""
     for handler in _ours.pop(name, []):
         logging.getLogger(name).removeHandler(handler)
+
+
+def forget_process_groups() -> None:
+    """Drop detectron2's references to process groups that were destroyed.
+
+    The threads of a group end with the last reference to it, and detectron2 has no function that gives up its own.
+    """
+    from detectron2.utils import comm  # the layers import this module, and need torch alone
+
+    comm._LOCAL_PROCESS_GROUP = None
+    comm._get_global_gloo_group.cache_clear()
+    comm.create_local_process_group.cache_clear()
 
 
 def is_inside_backward() -> bool:

@@ -51,6 +51,9 @@ class StoppedError(Exception):
         self.number = number
         self.saved = "its state is not saved"
 
+    def __str__(self) -> str:
+        return f"Stopped by {signal.Signals(self.number).name}: {self.saved}. It continues with --resume."
+
 
 def listed(names: Sequence[str], shown: int = 6) -> str:
     """Return the first names for a message, and how many more there are."""
@@ -72,8 +75,7 @@ def exit_status(run: Callable[[], int | None]) -> int:
         print(f"{_rank()}error: {_message(error)}", file=sys.stderr)
         return FAILED
     except StoppedError as stop:
-        name = signal.Signals(stop.number).name
-        print(f"{_rank()}Stopped by {name}: {stop.saved}. It continues with --resume.", file=sys.stderr)
+        print(f"{_rank()}{stop}", file=sys.stderr)
         return INTERRUPTED if stop.number == signal.SIGINT else STOPPED
     except KeyboardInterrupt:
         print(

@@ -14,6 +14,7 @@ from ..data.loader import build_loader
 from ..errors import ConfigError
 from ..evaluation import build_evaluator, with_test_time_augmentation
 from .models import last_checkpoint, load_evaluated
+from .processes import wait_for_all
 from .report import start_report
 from .task import Reporter, Task
 
@@ -45,13 +46,16 @@ def evaluate(
     if "tta" in cfg.train and cfg.train.tta.enabled:
         detector, loader = with_test_time_augmentation(cfg, model)
     evaluator = build_evaluator(cfg.dataloader.evaluator)
-    results = inference_on_dataset(detector, watch(build_loader(loader)), evaluator)
+    # Shares of the images take different times, and the main process scores and reports alone.
+    waiting = {"on_end": wait_for_all}
+    results = inference_on_dataset(detector, watch(build_loader(loader)), evaluator, callbacks=waiting)
     model.train(was_training)
     if comm.is_main_process():
         print_csv_format(results)
         if reporter is not None and "report" in cfg.train and cfg.train.report.enabled:
             text = reporter.report_evaluation(cfg, evaluator, is_last)
             logger.info("%s\n\nWritten to %s\n", text, cfg.train.output_dir)
+    wait_for_all()
     return results
 
 

@@ -1,9 +1,12 @@
 """The folder of a run: its creation, and logging into it."""
 
 import errno
+import logging
 import re
+import sys
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from detectron2.utils import comm
@@ -11,7 +14,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..checkpoint import checkpoint_files, last_checkpoint
 from ..compat import fresh_logger, release_logger
-from ..errors import ConfigError, StorageError
+from ..errors import ConfigError, LesaError, StoppedError, StorageError
 from ..storage import not_written, remove_unfinished
 
 OF_A_RUN = re.compile(
@@ -88,12 +91,47 @@ def _intact(folder: str | Path) -> str:
 
 @contextmanager
 def logging_to(output_dir: str) -> Iterator[None]:
-    """Log, while open, to the console and to ``log.txt`` in the output folder, which is created."""
+    """Log, while open, to the console and to ``log.txt`` in the output folder, which is created.
+
+    Every other process writes ``log.txt.rankR``.  An error that ends the run is written there, too.
+    """
     make_folder(output_dir, "train.output_dir")
     try:
         for name in LOGGERS:
             fresh_logger(name, output_dir, comm.get_rank())
+            for handler in _file_handlers(name):
+                handler.handleError = _raise_error  # type: ignore[method-assign]
         yield
+    except Exception as error:
+        _log_to_file(error)
+        raise
     finally:
         for name in LOGGERS:
             release_logger(name)
+
+
+def _log_to_file(error: Exception) -> None:
+    """Write an error with the rank into the log of this process; the console gets it from the command."""
+    where = f"[rank {comm.get_rank()}] " if comm.get_world_size() > 1 else ""
+    text = str(error) if isinstance(error, LesaError | StoppedError) else traceback.format_exc()
+    record = logging.LogRecord("lesa_d2", logging.ERROR, __file__, 0, f"{where}{text}", None, None)
+    for handler in _file_handlers("lesa_d2"):
+        try:
+            handler.handle(record)
+        except OSError:  # of the disk, which is the error that ends the run
+            with suppress(OSError):
+                handler.stream.close()
+
+
+def _file_handlers(name: str) -> list[logging.StreamHandler]:
+    handlers = logging.getLogger(name).handlers
+    return [
+        handler
+        for handler in handlers
+        if isinstance(handler, logging.StreamHandler) and handler.stream not in (sys.stdout, sys.stderr)
+    ]
+
+
+def _raise_error(record: logging.LogRecord) -> None:
+    """End the run where its log cannot be written, instead of printing a traceback for every line."""
+    raise

@@ -4,16 +4,18 @@ import argparse
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.distributed as dist
 from detectron2.engine import default_argument_parser
 from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from ..errors import exit_status
+from .processes import collective_timeout, end_process, join_process_group, leave_process_group
 from .task import Task
 
 OVERRIDE = re.compile(r"\+?[A-Za-z_]\w*(\.\w+)+=")
@@ -43,17 +45,25 @@ def separate_overrides(args: argparse.Namespace, *lists: list[str]) -> None:
 def launch(main: Main, args: argparse.Namespace) -> int:
     """Run ``main(args)`` in the processes that the arguments or torchrun ask for, and return the exit status.
 
-    Every other process prints its own errors.
+    Every other process prints its own errors.  A process that fails among others is ended here.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        return _run_under_torchrun(main, args)
+        join_process_group()
+        _run_among_others(main, args)
+        return 0
     processes = usable_processes(args.num_gpus)
     if processes * args.num_machines == 1:
         main(args)
         return 0
     try:
         detectron2_launch(
-            _Worker(main), processes, args.num_machines, args.machine_rank, args.dist_url, args=(args,)
+            partial(_run_among_others, main),
+            processes,
+            args.num_machines,
+            args.machine_rank,
+            args.dist_url,
+            args=(args,),
+            timeout=collective_timeout(),
         )
     except torch.multiprocessing.ProcessExitedException as error:
         return error.exit_code or 1
@@ -70,30 +80,18 @@ def usable_processes(num_gpus: int) -> int:
     return max(1, min(num_gpus, available))
 
 
-class _Worker:
-    """Run ``main`` in a spawned process, and end it with the exit status for an error of the user."""
-
-    def __init__(self, main: Main) -> None:
-        self.main = main
-
-    def __call__(self, args: argparse.Namespace) -> None:
-        status = exit_status(partial(_without_result, self.main, args))
-        if status:
-            sys.exit(status)
+def _run_among_others(main: Main, args: argparse.Namespace) -> None:
+    """Run ``main`` in a process of a group, and leave the group; end the process where that fails."""
+    try:
+        # torchrun says in its summary what is recorded here
+        status = exit_status(partial(_without_result, record(main), args))
+    except Exception:
+        print(f"[rank {comm.get_rank()}] {traceback.format_exc()}", file=sys.stderr)
+        status = 1
+    if status:
+        end_process(status)
+    leave_process_group()
 
 
 def _without_result(main: Main, args: argparse.Namespace) -> None:
     main(args)
-
-
-def _run_under_torchrun(main: Main, args: argparse.Namespace) -> int:
-    local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    on_gpu = torch.cuda.is_available()
-    if on_gpu:
-        torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
-    try:
-        comm.create_local_process_group(local_size)
-        return exit_status(partial(_without_result, main, args))
-    finally:
-        dist.destroy_process_group()

@@ -56,11 +56,15 @@ def test_an_image_is_augmented_anew_in_every_epoch():
     assert len(draws) == 20
 
 
-def test_processes_see_what_one_accumulating_process_sees(monkeypatch):
-    one = take(6, accumulate=2)  # micro-batches of one image
-    for rank in range(2):
-        as_processes(monkeypatch, rank, 2)
-        assert take(3) == one[rank::2]
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_processes_see_what_one_accumulating_process_sees(monkeypatch, world):
+    """Every step has the same samples in the same order, with the same random numbers."""
+    one = take(3 * world, total_batch_size=4, accumulate=world)
+    whole = [sample for batch in take(3, total_batch_size=4) for sample in batch]
+    assert [sample for batch in one for sample in batch] == whole
+    for rank in range(world):
+        as_processes(monkeypatch, rank, world)
+        assert take(3, total_batch_size=4) == one[rank::world]
 
 
 def test_accumulation_resumes_at_the_right_micro_batch():
