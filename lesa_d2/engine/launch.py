@@ -1,11 +1,14 @@
 """Start of the processes: one, several on one machine or on many, or those that torchrun has started."""
 
 import argparse
+import multiprocessing
 import os
 import re
+import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import torch
@@ -56,15 +59,16 @@ def launch(main: Main, args: argparse.Namespace) -> int:
         main(args)
         return 0
     try:
-        detectron2_launch(
-            partial(_run_among_others, main),
-            processes,
-            args.num_machines,
-            args.machine_rank,
-            args.dist_url,
-            args=(args,),
-            timeout=collective_timeout(),
-        )
+        with _forwarding():
+            detectron2_launch(
+                partial(_run_among_others, main),
+                processes,
+                args.num_machines,
+                args.machine_rank,
+                args.dist_url,
+                args=(args,),
+                timeout=collective_timeout(),
+            )
     except torch.multiprocessing.ProcessExitedException as error:
         return error.exit_code or 1
     return 0
@@ -78,6 +82,24 @@ def usable_processes(num_gpus: int) -> int:
         where = f"on {available} GPU(s)" if available else "one process on the CPU"
         print(f"{there} found instead of {num_gpus}: running {where}.", file=sys.stderr)
     return max(1, min(num_gpus, available))
+
+
+@contextmanager
+def _forwarding() -> Iterator[None]:
+    """Hand signals that ask to end, which this process gets while open, to those that it has started."""
+
+    def forward(number: int, frame: object) -> None:
+        for process in multiprocessing.active_children():
+            if process.pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, number)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _run_among_others(main: Main, args: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any
@@ -15,11 +16,16 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 """Asked to end (also by clusters), asked to end soon (Slurm, with ``--signal``), and Ctrl-C."""
 
 
+FORWARDED = 1.0
+"""Seconds in which another signal is the same one: clusters signal all processes, and torchrun forwards its own."""
+
+
 class StopRequest:
-    """Note signals while open; a second one ends the process at once."""
+    """Note signals while open; a second one, after :data:`FORWARDED` seconds, ends the process at once."""
 
     def __init__(self) -> None:
         self.number = 0  # of the signal
+        self._time = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -37,10 +43,11 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            if time.monotonic() - self._time > FORWARDED:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
             return
-        self.number = number
+        self.number, self._time = number, time.monotonic()
         name = signal.Signals(number).name
         os.write(2, f"{name}: the state is saved after this step; a second signal ends at once.\n".encode())
 

@@ -27,6 +27,7 @@ from .evaluating import evaluate
 from .folder import remove_run
 from .hooks import Best, Evaluation, Saver
 from .models import build_model, compile_backbone
+from .processes import wait_for_all
 from .report import start_report
 from .start import load_start
 from .stopping import StopHook, StopRequest
@@ -93,6 +94,7 @@ def train(cfg: DictConfig, task: Task, resume: bool = False, origin: Origin | No
         except StoppedError as stop:
             if comm.is_main_process():
                 stop.saved = f"step {saver.save()} of {cfg.train.max_iter} is saved in {cfg.train.output_dir}"
+            wait_for_all()  # the first process that ends has the others ended
             raise
     return trainer.last_results
 

@@ -1,13 +1,18 @@
 """SIGTERM, SIGUSR1 and Ctrl-C: the state is saved after the step, and the exit status says so."""
 
 import json
+import os
 import random
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
-from disturbed_runs import STEPS, check_files
+from disturbed_runs import OPTIONS, STEPS, check_files
 from forks import eventually
+from runs import ROOT, tiny_options
 
 from lesa_d2.engine import trainer as trainer_module
 from lesa_d2.errors import INTERRUPTED, STOPPED
@@ -29,7 +34,7 @@ def slowly():
 
 
 def test_signals_at_any_moment(disturbed, tries, outcome):
-    rng, number, lost = random.Random(1), tries(3, 30), []
+    rng, number, lost = random.Random(1), tries(2, 30), []
     for attempt in range(number):
         folder = disturbed.folder(f"signal_{attempt}")
         asked = list(STATUS)[attempt % 3]
@@ -64,6 +69,8 @@ def test_a_second_signal_ends_at_once(disturbed):
     time.sleep(0.5)
     run.kill(signal.SIGTERM)
     eventually(lambda: "a second signal ends at once" in run.text())
+    run.kill(signal.SIGTERM)  # forwarded: the same one
+    time.sleep(1.2)
     run.kill(signal.SIGTERM)
     assert run.wait() == -signal.SIGTERM
 
@@ -88,6 +95,28 @@ def test_a_signal_during_an_evaluation_stops_it(disturbed):
     assert f"Stopped by SIGUSR1: step 4 of {STEPS} is saved" in run.text()
     assert not (folder / "model_best.pth").exists()
     disturbed.finish(folder)
+
+
+def test_a_signal_to_one_process_stops_all(disturbed, outcome):
+    """Under torchrun, whose summary has the exit status of the process that ended first."""
+    folder = disturbed.folder("torchrun")
+    config, launcher = ROOT / "configs/quickstart_lesa.py", ["-m", "torch.distributed.run", "--standalone"]
+    arguments = [*launcher, "--nproc-per-node", "2", ROOT / "train_net.py", "--config-file", config]
+    options = tiny_options(folder, *OPTIONS, "train.max_iter=10000", "train.eval_period=0")
+    with open(f"{folder}.log", "w") as log:
+        command = [sys.executable, *map(str, [*arguments, *options])]
+        agent = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
+    eventually(lambda: steps_done(folder) or agent.poll() is not None, patience=200)
+    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGUSR1)
+    text = Path(f"{folder}.log")
+    assert agent.wait(timeout=120) == 1, text.read_text()[-3000:]
+    assert f"exitcode  : {STOPPED} (" in text.read_text()
+    assert "Stopped by SIGUSR1: step" in text.read_text()
+    check_files(folder)
+    saved = int((folder / "last_checkpoint").read_text()[6:13])
+    assert saved == steps_done(folder)[-1]
+    outcome("SIGUSR1 to one of two processes", "1", "both saved and stopped, status 75", "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
