@@ -15,7 +15,7 @@ from typing import Any
 import detectron2.data.transforms as T
 import numpy as np
 import torch
-from detectron2.config import CfgNode, instantiate
+from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
@@ -28,7 +28,7 @@ from .engine.detection import own_classes
 from .engine.device import PRECISIONS, settle, usable_device
 from .errors import CheckpointError, ConfigError, LesaError
 from .evaluation import with_test_time_augmentation
-from .modeling.build import build_yacs_model
+from .modeling.build import build_yacs_model, instantiate_part
 
 logger = logging.getLogger(__name__)
 
@@ -254,7 +254,7 @@ def _load_lazy(cfg: DictConfig, path: str, device: str | None) -> Detector:
     if cfg.train.tta.enabled:
         model, loader = with_test_time_augmentation(cfg, model)
     names = [class_names(cfg, key, kind) for key, kind in NAMES.items()]
-    return Detector(model, instantiate(loader.mapper), *names)
+    return Detector(model, instantiate_part("dataloader.test.mapper", loader.mapper), *names)
 
 
 NAMES = {"train.class_names": "thing_classes", "train.stuff_names": "stuff_classes"}

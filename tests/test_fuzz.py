@@ -4,6 +4,7 @@
 """
 
 import copy
+import functools
 import os
 import pickle
 import sys
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from runs import TINY, TINY_CLASSIFIER
 from test_trust import CODE
@@ -79,9 +80,13 @@ def some(share, /, **given_):
 
     def decorate(test):
         number = max(3, round(INPUTS * SHARES[share]))
-        checks = list(HealthCheck)
         limits = settings(
-            max_examples=number, deadline=None, derandomize=True, suppress_health_check=checks, database=None
+            max_examples=number,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate],  # inputs are short, and making them shorter takes long
         )
         return limits(given(**given_)(test))
 
@@ -276,7 +281,7 @@ def files():
     made += [
         pickle.dumps(value, protocol) for value in (arrays, {**arrays, "x": Evil()}) for protocol in (0, 2, 4)
     ]
-    write_safetensors(weights, Path("made.safetensors"))
+    write_safetensors(Path("made.safetensors"))
     return [*made, Path("made.safetensors").read_bytes(), b"", b"\x80"]
 
 
@@ -306,7 +311,7 @@ def test_checkpoints(originals, number, edits, end):
     assert isinstance(result, str) or all(isinstance(value, torch.Tensor) for value in result.values())
 
 
-@pytest.fixture(scope="module")
+@functools.cache
 def weights():
     """The weights of a small detector and a small classifier."""
     classifier = load_config("quickstart_classifier", [*TINY_CLASSIFIER, "train.device=cpu"])
@@ -351,8 +356,8 @@ def edited(state, edits):
     of=st.sampled_from(["detector", "classifier", "official"]),
     edits=EDITS,
 )
-def test_converter(weights, kind, of, edits):
-    state = to_official(weights["classifier"]) if of == "official" else weights[of]
+def test_converter(kind, of, edits):
+    state = to_official(weights()["classifier"]) if of == "official" else weights()[of]
     torch.save({"model": edited(state, edits)}, "source.pth")
     ends(convert_file, kind, "source.pth", "target.pth", force=True)
 
@@ -367,11 +372,11 @@ def test_converter(weights, kind, of, edits):
     edits=EDITS,
     what=st.sets(st.sampled_from(["opts", "checkpoint", "dataset", "bug"])),
 )
-def test_doctor(weights, changes, opts, edits, what, capsys):
+def test_doctor(changes, opts, edits, what, capsys):
     kind, of_kind = changes
     given_ = ["--config-file", write(changed(CONTENTS[kind], of_kind[:1]))]
     if "checkpoint" in what:
-        torch.save(edited(weights["detector"], edits), "c.pth")
+        torch.save(edited(weights()["detector"], edits), "c.pth")
         given_ += ["--checkpoint", "c.pth"]
     if "dataset" in what:
         given_ += ["--dataset", "."]
@@ -403,8 +408,8 @@ IMAGES = [
         },
     ),
 )
-def test_predictor(weights, changes, edits, image, options):
-    torch.save(edited(weights["detector"], edits), "c.pth")
+def test_predictor(changes, edits, image, options):
+    torch.save(edited(weights()["detector"], edits), "c.pth")
 
     def use():
         cfg = load_config(write(changed(CONTENT, changes[:1])))

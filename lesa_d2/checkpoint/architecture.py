@@ -77,12 +77,12 @@ def check_backbone_shapes(weights: Mapping[str, Tensor]) -> str:
         raise CheckpointError(f"these are not the shapes of a ResNet of ours: {error}") from error
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     wrong = [
-        f"{name} {tuple(value.shape)}, expected {expected[name]}"
+        f"{name} {tuple(value.shape)}, expected {expected.get(name, 'no such tensor')}"
         for name, value in weights.items()
-        if tuple(value.shape) != expected[name]
+        if tuple(value.shape) != expected.get(name)
     ]
     if wrong:
-        raise CheckpointError(f"the names are right, but not the shapes: {listed(wrong)}")
+        raise CheckpointError(f"the shapes are not those of a ResNet of ours: {listed(wrong)}")
     return (
         f"ResNet-{3 * sum(options['blocks']) + 2}, blocks {'-'.join(map(str, options['blocks']))}, "
         f"width multiplier {options['width_multiplier']}, groups {options['num_groups']}"

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import instantiate
 from detectron2.data import DatasetFromList, DatasetMapper
 from detectron2.data.build import trivial_batch_collator
 from detectron2.data.detection_utils import SizeMismatchError
@@ -21,6 +20,7 @@ from detectron2.utils.serialize import PicklableWrapper
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from ..errors import ConfigError, DatasetError, LesaError, described
+from ..modeling.build import instantiate_part
 from .pictures import PictureError, RefusedPictureError, check_header, check_picture
 
 Mapper = Callable[[dict], dict | None]
@@ -139,11 +139,13 @@ def build_loader(node: Any) -> Iterable[Any]:
     """Build the loader that a config describes, of whatever kind, with its mapper :func:`checked`.
 
     Raises:
+        ConfigError: the arguments do not fit.
         DatasetError: while it loads; names the file that cannot be read.
     """
     if not isinstance(node, Mapping) or node.get("mapper") is None:
-        return instantiate(node)
-    return instantiate({**node, "mapper": checked(instantiate(node["mapper"]))})
+        return instantiate_part("data loader", node)
+    mapper = instantiate_part("mapper", node["mapper"])
+    return instantiate_part("data loader", {**node, "mapper": checked(mapper)})
 
 
 class SeededDataset(Dataset[dict]):

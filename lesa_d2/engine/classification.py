@@ -4,13 +4,14 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 
-from detectron2.config import LazyCall, instantiate
+from detectron2.config import LazyCall
 from omegaconf import DictConfig
 
 from ..config.lazy import target
 from ..data import IMAGE_CLASSES, ImageRecords, image_folder, shape_images
 from ..data.images import describe_images
 from ..errors import ConfigError, DatasetError
+from ..modeling.build import instantiate_part
 from .classes import class_count, set_class_count
 from .detection import described_names
 from .task import Derivation, Task, register_task
@@ -122,7 +123,7 @@ def image_records(loader: DictConfig) -> ImageRecords:
         DatasetError: there are no pictures.
         ConfigError: the config describes another kind of data set.
     """
-    records = instantiate(loader.dataset)
+    records = instantiate_part("dataset", loader.dataset)
     if not isinstance(records, ImageRecords):
         raise ConfigError(
             f"the data set of a classifier must be ImageRecords, got {type(records).__name__}; "

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from ..data.loader import checked
 from ..data.pictures import SUFFIXES, list_pictures
 from ..data.progress import progress
 from ..errors import CheckpointError, DatasetError
+from ..modeling.build import instantiate_part
 from .device import settle
 from .models import build_model
 from .start import backbone_input, warn_of_stride
@@ -103,7 +103,7 @@ def picture_batches(
     if not files:
         raise DatasetError(f"{folder} holds no pictures; expected files with one of {', '.join(SUFFIXES)}")
     chosen = files[:: max(1, len(files) // number)][:number]
-    mapper = checked(instantiate(cfg.dataloader.test.mapper))
+    mapper = checked(instantiate_part("dataloader.test.mapper", cfg.dataloader.test.mapper))
     records = [{"file_name": file, "image_id": file, "label": 0} for file in chosen]
     inputs: Iterator[Any] = (mapper(record) for record in progress(records, "Reading pictures"))
     for _, same in groupby(inputs, key=lambda record: tuple(record["image"].shape)):

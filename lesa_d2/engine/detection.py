@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from detectron2.config import LazyCall, instantiate
+from detectron2.config import LazyCall
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
@@ -25,6 +25,7 @@ from ..data import (
 from ..data.registration import readable_name
 from ..errors import WITHOUT_SEMANTICS, ConfigError, DatasetError
 from ..evaluation import CocoEvaluator, make_tta_mapper
+from ..modeling.build import instantiate_part
 from .classes import class_count, set_class_count
 from .schedule import Schedule, fit_iterations, fit_periods
 from .task import Derivation, Task, register_task
@@ -138,7 +139,7 @@ def dataset_names(loader: DictConfig) -> list[str]:
     """
     if OmegaConf.select(loader, "dataset.names") is None:
         return []
-    names = instantiate(loader.dataset.names)
+    names = instantiate_part("dataset.names", loader.dataset.names)
     return [names] if isinstance(names, str) else list(names)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from detectron2.config import instantiate
 from detectron2.engine import create_ddp_model, default_writers, hooks
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
@@ -21,6 +20,7 @@ from ..config.lazy import parameters
 from ..config.record import Origin, save_config
 from ..data.loader import build_loader
 from ..errors import ConfigError, DatasetError, StoppedError
+from ..modeling.build import instantiate_part
 from .device import precision_of
 from .ema import EMAHook, make_ema
 from .evaluating import evaluate
@@ -50,7 +50,7 @@ def train(cfg: DictConfig, task: Task, resume: bool = False, origin: Origin | No
     seed_all_rng(cfg.train.seed + comm.get_rank())  # for data loaders without a seed
     model = build_model(cfg)
     cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
+    optimizer = instantiate_part("optimizer", cfg.optimizer)
     ema = make_ema(model, cfg.train.ema.decay) if cfg.train.ema.enabled else None
     if cfg.train.compile:
         compile_backbone(model)
@@ -159,10 +159,7 @@ def build_scheduler(cfg: DictConfig) -> Any:
     Raises:
         ConfigError: the arguments in the config do not fit.
     """
-    try:
-        return instantiate(cfg.lr_multiplier)
-    except (ValueError, TypeError, AssertionError) as error:
-        raise ConfigError(f"the config's lr_multiplier cannot be built: {error}") from error
+    return instantiate_part("lr_multiplier", cfg.lr_multiplier)
 
 
 def share_buffers(model: nn.Module) -> None:

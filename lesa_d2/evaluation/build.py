@@ -5,7 +5,6 @@ import logging
 from typing import Any
 
 import numpy as np
-from detectron2.config import instantiate
 from detectron2.evaluation import (
     COCOPanopticEvaluator,
     DatasetEvaluator,
@@ -16,6 +15,7 @@ from detectron2.utils.registry import locate
 from omegaconf import OmegaConf
 
 from ..data.pictures import open_picture
+from ..modeling.build import instantiate_part
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ def build_evaluator(cfg: Any) -> DatasetEvaluator:
 def _build(node: Any) -> DatasetEvaluator:
     if _is(node, SemSegEvaluator) and "sem_seg_loading_fn" not in node:
         # detectron2's own function asks numpy for an array without a copy, which numpy 2 refuses
-        return instantiate({**node, "sem_seg_loading_fn": read_label_map})
-    return instantiate(node)
+        node = {**node, "sem_seg_loading_fn": read_label_map}
+    return instantiate_part("evaluator", node)
 
 
 def _is(node: Any, kind: type) -> bool:

@@ -9,10 +9,10 @@ from detectron2.modeling import build_model
 from omegaconf import DictConfig
 from torch import nn
 
-from ..errors import ConfigError, described, is_of_user
+from ..errors import ConfigError, LesaError, described, is_of_user
 
 ARGUMENT_ERRORS = (ValueError, TypeError, AssertionError, ArithmeticError, LookupError)
-"""What building a model raises where its arguments do not fit together."""
+"""What building a model raises where its arguments do not fit together, with messages that say what does not."""
 
 
 def instantiate_model(cfg: DictConfig) -> nn.Module:
@@ -21,7 +21,7 @@ def instantiate_model(cfg: DictConfig) -> nn.Module:
     Raises:
         ConfigError: the arguments do not make a model.
     """
-    return _built(instantiate, cfg)
+    return _module(_built("model", instantiate, cfg))
 
 
 def build_yacs_model(cfg: CfgNode) -> nn.Module:
@@ -33,18 +33,33 @@ def build_yacs_model(cfg: CfgNode) -> nn.Module:
         ConfigError: the config's values do not make a model.
     """
     with torch.random.fork_rng(devices=[]):
-        return _built(build_model, cfg)
+        return _module(_built("model", build_model, cfg))
 
 
-def _built(build: Callable[[Any], nn.Module], cfg: Any) -> nn.Module:
+def instantiate_part(name: str, node: Any) -> Any:
+    """Build what a node of a LazyConfig describes; ``name`` is its key, for messages.
+
+    Raises:
+        ConfigError: the arguments do not fit.
+        LesaError: what is built says itself what is wrong.
+    """
     try:
-        model = build(cfg)
+        return _built(name, instantiate, node)
+    except ConfigError as error:
+        raise error.__cause__ if isinstance(error.__cause__, LesaError) else error from None
+
+
+def _built(name: str, build: Callable[[Any], Any], cfg: Any) -> Any:
+    try:
+        return build(cfg)
     except Exception as error:
         if is_of_user(error):  # a mistake in somebody's own module, of any kind
-            raise ConfigError(f"the config's model cannot be built: {described(error)}") from error
-        if isinstance(error, ARGUMENT_ERRORS):
-            raise ConfigError(f"the config's model cannot be built: {error}") from error
-        raise
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"the config's model must describe a module by its _target_, got {model!r}")
-    return model
+            raise ConfigError(f"the config's {name} cannot be built: {described(error)}") from error
+        kind = "" if isinstance(error, ARGUMENT_ERRORS) else f"{type(error).__name__}: "
+        raise ConfigError(f"the config's {name} cannot be built: {kind}{error}") from error
+
+
+def _module(model: Any) -> nn.Module:
+    if isinstance(model, nn.Module):
+        return model
+    raise ConfigError(f"the config's model must describe a module by its _target_, got {model!r}")
