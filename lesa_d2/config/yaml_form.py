@@ -135,7 +135,7 @@ def _exceeds(content: Any, most: int) -> bool:
 class _Loader(yaml.SafeLoader):
     """Read YAML with the few Python objects that detectron2's LazyConfig.save writes."""
 
-    def read_tuple(self, node: yaml.Node) -> tuple:
+    def read_tuple(self, node: yaml.SequenceNode) -> tuple:
         """Read ``!!python/tuple``."""
         return tuple(self.construct_sequence(node, deep=True))
 
@@ -154,6 +154,8 @@ class _Loader(yaml.SafeLoader):
 
     def read_partial(self, node: yaml.Node) -> functools.partial:
         """Read ``!!python/object/apply:functools.partial``: the function, and its arguments as ``state``."""
+        if not isinstance(node, yaml.MappingNode):
+            raise self._refused(node)
         content = self.construct_mapping(node, deep=True)
         function, arguments, keywords, _ = content.get("state") or (None, (), {}, None)
         if not callable(function):  # only a name that is allowed makes one
