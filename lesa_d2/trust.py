@@ -155,8 +155,8 @@ def named(content: Any) -> Iterator[str]:
         target = content.get("_target_")
         if target == LOCATE or getattr(target, "__name__", "") == "locate":
             yield str(content.get("name"))
-        elif isinstance(target, str):
-            yield target
+        elif "_target_" in content and not callable(target) and not isinstance(target, Mapping):
+            yield str(target)
         for value in content.values():
             yield from named(value)
     elif isinstance(content, list | tuple):

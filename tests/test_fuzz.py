@@ -33,12 +33,8 @@ from lesa_d2.tools.doctor import main, report
 
 INPUTS = int(os.environ.get("LESA_FUZZ", 300))
 SHARES = {
-    "overrides": 0.5,
-    "yaml": 0.15,
-    "checkpoints": 0.25,
-    "converter": 0.05,
-    "doctor": 0.03,
-    "predictor": 0.02,
+    **{"overrides": 0.3, "overrides of yacs": 0.1, "values of yaml": 0.1, "texts of yaml": 0.2},
+    **{"checkpoints": 0.2, "converter": 0.04, "doctor": 0.04, "predictor": 0.02},
 }
 RUNS = (
     "os.system",
@@ -169,7 +165,7 @@ def test_overrides(given_overrides):
     ends(use)
 
 
-@some("overrides", given_overrides=overrides(OF_YACS))
+@some("overrides of yacs", given_overrides=overrides(OF_YACS))
 def test_overrides_of_yacs(given_overrides):
     ends(load_yacs_config, str(YACS), given_overrides)
 
@@ -234,14 +230,14 @@ def use_config(file):
     return cfg
 
 
-@some("yaml", changes=CHANGES)
+@some("values of yaml", changes=CHANGES)
 def test_values_of_yaml_files(changes):
     kind, of_kind = changes
     ends(use_config, write(changed(CONTENTS[kind], of_kind)))
 
 
 @some(
-    "yaml",
+    "texts of yaml",
     snippets=st.lists(
         st.tuples(st.integers(0, len(SHORT)), st.sampled_from(SNIPPETS) | st.text(max_size=5)), max_size=3
     ),

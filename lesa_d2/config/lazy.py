@@ -5,7 +5,7 @@ import builtins
 import difflib
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -170,10 +170,7 @@ def _fits(cfg: DictConfig, key: str) -> Fits | None:
 
 def _text_parameters(node: Any) -> set[str]:
     """Return the names of the arguments of the callable of a node that take a text or a path, and nothing else."""
-    function = target(node)
-    if function is None:
-        return set()
-    kinds = {name: p.annotation for name, p in inspect.signature(function).parameters.items()}
+    kinds = {name: p.annotation for name, p in _signature(node).items()}
     members = {name: get_args(kind) if _is_union(kind) else (kind,) for name, kind in kinds.items()}
     return {name for name, of in members.items() if str in of and set(of) <= {str, Path, type(None)}}
 
@@ -270,10 +267,16 @@ def _known_names(node: Any) -> set[str]:
 
 def parameters(node: DictConfig) -> set[str]:
     """Return the names of the arguments of the callable that ``node`` describes; an empty set if it describes none."""
+    return {name for name in _signature(node) if name not in ("self", "args", "kwargs")}
+
+
+def _signature(node: Any) -> Mapping[str, inspect.Parameter]:
+    """Return the arguments of the callable of a node; none where there is no callable, or it does not tell."""
     function = target(node)
-    if function is None:
-        return set()
-    return {name for name in inspect.signature(function).parameters if name not in ("self", "args", "kwargs")}
+    try:
+        return inspect.signature(function).parameters if callable(function) else {}
+    except (TypeError, ValueError):  # written in C
+        return {}
 
 
 def target(node: Any) -> Any:

@@ -249,7 +249,15 @@ def _has_section(cfg: DictConfig, key: str) -> bool:
     """Tell whether ``key`` can be added: every part of it before the last is a section, or missing."""
     parts = key.split(".")[:-1]
     above = [".".join(parts[: depth + 1]) for depth in range(len(parts))]
-    return all(not has_key(cfg, name) or OmegaConf.is_dict(OmegaConf.select(cfg, name)) for name in above)
+    return all(not has_key(cfg, name) or OmegaConf.is_dict(_selected(cfg, name)) for name in above)
+
+
+def _selected(cfg: DictConfig, key: str) -> Any:
+    """Return the value of a key; None where it is a reference that leads nowhere."""
+    try:
+        return OmegaConf.select(cfg, key)
+    except Exception:  # what is raised depends on what is wrong
+        return None
 
 
 def has_key(cfg: DictConfig, key: str) -> bool:
@@ -310,14 +318,7 @@ def _not_sections(cfg: DictConfig, sections: tuple[str, ...]) -> Iterator[str]:
     of_data = ("dataloader.train", "dataloader.test") if "dataloader" in sections else ()
     of_training = [key.rpartition(".")[0] for key in SETTINGS if key.startswith("train.")]
     for key in (*sections, *of_data, *of_training):
-        if not has_key(cfg, key):
-            continue
-        try:
-            value = OmegaConf.select(cfg, key)
-        except Exception as error:  # a reference that leads nowhere
-            yield f"{key} must be a section of the config, got nothing ({type(error).__name__})"
-            continue
-        if not isinstance(value, DictConfig):
+        if has_key(cfg, key) and not isinstance(value := _selected(cfg, key), DictConfig):
             yield f"{key} must be a section of the config, got {value!r}"
 
 
@@ -330,10 +331,11 @@ def _faults(cfg: DictConfig, key: str, setting: Setting) -> Iterator[str]:
         return
     try:
         value = OmegaConf.select(cfg, key, throw_on_missing=True)
+        is_right = setting.rule.test(value)
     except Exception as error:  # an interpolation of a missing key, or "???"
         yield f"{key} must be {setting.rule.expected}, got nothing ({type(error).__name__})"
         return
-    if not setting.rule.test(value):
+    if not is_right:
         yield f"{key} must be {setting.rule.expected}, got {value!r}"
 
 

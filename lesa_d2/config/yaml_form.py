@@ -154,6 +154,8 @@ class _Loader(yaml.SafeLoader):
 
     def read_partial(self, node: yaml.MappingNode) -> functools.partial:
         """Read ``!!python/object/apply:functools.partial``: the function, and its arguments as ``state``."""
+        if not isinstance(node, yaml.MappingNode):
+            raise self._refused(node)
         content = self.construct_mapping(node, deep=True)
         function, arguments, keywords, _ = content.get("state") or (None, (), {}, None)
         if not callable(function):  # only a name that is allowed makes one
