@@ -29,9 +29,9 @@ quickstart: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-# Kills, signals and full disks, many of each; the table goes into docs/faults.md.
+# Kills, signals, full disks and files of others, many of each; the table goes into docs/faults.md.
 faults: $(READY)
-	LESA_FAULTS=docs/faults.md $(BIN)/python -m pytest tests/faults
+	LESA_FAULTS=docs/faults.md LESA_FUZZ=10000 $(BIN)/python -m pytest tests/faults tests/test_fuzz.py
 
 # COCO files with random mistakes, and training on those that pass the check.
 mutations: $(READY)

@@ -33,8 +33,14 @@ from lesa_d2.tools.doctor import main, report
 
 INPUTS = int(os.environ.get("LESA_FUZZ", 300))
 SHARES = {
-    **{"overrides": 0.3, "overrides of yacs": 0.1, "values of yaml": 0.1, "texts of yaml": 0.2},
-    **{"checkpoints": 0.2, "converter": 0.04, "doctor": 0.04, "predictor": 0.02},
+    "overrides": 0.3,
+    "overrides of yacs": 0.1,
+    "values of yaml": 0.1,
+    "texts of yaml": 0.2,
+    "checkpoints": 0.2,
+    "converter": 0.04,
+    "doctor": 0.04,
+    "predictor": 0.02,
 }
 RUNS = (
     "os.system",
