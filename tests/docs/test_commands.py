@@ -16,6 +16,7 @@ NOT_HERE = {
     r"pip install .*": "what `make setup` does",
     r"python tools/install_detectron2.py": "what `make setup` does",
     r".*compare_operators.py": "tests/tools/analysis",
+    r"torchrun .*": "tests/engine/test_processes.py, tests/engine/test_elastic.py, tests/commands/test_predict.py",
     r".*--webcam": "there is no camera; tests/tools/demo/test_video.py",
     r".*(own_operator.py|new_baselines|retinanet_lesa_r50).*": "tests/docs/test_own_operator.py, tests/engine",
     r".*benchmark cost .*(--memory|htc_).*": "minutes for large models; tests/tools/benchmark/test_cost.py",
