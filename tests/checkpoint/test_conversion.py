@@ -356,7 +356,7 @@ def test_names_of_a_resnet_with_other_shapes_are_refused(saved, tmp_path):
 def test_first_layers_without_a_width_are_one_error(saved, tmp_path, torchvision_state, shape):
     for key in ("layer1.0.conv2.weight", "layer1.0.conv3.weight"):
         other = {**torchvision_state, key: torch.ones(shape)}
-        with pytest.raises(CheckpointError, match="not (the shapes|those) of a ResNet of ours"):
+        with pytest.raises(CheckpointError, match=r"not (the shapes|those) of a ResNet of ours"):
             convert_file("torchvision", saved(other), tmp_path / "result.pth")
 
 
