@@ -29,6 +29,7 @@ class SlowEvaluator(DatasetEvaluator):
             time.sleep(4)
 
     def evaluate(self):
+        comm.synchronize()  # as COCOEvaluator does
         if comm.is_main_process():
             time.sleep(4)
         return {"slow": {"one": 1.0}}
