@@ -197,7 +197,14 @@ def filled_in(block, folder):
     block = block.replace("--dataset DIR", "--dataset own_data").replace("--data DIR", "--data image_folder")
     block = re.sub(r"train\.max_iter=\d+", "train.max_iter=2", block)  # all that is not word for word
     block = re.sub(r"\bCONFIG\b", "configs/mask_rcnn_lesa_r50.py", block)
-    return "\n".join(_with_files(line, folder) for line in block.splitlines())
+    return "\n".join(_once_more(_with_files(line, folder)) for line in block.splitlines())
+
+
+def _once_more(line):
+    """A training that may replace what another page, with the same folder, has trained."""
+    if "--resume" in line or "--eval-only" in line:
+        return line
+    return re.sub(r"(train_net\.py|pretrain_imagenet\.py|lesa (?:pre)?train)(?= )", r"\1 --overwrite", line)
 
 
 def _with_files(line, folder):
