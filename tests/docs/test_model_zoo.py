@@ -28,4 +28,4 @@ def test_commands_and_snippets_in_order(tmp_path):
     smaller = "'dataloader.train.dataset.names.num_images=8', 'dataloader.test.dataset.names.num_images=2', "
     training = training.replace('"train.max_iter=2"', smaller + '"train.max_iter=2"')
     run(training, "python", tmp_path, **environment | {"PYTHONPATH": str(tmp_path / "site")})
-    assert (tmp_path / "output/quickstart/lesa/last_checkpoint").exists()
+    assert (tmp_path / "output/two_steps/last_checkpoint").exists()

@@ -87,6 +87,12 @@ OWN_LOADER_FILE = str(ROOT / "tests/engine/own_loader.py")
 VITDET_FILE = str(ROOT / "tests/engine/plain_vitdet.py")
 
 
+@pytest.fixture(autouse=True)
+def _trust(monkeypatch):
+    """The overrides name data sets of the tests."""
+    monkeypatch.setenv("LESA_TRUST", "generated_data.panoptic_split,generated_data.keypoint_split")
+
+
 def run(config, folder, *options, flags=()):
     return train(["--config-file", config, *flags, *options, f"train.output_dir={folder}"])
 
