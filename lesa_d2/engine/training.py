@@ -50,7 +50,9 @@ def train(cfg: DictConfig, task: Task, resume: bool = False, origin: Origin | No
     seed_all_rng(cfg.train.seed + comm.get_rank())  # for data loaders without a seed
     model = build_model(cfg)
     if OmegaConf.select(cfg, "optimizer.params") is None:
-        raise ConfigError("the config's optimizer has no params, which describe how it takes those of the model")
+        raise ConfigError(
+            "the config's optimizer has no params, which describe how it takes those of the model"
+        )
     cfg.optimizer.params.model = model
     optimizer = instantiate_part("optimizer", cfg.optimizer)
     ema = make_ema(model, cfg.train.ema.decay) if cfg.train.ema.enabled else None

@@ -87,10 +87,12 @@ OWN_LOADER_FILE = str(ROOT / "tests/engine/own_loader.py")
 VITDET_FILE = str(ROOT / "tests/engine/plain_vitdet.py")
 
 
-@pytest.fixture(autouse=True)
-def _trust(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def _trust():
     """The overrides name data sets of the tests."""
-    monkeypatch.setenv("LESA_TRUST", "generated_data.panoptic_split,generated_data.keypoint_split")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LESA_TRUST", "generated_data.panoptic_split,generated_data.keypoint_split")
+        yield
 
 
 def run(config, folder, *options, flags=()):

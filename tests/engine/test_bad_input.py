@@ -130,7 +130,7 @@ def test_unknown_key_names_the_nearest(tmp_path, capsys, override, nearest):
 
 def test_divergence_is_one_message_that_names_a_module(tmp_path, capsys, datasets):
     text = message(capsys, tmp_path / "run", "optimizer.lr=1e30")
-    assert "loss not finite at iteration" in text
+    assert "loss or gradient not finite at iteration" in text
     assert "first non-finite output: backbone" in text
 
 
