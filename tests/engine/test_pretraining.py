@@ -210,7 +210,6 @@ def test_accuracy_by_hand(monkeypatch):
             "lr_multiplier cannot be built: The sum of all values in lengths",
         ),
         (["train.accumulate=3"], [], "use a multiple of 3"),
-        ([], ["--resume"], "holds no checkpoint"),
     ],
 )
 def test_bad_input_is_one_message(start, tmp_path, capsys, extra, flags, message):
