@@ -93,6 +93,7 @@ class RepeatedRuns:
     def _train_one(self, name: str, seed: int) -> None:
         """Train one run in its own process, which uses its share of the cores."""
         folder = run_folder(self.folder, name, seed)
+        command, *options = self.commands[name]
         folder.mkdir(parents=True, exist_ok=True)
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         done = subprocess.run(
@@ -100,8 +101,9 @@ class RepeatedRuns:
                 sys.executable,
                 "-m",
                 "lesa_d2.cli",
-                *self.commands[name],
-                "--resume",
+                command,
+                "--resume",  # a run that was stopped
+                *options,
                 f"train.seed={seed}",
                 f"train.output_dir={folder}",
             ],
