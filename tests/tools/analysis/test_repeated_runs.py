@@ -12,8 +12,8 @@ from lesa_d2.tools.analysis.repeated_runs import RepeatedRuns, is_finished, run_
 SCRIPT = f"""#!{sys.executable}
 import os, sys
 from pathlib import Path
-module, command, *options = sys.argv[2:]  # after -m
-assert (module, command) == ("lesa_d2.cli", "train")
+module, command, resume, *options = sys.argv[2:]  # after -m
+assert (module, command, resume) == ("lesa_d2.cli", "train", "--resume")
 arguments = dict(item.split("=") for item in options)
 if arguments["variant"] == arguments.get("broken"):
     sys.exit("no such variant")
