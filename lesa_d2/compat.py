@@ -6,7 +6,9 @@ Nothing else in the package uses such names, or changes other libraries.  Tested
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import torch
 import torchvision  # noqa: F401, registers its operators
@@ -30,6 +32,7 @@ __all__ = [
     "release_logger",
     "tree_leaves",
     "tree_map_only",
+    "without_process_group",
 ]
 
 DEFORM_CONV_BACKWARD = torch.ops.torchvision._deform_conv2d_backward
@@ -73,6 +76,14 @@ def forget_process_groups() -> None:
     comm._LOCAL_PROCESS_GROUP = None
     comm._get_global_gloo_group.cache_clear()
     comm.create_local_process_group.cache_clear()
+
+
+def without_process_group() -> AbstractContextManager[object]:
+    """Have norms that share their statistics, and all else that asks, find this process alone while open.
+
+    PyTorch's SyncBatchNorm and detectron2's norms ask ``torch.distributed.is_initialized``, and have no switch.
+    """
+    return patch.object(torch.distributed, "is_initialized", return_value=False)
 
 
 def is_inside_backward() -> bool:

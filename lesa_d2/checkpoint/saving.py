@@ -105,10 +105,6 @@ class RunCheckpointer(WeightsWriter, DetectionCheckpointer):
         tried = "; ".join(map(str, unreadable))
         raise CheckpointError(f"no checkpoint of {self.save_dir} can be read: {tried or 'there is none'}")
 
-    def has_checkpoint(self) -> bool:
-        """Return whether there is a file to continue from."""
-        return bool(checkpoint_files(self.save_dir))
-
 
 def _restore(member: Any, name: str, state: Any, path: str) -> None:
     """Have a part of a run take its state from a checkpoint.
@@ -119,7 +115,8 @@ def _restore(member: Any, name: str, state: Any, path: str) -> None:
     try:
         member.load_state_dict(state)
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-        reason = f"lacks {error}" if isinstance(error, KeyError) else str(error).strip().splitlines()[0]
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = f"lacks {error}" if isinstance(error, KeyError) else lines[0]
         raise CheckpointError(
             f"{path}: the state of {name!r} is not that of this run: {reason}. Continue with the config of that run, "
             f"or start from its weights by train.init_checkpoint={path}, in another train.output_dir"

@@ -295,7 +295,7 @@ def check_settings(
 
 def _dangling(node: DictConfig | ListConfig, name: str | int, above: str = "") -> Iterator[str]:
     """Yield a message for each reference at or below ``name`` that leads to no value."""
-    if isinstance(node, DictConfig) and (node._is_none() or name not in node):
+    if isinstance(node, DictConfig) and name not in node:
         return
     key = f"{above}.{name}" if above else str(name)
     if OmegaConf.is_interpolation(node, name):

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import re
 import sys
 import traceback
@@ -12,7 +13,7 @@ from pathlib import Path
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
-from ..checkpoint import checkpoint_files, last_checkpoint
+from ..checkpoint import last_checkpoint
 from ..compat import fresh_logger, release_logger
 from ..errors import ConfigError, LesaError, StoppedError, StorageError
 from ..storage import not_written, remove_unfinished
@@ -62,11 +63,6 @@ def remove_run(folder: str | Path) -> None:
     remove_unfinished(folder)
 
 
-def can_continue(folder: str | Path) -> bool:
-    """Return whether ``folder`` holds a checkpoint to continue from."""
-    return bool(checkpoint_files(folder))
-
-
 @contextmanager
 def explained(folder: str | Path) -> Iterator[None]:
     """Say, where a file cannot be written while open, what is still intact.
@@ -79,7 +75,8 @@ def explained(folder: str | Path) -> Iterator[None]:
     except StorageError as error:
         raise StorageError(f"{error}. {_intact(folder)}") from error
     except OSError as error:
-        if error.errno not in _OF_STORAGE and Path(folder).is_dir():
+        is_inside = str(error.filename or "").startswith(os.path.join(folder, ""))
+        if error.errno not in _OF_STORAGE and Path(folder).is_dir() and not is_inside:
             raise
         raise StorageError(f"{not_written(error.filename or folder, error)}. {_intact(folder)}") from error
 

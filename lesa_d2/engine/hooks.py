@@ -89,16 +89,18 @@ class Evaluation(hooks.EvalHook):
 
     def __init__(self, period: int, evaluate: Callable[[], dict[str, Any]], best: "Best | None") -> None:
         super().__init__(period, self._evaluate_and_keep)
+        self.period = period
         self._evaluate = evaluate
         self._best = best
 
     def before_train(self) -> None:
         """Evaluate where a run that was killed had saved its state, but not finished the evaluation of that step."""
-        start, period = self.trainer.start_iter, self._period
+        start = self.trainer.start_iter
         if not start or self._best is None:
             return
         self._best.read()
-        is_missed = period > 0 and start % period == 0 and self._best.evaluated != self.trainer.last_step
+        is_due = self.period > 0 and start % self.period == 0
+        is_missed = is_due and self._best.evaluated != self.trainer.last_step
         if start < self.trainer.max_iter and comm.all_gather(is_missed)[0]:
             logger.info("Evaluating step %d again: the run ended before its evaluation did", start - 1)
             results = flatten_results_dict(self._evaluate_and_keep())

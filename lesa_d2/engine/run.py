@@ -9,13 +9,14 @@ from typing import Any
 from detectron2.utils import comm
 from omegaconf import DictConfig
 
+from ..checkpoint import last_checkpoint
 from ..config.lazy import apply_overrides, config_path, override_keys, read_config
 from ..config.record import Origin
 from ..config.settings import check_settings
 from ..errors import ConfigError
 from .device import settle
 from .evaluating import evaluate_only
-from .folder import can_continue, check_unused, explained, logging_to
+from .folder import check_unused, explained, logging_to
 from .task import Task
 from .training import train
 
@@ -59,7 +60,7 @@ def _train_or_evaluate(
         return evaluate_only(cfg, task, typed=cfg.train.init_checkpoint if is_typed else "")
     if cfg.train.get("report") and cfg.train.report.enabled and task.reporter and comm.is_main_process():
         logger.info("%s\n", task.reporter.report_data(cfg, args))
-    resume = args.resume and can_continue(cfg.train.output_dir)
+    resume = args.resume and bool(last_checkpoint(cfg.train.output_dir))
     if args.resume and not resume:
         logger.warning("--resume: %s holds no checkpoint, so that training starts anew", cfg.train.output_dir)
     return train(cfg, task, resume=resume, origin=origin)

@@ -11,10 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
-import torch.distributed as dist
 from detectron2.engine import SimpleTrainer
 from detectron2.engine.hooks import PeriodicWriter
 from detectron2.utils import comm
@@ -24,6 +22,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from ..checkpoint import last_checkpoint, unwrap
+from ..compat import without_process_group
 from ..data.loader import mix_seed
 from ..errors import ConfigError, NonFiniteError, listed
 from ..storage import whole_file
@@ -239,7 +238,7 @@ class Trainer(SimpleTrainer):
             contextlib.suppress(FloatingPointError),
             torch.no_grad(),
             self._autocast(),
-            patch.object(dist, "is_initialized", return_value=False),
+            without_process_group(),
             first_non_finite(model) as names,
         ):
             model(batches[min(part, len(batches) - 1)])

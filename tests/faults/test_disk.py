@@ -3,15 +3,13 @@
 The file system is a real one in memory, of a few megabytes, which only the process that is tested sees.
 """
 
-import os
 import re
 import resource
 import shutil
 import signal
 
-import pytest
 from disturbed_runs import check_files
-from forks import READ_ONLY, REMOUNT, fork, mount_small, own_mounts
+from forks import READ_ONLY, REMOUNT, drop_privileges, fork, mount_small, own_mounts
 
 from lesa_d2.engine.trainer import Trainer
 from lesa_d2.errors import STOPPED
@@ -138,10 +136,11 @@ def test_files_that_may_not_grow(disturbed, outcome):
     outcome("limit of the size of files", "1", "status 2, one message", "")
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission(disturbed):
+    """Without the privileges of root, if the tests have them."""
     folder = disturbed.folder("forbidden")
     folder.mkdir(mode=0o500)
-    run = disturbed.start(folder)
-    assert run.wait() == 2
+    run = disturbed.start(folder, before=drop_privileges)
+    assert run.wait() == 2, run.text()[-3000:]
     check_message(run.text(), folder)
+    assert "Permission denied" in run.text()

@@ -16,7 +16,6 @@ from typing import Any
 from detectron2.data.datasets import load_coco_json
 
 from ...errors import ConfigError, DatasetError, listed
-from ...storage import write_text
 from ..folder import PARTS, DatasetFolder, register_format
 from ..problems import DatasetProblemsError, Problem
 from ..registration import register_dataset
@@ -406,5 +405,5 @@ def _load_selection(
     # load_coco_json reads files only, and the user's folder must stay as it is.
     with tempfile.TemporaryDirectory() as folder:
         selected = Path(folder) / "selected.json"
-        write_text(selected, json.dumps(data))
+        selected.write_text(json.dumps(data))
         return load_coco_json(str(selected), str(document.image_root), name)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import orjson
-
+from ...data.coco.document import parse
 from ...data.files import read_lines
 from ...errors import DatasetError, LesaError, listed
+from ...trust import PATHS_VARIABLE, may_read
 from ..analysis.image_reader import find_images
 
 
@@ -97,7 +97,7 @@ def _numbered(files: Sequence[str]) -> Inputs:
 
 
 def _of_coco(file: Path, root: Path) -> Inputs:
-    content = _read_json(file)
+    content = parse(file).data
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise DatasetError(f'{file} is no COCO file: expected {{"images": [{{"id", "file_name"}}, …]}}')
     folder = os.path.abspath(root)
@@ -107,23 +107,16 @@ def _of_coco(file: Path, root: Path) -> Inputs:
     return Inputs(pictures, _categories(file, content.get("categories") or []))
 
 
-def _read_json(file: Path) -> Any:
-    try:
-        return orjson.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{file} cannot be read as JSON: {error}") from error
-
-
 def _of_image(file: Path, folder: str, image: Any) -> Picture:
     identity, name = (image.get("id"), image.get("file_name")) if isinstance(image, dict) else (None, None)
     is_id = isinstance(identity, (int, str)) and not isinstance(identity, bool)
     if not is_id or not isinstance(name, str) or not name or "\0" in name:
         raise DatasetError(f'{file}: expected images with "id" and "file_name", got {str(image)[:200]}')
     path = os.path.normpath(os.path.join(folder, name))
-    if not path.startswith(folder.rstrip(os.sep) + os.sep):
+    if not may_read(path, folder):
         raise DatasetError(
             f"{file} names {name!r}, which is outside of {folder}; where that is meant, give a folder that contains "
-            "all pictures, by --image-root"
+            f"all pictures, by --image-root, or name its folder in {PATHS_VARIABLE}"
         )
     return Picture(identity, name, path)  # type: ignore[arg-type]
 

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from ...errors import LesaError
-from ...storage import whole_file
+from ...storage import whole_file, write_text
 from .inputs import Inputs
 from .shards import Shards
 
@@ -45,8 +45,7 @@ class Job:
         if (self.folder / PREDICTIONS).exists() and not (self.folder / SHARDS).exists():
             self._check_pictures()
             return []
-        with whole_file(self.folder / MODEL) as file:
-            file.write_text(json.dumps(self.model, indent=1))
+        write_text(self.folder / MODEL, json.dumps(self.model, indent=1))
         (self.folder / SHARDS).mkdir(exist_ok=True)
         done = Shards(self.folder / SHARDS).done
         remaining = [file for file in self.inputs.files if file not in done]
@@ -75,8 +74,7 @@ class Job:
         errors = {file: shards.errors[file] for file in files if file in shards.errors}
         self._write(shards)
         if errors:
-            with whole_file(self.folder / UNREADABLE) as file:
-                file.write_text("\n".join(errors.values()) + "\n", encoding="utf-8")
+            write_text(self.folder / UNREADABLE, "\n".join(errors.values()) + "\n")
         else:
             (self.folder / UNREADABLE).unlink(missing_ok=True)
             shutil.rmtree(self.folder / REMOVED, ignore_errors=True)
