@@ -80,6 +80,7 @@ class Trainer(SimpleTrainer):
         self.output_dir = output_dir
         self.last_step = -1
         self._skipped = 0  # in a row
+        self._kept_buffers: list[Tensor] = []
         self.device = next(model.parameters()).device
         self.last_results: dict[str, Any] = {}
         self._batches: Iterator[Any] | None = None
@@ -126,10 +127,11 @@ class Trainer(SimpleTrainer):
         """Make one optimizer step, and write its losses.
 
         The losses and the gradient's norm come from the device in one copy, before the optimizer's step: the only time
-        at which a step waits for the device.
+        at which the trainer waits for the device; the model and a GradScaler may wait themselves.
         """
         if self._batches is None:
             self._batches = iter(self.data_loader)
+        self._keep_buffers()
         self.optimizer.zero_grad()
         batches, losses = [], []
         data_time = 0.0
@@ -203,9 +205,16 @@ class Trainer(SimpleTrainer):
         if self._skipped >= self.skip_non_finite or (is_alone and comm.get_world_size() > 1):
             raise error
         self._skipped += 1
+        for buffer, kept in zip(self.model.buffers(), self._kept_buffers, strict=True):
+            buffer.copy_(kept)
         logger.warning(
             "Step left out, %d in a row (at most %d): %s", self._skipped, self.skip_non_finite, error
         )
+
+    def _keep_buffers(self) -> None:
+        """Keep the buffers where steps may be left out: a forward pass moves the running statistics of norms."""
+        if self.skip_non_finite:
+            self._kept_buffers = [buffer.clone() for buffer in self.model.buffers()]
 
     def _bad_gradients(self) -> str:
         """Name the parameters whose gradient is not finite."""

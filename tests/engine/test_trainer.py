@@ -130,6 +130,26 @@ def test_steps_that_may_be_left_out():
     assert trainer.storage.latest()["total_loss"][1] == 2  # nothing was written of the others
 
 
+def test_a_step_that_is_left_out_leaves_the_statistics_of_norms():
+    """Else they would be not finite from then on, and no checkpoint could be written."""
+
+    class Normed(Square):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(1)
+
+        def forward(self, data):
+            x = torch.tensor([[sample["x"]] for sample in data])
+            return {"loss": self.norm(self.inner(x)).square().mean()}
+
+    bad, good = [{"x": float("nan")}, {"x": 1.0}], [{"x": 2.0}, {"x": 1.0}]
+    model, other = Normed(), Normed()
+    for network, batches in ((model, [good, bad]), (other, [good])):
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        Trainer(network, batches, optimizer, skip_non_finite=1).train(0, len(batches))
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
+
+
 def test_the_batch_of_a_step_that_is_not_finite_is_kept(tmp_path):
     (tmp_path / "last_checkpoint").write_text("model_0000007.pth")
     boxes = Instances((4, 4), gt_boxes=Boxes(torch.ones(1, 4)), gt_masks=PolygonMasks([[np.ones(6)]]))
