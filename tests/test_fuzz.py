@@ -289,7 +289,7 @@ def files():
     made += [
         pickle.dumps(value, protocol) for value in (arrays, {**arrays, "x": Evil()}) for protocol in (0, 2, 4)
     ]
-    write_safetensors(Path("made.safetensors"))
+    write_safetensors(weights, Path("made.safetensors"))
     return [*made, Path("made.safetensors").read_bytes(), b"", b"\x80"]
 
 
