@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import lru_cache
@@ -18,11 +19,13 @@ import torch.distributed.nn
 from detectron2.utils import comm
 
 from ..compat import forget_process_groups
-from ..errors import ConfigError, LesaError
+from ..errors import STOPPED, ConfigError, LesaError
 
 TIMEOUT = "LESA_COLLECTIVE_TIMEOUT"
 """Environment variable: seconds for which a process waits in a collective operation for the others."""
 DEFAULT_TIMEOUT = 1800
+GRACE = 3
+"""Seconds in which the other processes can say what is wrong with them."""
 PATIENCE = timedelta(days=1)
 """How long processes wait where one of them may work alone: evaluation, reports, predictions."""
 
@@ -108,11 +111,14 @@ def leave_process_group() -> None:
 
 
 def end_process(status: int) -> NoReturn:
-    """End a process that has failed among others, at once.
+    """End a process that has failed among others, after :data:`GRACE` seconds where it is by an error.
 
+    The first process that ends has the others ended, which may be about to say the same.
     What the interpreter does at its end can wait for a collective in which the others never take part.  They are ended
     by torchrun or by the process that started them.
     """
+    if status != STOPPED:
+        time.sleep(GRACE)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
