@@ -11,7 +11,7 @@ export GOMP_SPINCOUNT ?= 10000
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup quickstart test faults mutations bench lint format doctor clean
+.PHONY: setup quickstart test faults starts mutations bench lint format doctor clean
 
 setup: $(READY)
 
@@ -32,6 +32,10 @@ test: $(READY)
 # Kills, signals, full disks and files of others, many of each; the table goes into docs/faults.md.
 faults: $(READY)
 	LESA_FAULTS=docs/faults.md LESA_FUZZ=10000 $(BIN)/python -m pytest tests/faults tests/test_fuzz.py
+
+# Starts of two processes on busy cores, each of which must end cleanly.
+starts: $(READY)
+	LESA_STARTS=50 $(BIN)/python -m pytest tests/engine/test_processes.py -k busy_cores
 
 # COCO files with random mistakes, and training on those that pass the check.
 mutations: $(READY)

@@ -19,6 +19,13 @@ from .errors import ConfigError
 NAMES_VARIABLE, PATHS_VARIABLE = "LESA_TRUST", "LESA_TRUST_PATHS"
 LOCATE = "detectron2.utils.registry.locate"
 """How a config describes a class that is an argument: a call of this function with the class as ``name``."""
+PARTIAL = "lesa_d2.config.yaml_form.partial_of"
+"""How a config describes a function with some of its arguments."""
+REFUSED_ARGUMENTS = {
+    "cfg": "detectron2's functions build from it what no file may name",
+    "proposal_files": "detectron2 unpickles such files, which runs what is in them",
+}
+"""Arguments that no file may set, each with the reason."""
 PLACES = (
     *("detectron2.data", "detectron2.evaluation", "detectron2.layers", "detectron2.modeling"),
     *("detectron2.solver", "fvcore.common.param_scheduler", "fvcore.nn", "fvcore.transforms"),
@@ -96,6 +103,11 @@ def allowed(path: str) -> Any:
     Raises:
         ConfigError: files may not name it, or it cannot be imported.
     """
+    argument = path.partition("=")[0] if isinstance(path, str) else ""
+    if argument in REFUSED_ARGUMENTS:
+        raise ConfigError(
+            f"the config names {path!r}, which is not allowed: {REFUSED_ARGUMENTS[argument]}; only a .py config may"
+        )
     found = imported(path)
     if path in _trusted():
         return found
@@ -153,10 +165,12 @@ def named(content: Any) -> Iterator[str]:
     """
     if isinstance(content, Mapping):
         target = content.get("_target_")
-        if target == LOCATE or getattr(target, "__name__", "") == "locate":
+        if _is_named(target, LOCATE):
             yield str(content.get("name"))
-        elif "_target_" in content and not callable(target) and not isinstance(target, Mapping):
+        elif "_target_" in content and not _makes_function(target):
             yield str(target)
+        if "_target_" in content:
+            yield from refused_arguments(content)
         for value in content.values():
             yield from named(value)
     elif isinstance(content, list | tuple):
@@ -164,6 +178,28 @@ def named(content: Any) -> Iterator[str]:
             yield from named(value)
     elif isinstance(content, str) and "${" in _REFERENCE.sub("", content):
         yield content
+
+
+def refused_arguments(arguments: Mapping) -> Iterator[str]:
+    """Yield ``key=value`` for all arguments that no file may set, and that have a value."""
+    for name in REFUSED_ARGUMENTS:
+        if arguments.get(name):
+            yield f"{name}={arguments[name]}"
+
+
+def _makes_function(target: Any) -> bool:
+    """Tell whether a target is a function or class, or a node that makes one of a name, which :func:`named` yields.
+
+    Any other node could return a text, which is a name to detectron2.
+    """
+    if not isinstance(target, Mapping):
+        return callable(target)
+    inner = target.get("_target_")
+    return _is_named(inner, LOCATE) or (_is_named(inner, PARTIAL) and _makes_function(target.get("function")))
+
+
+def _is_named(target: Any, path: str) -> bool:
+    return target == path or getattr(target, "__name__", None) == path.rpartition(".")[2]
 
 
 def _trusted() -> list[str]:

@@ -148,6 +148,19 @@ CODE = {
     "package": "model: {{_target_: their_project.parts.Block}}\n",
     "name of a package": "model: !!python/name:their_project.parts.Block ''\n",
     "shape": "model: !!python/object:detectron2.layers.shape_spec.ShapeSpec {{channels: {{_target_: os.system}}}}\n",
+    "identity": "model: {{_target_: {{_target_: {{_target_: torch.nn.Identity}}, input: os.system}}}}\n",
+    "collator": "model: {{_target_: {{_target_: detectron2.data.build.trivial_batch_collator, batch: os.system}}}}\n",
+    "partial of a text": "model: {{_target_: {{_target_: lesa_d2.config.yaml_form.partial_of, function: "
+    "{{_target_: detectron2.data.build.trivial_batch_collator, batch: os.system}}}}}}\n",
+    "target in a list": "model: {{_target_: [os.system], command: touch {mark}}}\n",
+    "proposals": "model: {{_target_: detectron2.data.get_detection_dataset_dicts, proposal_files: [x.pkl]}}\n",
+    "a config as argument": "model: {{_target_: detectron2.data.build_detection_train_loader, cfg: {{DATASETS: a}}}}\n",
+    "proposals of a partial": "model:\n  _target_: torch.nn.Identity\n"
+    "  a: !!python/object/apply:functools.partial\n    state: "
+    "[!!python/name:detectron2.data.build.get_detection_dataset_dicts '', [], {{proposal_files: [x.pkl]}}, null]\n",
+    "place of proposals": "model:\n  _target_: torch.nn.Identity\n"
+    "  a: !!python/object/apply:functools.partial\n    state: "
+    "[!!python/name:detectron2.data.build.get_detection_dataset_dicts '', [a, true, 0, [x.pkl]], {{}}, null]\n",
     "text": '"model: {{_target_: os.system}}"\n',
 }
 
@@ -194,6 +207,9 @@ def test_no_command_runs_code_of_a_yaml_file(command, tmp_path, monkeypatch):
     "override",
     [
         "model._target_=os.system",
+        "model._target_={_target_: {_target_: torch.nn.Identity}, input: os.system}",
+        "dataloader.train.dataset.proposal_files=[proposals.pkl]",
+        "dataloader.train.cfg={DATASETS: {TRAIN: [a]}}",
         "model={_target_: os.system, command: touch}",
         "optimizer.params.lr_factor_func={_target_: detectron2.utils.registry.locate, name: os.system}",
         "dataloader.train.mapper.augmentations=[{_target_: os.system}]",

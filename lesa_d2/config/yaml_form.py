@@ -158,9 +158,11 @@ class _Loader(yaml.SafeLoader):
             raise self._refused(node)
         content = self.construct_mapping(node, deep=True)
         function, arguments, keywords, _ = content.get("state") or (None, (), {}, None)
-        if not callable(function):  # only a name that is allowed makes one
+        # Only a name that is allowed makes a function, and which argument one without a name is cannot be seen.
+        if not callable(function) or arguments or not isinstance(keywords, dict):
             raise self._refused(node)
-        return functools.partial(function, *arguments, **keywords)
+        check_names({"_target_": function, **keywords})
+        return functools.partial(function, **keywords)
 
     def read_sizes(self, node: yaml.Node) -> list:
         """Read the one expression in detectron2's own configs, which is not evaluated."""

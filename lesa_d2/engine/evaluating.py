@@ -2,7 +2,6 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any
 
 from detectron2.evaluation import inference_on_dataset, print_csv_format
@@ -16,6 +15,7 @@ from ..evaluation import build_evaluator, with_test_time_augmentation
 from .models import last_checkpoint, load_evaluated
 from .processes import wait_for_all
 from .report import start_report
+from .stopping import StopRequest
 from .task import Reporter, Task
 
 logger = logging.getLogger("lesa_d2")
@@ -27,7 +27,7 @@ def evaluate(
     reporter: Reporter | None = None,
     *,
     is_last: bool = True,
-    watch: Callable[[Any], Any] = lambda loader: loader,
+    request: StopRequest | None = None,
 ) -> OrderedDict:
     """Run the config's evaluator over its test loader; return results on the main process, an empty dict on others.
 
@@ -36,7 +36,10 @@ def evaluate(
         model: a model in any mode, which it keeps.
         reporter: writes the report of the evaluation if the config asks for one.
         is_last: no evaluation of the run follows.
-        watch: wraps the loader, to stop between two batches.
+        request: stops the evaluation, on all processes, between two batches.
+
+    Raises:
+        StoppedError: a process has got a signal.
     """
     if cfg.dataloader.get("evaluator") is None:
         logger.info("Not evaluated: the config has no dataloader.evaluator")
@@ -46,16 +49,21 @@ def evaluate(
     if "tta" in cfg.train and cfg.train.tta.enabled:
         detector, loader = with_test_time_augmentation(cfg, model)
     evaluator = build_evaluator(cfg.dataloader.evaluator)
-    # Shares of the images take different times, and the main process scores and reports alone.
-    waiting = {"on_end": wait_for_all}
-    results = inference_on_dataset(detector, watch(build_loader(loader)), evaluator, callbacks=waiting)
+    request = request or StopRequest()
+    batches = request.watch(build_loader(loader))
+
+    def wait_and_check() -> None:
+        wait_for_all()  # shares of the images take different times
+        request.check()
+
+    results = inference_on_dataset(detector, batches, evaluator, callbacks={"on_end": wait_and_check})
     model.train(was_training)
     if comm.is_main_process():
         print_csv_format(results)
         if reporter is not None and "report" in cfg.train and cfg.train.report.enabled:
             text = reporter.report_evaluation(cfg, evaluator, is_last)
             logger.info("%s\n\nWritten to %s\n", text, cfg.train.output_dir)
-    wait_for_all()
+    wait_for_all()  # the main process scores and reports alone
     return results
 
 

@@ -1,5 +1,6 @@
 """Stop a run by a signal: its state is saved first."""
 
+import itertools
 import os
 import signal
 import time
@@ -58,7 +59,10 @@ class StopRequest:
             raise StoppedError(number)
 
     def watch(self, batches: Iterable[Any]) -> "Watched":
-        """Return a loader of an evaluation that a signal stops between two batches."""
+        """Return a loader of an evaluation that ends early where this process has got a signal.
+
+        Whoever evaluates calls :meth:`check` after it.
+        """
         return Watched(batches, self)
 
 
@@ -84,7 +88,22 @@ class Watched:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in self._batches:
+        for batch in start_reading(self._batches):
             if self._request.number:
-                raise StoppedError(self._request.number)
+                return
             yield batch
+
+
+def start_reading(loader: Iterable[Any]) -> Iterator[Any]:
+    """Start a loader, and return its batches; the processes that it starts with the first batch never get a signal.
+
+    Clusters signal all processes of a job.  A loader's process that ends makes PyTorch raise an error in the middle of
+    a step; they end with the process that started them.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        batches = iter(loader)
+        first = list(itertools.islice(batches, 1))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return itertools.chain(first, batches)

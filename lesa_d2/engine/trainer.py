@@ -28,6 +28,7 @@ from ..errors import ConfigError, NonFiniteError, listed
 from ..storage import whole_file
 from .batches import as_plain, file_names
 from .device import PRECISIONS
+from .stopping import start_reading
 
 logger = logging.getLogger("lesa_d2")
 
@@ -130,7 +131,7 @@ class Trainer(SimpleTrainer):
         at which the trainer waits for the device; the model and a GradScaler may wait themselves.
         """
         if self._batches is None:
-            self._batches = iter(self.data_loader)
+            self._batches = start_reading(self.data_loader)
         self._keep_buffers()
         self.optimizer.zero_grad()
         batches, losses = [], []

@@ -144,7 +144,7 @@ def make_hooks(
     def evaluate_and_keep() -> dict[str, Any]:
         share_buffers(evaluated)
         is_last = trainer.iter + 1 >= trainer.max_iter
-        trainer.last_results = evaluate(cfg, evaluated, task.reporter, is_last=is_last, watch=request.watch)
+        trainer.last_results = evaluate(cfg, evaluated, task.reporter, is_last=is_last, request=request)
         return trainer.last_results
 
     made = [hooks.IterationTimer(), hooks.LRScheduler(scheduler=build_scheduler(cfg))]

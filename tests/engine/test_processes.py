@@ -1,4 +1,4 @@
-"""Several processes: errors, timeouts, waiting, and how they end."""
+"""Several processes: errors, timeouts, waiting, and how they end; ``make starts`` starts many of them on busy cores."""
 
 import json
 import os
@@ -11,9 +11,10 @@ import pytest
 from runs import ROOT
 
 from lesa_d2.engine.processes import DEFAULT_TIMEOUT, TIMEOUT, collective_timeout
-from lesa_d2.errors import ConfigError
+from lesa_d2.errors import STOPPED, ConfigError
 
 PROGRAM = ROOT / "tests/helpers/rank_program.py"
+STARTS = int(os.environ.get("LESA_STARTS", 2))
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
@@ -49,6 +50,26 @@ def test_uneven_and_slow_evaluation_and_no_thread_left(tmp_path, monkeypatch):
         assert json.dumps(results[0][images]) == json.dumps(results[1][images])
 
 
+@pytest.fixture
+def busy_cores():
+    """Let two endless programs run on every core."""
+    programs = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * os.cpu_count())
+    ]
+    yield
+    for program in programs:
+        program.kill()
+        program.wait()
+
+
+def test_processes_end_cleanly_on_busy_cores(tmp_path, busy_cores):
+    """A thread of gloo that is late aborts a process that ends before it."""
+    ends = [run("steps", tmp_path) for _ in range(STARTS)]
+    assert [end.returncode for end in ends] == [0] * STARTS, [end.stderr[-1000:] for end in ends]
+    assert all("terminate called" not in end.stderr for end in ends)
+    assert all(end.stdout.count("threads of gloo: 0") == 2 for end in ends)
+
+
 @pytest.mark.parametrize(
     ("case", "words"), [("failure", "ZeroDivisionError: of the second"), ("bad_input", "a file")]
 )
@@ -65,6 +86,16 @@ def test_the_error_of_one_rank_is_printed_and_logged_and_ends_all(tmp_path, case
     assert "[rank 1]" in log
     assert "root cause" in result.stderr.lower()  # torchrun's summary
     assert "error_file: <N/A>" not in result.stderr.rpartition("Root Cause")[2]
+
+
+def test_a_signal_to_one_process_stops_the_evaluation_of_all(tmp_path):
+    result = run("stopped_evaluation", tmp_path)
+    assert result.returncode == 1, result.stderr
+    said = [
+        line for line in result.stderr.splitlines() if line.startswith(("Stopped by", "[rank 1] Stopped by"))
+    ]
+    assert len(said) == 2, result.stderr
+    assert f"exitcode  : {STOPPED} (" in result.stderr
 
 
 def test_a_process_that_never_comes_ends_the_run_after_the_timeout(tmp_path):

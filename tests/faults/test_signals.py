@@ -75,6 +75,24 @@ def test_a_second_signal_ends_at_once(disturbed):
     assert run.wait() == -signal.SIGTERM
 
 
+@pytest.mark.parametrize("number", STATUS)
+def test_a_signal_to_all_processes_of_a_run(disturbed, number):
+    """As clusters send it: to the processes of the loader as well."""
+    folder = disturbed.folder(f"group_{number}")
+
+    def before():
+        os.setsid()
+        slowly()
+
+    run = disturbed.start(folder, before=before, options=("dataloader.train.num_workers=2",))
+    eventually(lambda: steps_done(folder))
+    os.killpg(run.pid, number)
+    assert run.wait() == STATUS[number], run.text()[-3000:]
+    assert run.text().count("the state is saved after this step") == 1
+    assert "Traceback" not in run.text()
+    disturbed.finish(folder)
+
+
 def test_a_signal_during_an_evaluation_stops_it(disturbed):
     """An evaluation may take hours; it is made up for."""
     folder = disturbed.folder("during")

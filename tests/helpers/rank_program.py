@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from runs import TINY
 from lesa_d2.config import load_config
 from lesa_d2.engine import build_model, evaluate, launch
 from lesa_d2.engine.folder import logging_to
+from lesa_d2.engine.stopping import StopRequest
 from lesa_d2.errors import DatasetError
 
 CONFIG = ["quickstart_lesa", [*TINY, "train.device=cpu"]]
@@ -47,10 +49,36 @@ def evaluation(folder):
     if comm.get_world_size() > 1:
         cfg.dataloader.evaluator = {"_target_": SlowEvaluator}
         evaluate(cfg, model)
-        step = create_ddp_model(torch.nn.Linear(2, 2), device_ids=None)
-        step(torch.ones(1, 2)).sum().backward()
+        steps(folder)
     if comm.is_main_process():
         (folder / f"{comm.get_world_size()}.json").write_text(json.dumps(results))
+
+
+class SignalledEvaluator(DatasetEvaluator):
+    """The second process gets a signal after its first batch; the first has one batch alone."""
+
+    def process(self, inputs, outputs):
+        if comm.get_rank() == 1:
+            signal.raise_signal(signal.SIGUSR1)
+
+    def evaluate(self):
+        raise AssertionError("of an evaluation that was stopped")
+
+
+def stopped_evaluation(folder):
+    """One process is stopped in an evaluation, of which another has done its share."""
+    cfg = load_config(CONFIG[0], [*CONFIG[1], "dataloader.test.dataset.names.num_images=3"])
+    cfg.dataloader.test.batch_size = 1
+    cfg.dataloader.evaluator = {"_target_": SignalledEvaluator}
+    with StopRequest() as request:
+        evaluate(cfg, build_model(cfg), request=request)
+
+
+def steps(folder):
+    """Train for some steps; the last collectives are those of the exchange of gradients."""
+    step = create_ddp_model(torch.nn.Linear(2, 2), device_ids=None)
+    for _ in range(5):
+        step(torch.ones(1, 2)).sum().backward()
 
 
 def failure(folder):
