@@ -6,6 +6,7 @@ system.
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -49,6 +50,28 @@ def whole_file(file: str | os.PathLike) -> Iterator[Path]:
             unfinished.unlink(missing_ok=True)
 
 
+@contextmanager
+def whole_files(folder: str | os.PathLike) -> Iterator[Path]:
+    """Give a folder to write to, for code that writes in place; its files move into ``folder`` at the end.
+
+    Raises:
+        StorageError: they cannot be written; those in ``folder`` are as they were, and nothing unfinished is left.
+    """
+    folder = Path(folder)
+    unfinished = folder / f"{UNFINISHED}{os.getpid()}-{next(_number)}"
+    try:
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        for file in unfinished.iterdir():
+            _to_disk(file)
+            os.replace(file, folder / file.name)
+        _to_disk(folder)
+    except OSError as error:
+        raise not_written(folder, error) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
 def write_text(file: str | os.PathLike, text: str) -> None:
     """Write a text in UTF-8.
 
@@ -71,9 +94,11 @@ def save_figure(figure: "Figure", file: str | os.PathLike, dpi: int) -> None:
 
 def remove_unfinished(folder: str | os.PathLike) -> None:
     """Remove what processes that were killed have left of files in ``folder``."""
-    for file in Path(folder).glob(f"{UNFINISHED}*"):
+    for path in Path(folder).glob(f"{UNFINISHED}*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
         with suppress(OSError):
-            file.unlink()
+            path.unlink(missing_ok=True)
 
 
 def not_written(file: str | os.PathLike, error: BaseException) -> StorageError:

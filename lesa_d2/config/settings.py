@@ -286,7 +286,7 @@ def check_settings(
     for key, setting in settings_of(task if isinstance(task, str) else "detection").items():
         if key.split(".")[0] in sections:
             faults += _faults(cfg, key, setting)
-    if isinstance(cfg.get("train"), DictConfig):
+    if isinstance(_selected(cfg, "train"), DictConfig):
         faults += _misspelled(cfg)
     faults = faults or [fault for name in sections for fault in _dangling(cfg, name)]
     if faults:

@@ -11,7 +11,7 @@ from detectron2.utils import comm
 from pycocotools.cocoeval import COCOeval
 
 from ..compat import keep_evaluations
-from ..storage import write_text
+from ..storage import whole_files, write_text
 
 BOX, MASK = "bbox", "segmentation"
 
@@ -63,8 +63,12 @@ class CocoEvaluator(COCOEvaluator):
 
     def evaluate(self, img_ids: list[int] | None = None) -> dict[str, dict[str, float]]:
         """Return detectron2's metrics by kind; without annotations, write the files for upload instead."""
-        results = super().evaluate(img_ids)
-        if self.output_dir and comm.is_main_process() and not self.evaluations:
+        if not self.output_dir or not comm.is_main_process():
+            return super().evaluate(img_ids)
+        with whole_files(self.output_dir) as folder:
+            self._output_dir = str(folder)
+            results = super().evaluate(img_ids)
+        if not self.evaluations:
             file = Path(self.output_dir, "coco_instances_results.json")
             if file.is_file():
                 self._split(json.loads(file.read_text(encoding="utf-8")), file.parent)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, instantiate
-from detectron2.modeling import build_model
+from detectron2.modeling import Backbone, build_model
 from omegaconf import DictConfig
 from torch import nn
 
@@ -21,7 +21,9 @@ def instantiate_model(cfg: DictConfig) -> nn.Module:
     Raises:
         ConfigError: the arguments do not make a model.
     """
-    return _module(_built("model", instantiate, cfg))
+    model = _module(_built("model", instantiate, cfg))
+    check_feature_names(model)
+    return model
 
 
 def build_yacs_model(cfg: CfgNode) -> nn.Module:
@@ -34,6 +36,28 @@ def build_yacs_model(cfg: CfgNode) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]):
         return _module(_built("model", build_model, cfg))
+
+
+def check_feature_names(model: nn.Module) -> None:
+    """Check that the maps that parts of a detector take, ``…in_features``, are among those that its backbone gives.
+
+    Raises:
+        ConfigError: some are not; detectron2 would say so in the first forward pass, by the name alone.
+    """
+    backbone = getattr(model, "backbone", None)
+    if not isinstance(backbone, Backbone):
+        return
+    given = backbone.output_shape()
+    for path, part in model.named_modules():
+        for key, names in vars(part).items():
+            if path.split(".")[0] == "backbone" or not key.endswith("in_features") or isinstance(names, int):
+                continue
+            unknown = [name for name in names or () if name not in given]
+            if unknown:
+                raise ConfigError(
+                    f"the config's model cannot be built: {path}.{key} has {unknown}, which the backbone does not "
+                    f"give; choose from {[*given]}"
+                )
 
 
 def instantiate_part(name: str, node: Any) -> Any:

@@ -90,7 +90,7 @@ def test_all_are_listed_at_once(cfg):
 
 
 @pytest.mark.parametrize("key", ["train", "train.amp"])
-@pytest.mark.parametrize("value", [3, True, None])
+@pytest.mark.parametrize("value", [3, True, None, "${..a}", "${none}"])
 def test_a_value_in_place_of_a_section(cfg, key, value):
     OmegaConf.update(cfg, key, value, merge=False)
     with pytest.raises(ConfigError, match=rf"  {re.escape(key)} must be a section of the config, got "):

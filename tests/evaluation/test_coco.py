@@ -1,6 +1,7 @@
 """Results for COCO's evaluation server."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from pycocotools.coco import COCO
 
 from lesa_d2.config.lazy import check_key, load_config
 from lesa_d2.data.registration import register_dataset
+from lesa_d2.errors import StorageError
 from lesa_d2.evaluation import CocoEvaluator
 
 SIZE = (20, 30)
@@ -84,6 +86,22 @@ def test_a_set_with_annotations_is_scored_as_ever(tmp_path):
     results, folder = evaluate(tmp_path, [truth])
     assert results["bbox"]["AP50"] > 0
     assert not uploads(folder)
+
+
+def test_results_are_written_whole(tmp_path, monkeypatch):
+    """detectron2 writes them in place."""
+    evaluate(tmp_path)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    assert "coco_instances_results.json" in before
+
+    def half(self, *arguments, **options):
+        Path(self._output_dir, "coco_instances_results.json").write_text("[{")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(CocoEvaluator, "_eval_predictions", half)
+    with pytest.raises(StorageError, match="No space left on device"):
+        evaluate(tmp_path, boxes=BOXES[:1])
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
 
 
 def test_how_many_detections_count_can_be_set(tmp_path):

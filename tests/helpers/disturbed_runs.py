@@ -10,6 +10,7 @@ from forks import lesa
 from runs import ROOT, tiny_options
 
 from lesa_d2.checkpoint.reading import read_checkpoint
+from lesa_d2.storage import UNFINISHED
 
 STEPS, KEPT = 8, 2
 OPTIONS = (
@@ -69,7 +70,8 @@ def check_files(folder):
     for file in files:
         read_checkpoint(file)
     for file in Path(folder).glob("*.json"):
-        if file.name != "metrics.json":  # grows by whole lines, the last of which may be cut
+        # The metrics grow by whole lines, the last of which may be cut; what is unfinished has no name yet.
+        if file.name != "metrics.json" and not file.name.startswith(UNFINISHED):
             json.loads(file.read_text())
     last = Path(folder) / "last_checkpoint"
     if last.exists():
