@@ -11,7 +11,7 @@ export GOMP_SPINCOUNT ?= 10000
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup quickstart test faults starts mutations bench lint format doctor clean
+.PHONY: setup quickstart test faults endurance starts mutations bench lint format doctor clean
 
 setup: $(READY)
 
@@ -31,7 +31,11 @@ test: $(READY)
 
 # Kills, signals, full disks and files of others, many of each; the table goes into docs/faults.md.
 faults: $(READY)
-	LESA_FAULTS=docs/faults.md LESA_FUZZ=10000 $(BIN)/python -m pytest tests/faults tests/test_fuzz.py
+	LESA_FAULTS=docs/faults.md LESA_FUZZ=10000 $(BIN)/python -m pytest tests/faults tests/test_fuzz.py --deselect tests/faults/test_endurance.py
+
+# 2,000 steps and 1,000 predictions, into the same table.
+endurance: $(READY)
+	LESA_FAULTS=docs/faults.md $(BIN)/python -m pytest tests/faults/test_endurance.py
 
 # Starts of two processes on busy cores, each of which must end cleanly.
 starts: $(READY)

@@ -1,6 +1,7 @@
 """What the tests of faults share: their size, the run that is disturbed, and the table of what happened.
 
-``make faults`` sets LESA_FAULTS to the file that gets the table; the tests themselves try a few cases of each fault.
+``make faults`` and ``make endurance`` set LESA_FAULTS to the file whose table they bring up to date; without it, the
+tests try a few cases of each fault.
 """
 
 import os
@@ -39,5 +40,8 @@ def pytest_sessionfinish(session, exitstatus):
     if TABLE and rows:
         file = Path(TABLE)
         before, _, rest = file.read_text(encoding="utf-8").partition(BEGIN)
-        table = tabulate(sorted(rows), headers=HEADERS, tablefmt="github", disable_numparse=True)
-        file.write_text(f"{before}{BEGIN}{table}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+        old, _, after = rest.partition(END)
+        lines = (tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in old.splitlines()[2:])
+        merged = {row[0]: row for row in (*lines, *rows)}
+        table = tabulate(sorted(merged.values()), headers=HEADERS, tablefmt="github", disable_numparse=True)
+        file.write_text(f"{before}{BEGIN}{table}\n{END}{after}", encoding="utf-8")

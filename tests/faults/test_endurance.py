@@ -1,6 +1,6 @@
 """Memory stays flat over many steps and predictions, and the loader is faster than the steps.
 
-``make faults`` makes 2,000 steps and 1,000 predictions.
+``make endurance`` makes 2,000 steps and 1,000 predictions.
 """
 
 import json
