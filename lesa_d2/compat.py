@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 if TYPE_CHECKING:
     from detectron2.evaluation import COCOEvaluator
+    from detectron2.utils.events import EventStorage
     from pycocotools.cocoeval import COCOeval
 
 __all__ = [
@@ -28,7 +29,9 @@ __all__ = [
     "forget_process_groups",
     "fresh_logger",
     "is_inside_backward",
+    "foreach_copy_",
     "keep_evaluations",
+    "name_in_scope",
     "release_logger",
     "tree_leaves",
     "tree_map_only",
@@ -39,6 +42,8 @@ DEFORM_CONV_BACKWARD = torch.ops.torchvision._deform_conv2d_backward
 """The backward pass of torchvision's ``deform_conv2d``; the memory that it takes inside has to be known."""
 CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 """What ``scaled_dot_product_attention`` runs on a CPU; PyTorch's FLOP counter does not know it."""
+foreach_copy_ = torch._foreach_copy_
+"""Copy a list of tensors into another in one launch; PyTorch documents some of these functions, not this one."""
 
 _ours: dict[str, list[logging.Handler]] = {}
 
@@ -110,3 +115,8 @@ def keep_evaluations(evaluator: "COCOEvaluator", keep: Callable[[str, "COCOeval 
         return derive(coco_eval, iou_type, **options)
 
     evaluator._derive_coco_results = derive_and_keep
+
+
+def name_in_scope(storage: "EventStorage", name: str) -> str:
+    """Return the name that a scalar gets that is put into the storage now, within its ``name_scope``."""
+    return storage._current_prefix + name
