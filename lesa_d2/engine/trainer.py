@@ -26,7 +26,7 @@ from ..data.loader import mix_seed
 from ..errors import ConfigError, NonFiniteError, listed
 from ..storage import whole_file
 from .batches import as_plain, file_names, on_device
-from .device import PRECISIONS
+from .device import PRECISIONS, keep_ways
 from .metrics import StepMetrics, StepStorage, read_metrics
 
 logger = logging.getLogger("lesa_d2")
@@ -85,6 +85,7 @@ class Trainer(SimpleTrainer):
         self.last_results: dict[str, Any] = {}
         self._batches: Iterator[Any] | None = None
         self._initial_numbers = numbers_of(model)
+        optimizer.register_load_state_dict_pre_hook(keep_ways)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision is torch.float16)
 
     def train(self, start_iter: int, max_iter: int) -> None:

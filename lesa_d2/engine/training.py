@@ -21,7 +21,7 @@ from ..config.record import Origin, save_config
 from ..data.loader import build_loader
 from ..errors import ConfigError, DatasetError, StoppedError
 from ..modeling.build import instantiate_part
-from .device import precision_of
+from .device import cudnn_benchmark, fuse_optimizer, precision_of
 from .ema import EMAHook, make_ema
 from .evaluating import evaluate
 from .folder import remove_run
@@ -53,12 +53,13 @@ def train(cfg: DictConfig, task: Task, resume: bool = False, origin: Origin | No
         raise ConfigError(
             "the config's optimizer has no params, which describe how it takes those of the model"
         )
+    fuse_optimizer(cfg)
     cfg.optimizer.params.model = model
     optimizer = instantiate_part("optimizer", cfg.optimizer)
     ema = make_ema(model, cfg.train.ema.decay) if cfg.train.ema.enabled else None
     if cfg.train.compile:
         compile_backbone(model)
-    model = create_ddp_model(model, **ddp_options(cfg))
+    model = distributed(model, cfg)
     trainer = Trainer(
         model,
         None,
@@ -92,7 +93,7 @@ def train(cfg: DictConfig, task: Task, resume: bool = False, origin: Origin | No
         logger.info("Start\n%s", report)
         if not resume and cfg.train.init_checkpoint:
             loaded.save(Path(cfg.train.output_dir) / "weights.txt")
-    with request:
+    with request, cudnn_benchmark(cfg.train.cudnn_benchmark):
         try:
             trainer.train(first_iter, cfg.train.max_iter)
         except StoppedError as stop:
@@ -144,7 +145,10 @@ def make_hooks(
     def evaluate_and_keep() -> dict[str, Any]:
         share_buffers(evaluated)
         is_last = trainer.iter + 1 >= trainer.max_iter
-        trainer.last_results = evaluate(cfg, evaluated, task.reporter, is_last=is_last, watch=request.watch)
+        with cudnn_benchmark(False):  # images of many sizes
+            trainer.last_results = evaluate(
+                cfg, evaluated, task.reporter, is_last=is_last, watch=request.watch
+            )
         return trainer.last_results
 
     made = [hooks.IterationTimer(), hooks.LRScheduler(scheduler=build_scheduler(cfg))]
@@ -173,9 +177,16 @@ def share_buffers(model: nn.Module) -> None:
             dist.broadcast(buffer, src=0)
 
 
-def ddp_options(cfg: DictConfig) -> dict[str, Any]:
-    """Return the arguments of ``create_ddp_model``."""
+def distributed(model: nn.Module, cfg: DictConfig) -> nn.Module:
+    """Return the model as this process trains it: among several, as DistributedDataParallel with ``train.ddp``.
+
+    Raises:
+        ConfigError: its arguments do not fit.
+    """
     options: dict[str, Any] = dict(OmegaConf.to_container(cfg.train.ddp))
     if cfg.train.device == "cpu":
         options["device_ids"] = None
-    return options
+    try:
+        return create_ddp_model(model, **options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"DistributedDataParallel refuses train.ddp: {error}") from error

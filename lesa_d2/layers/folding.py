@@ -68,44 +68,53 @@ def batch_affine(norm: nn.Module, moments: Moments) -> tuple[Tensor, Tensor]:
         ValueError: a single value a channel, whose variance means nothing.
     """
     assert isinstance(norm, BatchNorm)
+    mean, variance, count = moments
     if isinstance(norm, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized():
         mean, variance, count = _over_processes(moments, norm.process_group)
-    else:
-        mean, variance, count = moments
-    if count == 1:
+    elif count == 1:
         raise ValueError(
             "batch statistics need more than one value a channel; got one image with a map of 1×1: use a "
             "larger batch or image, or norms with stored statistics (EvalBN, eval())"
         )
-    if norm.track_running_stats and count:
-        _move_running_statistics(norm, mean.detach(), variance.detach() * count / (count - 1))
+    if norm.track_running_stats:
+        _move_running_statistics(norm, mean.detach(), variance.detach(), count)
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
     return scale, norm.bias - mean * scale
 
 
-def _over_processes(moments: Moments, group: "dist.ProcessGroup | None") -> Moments:
-    """Compute the moments of all processes' values together; differentiable."""
+def _over_processes(
+    moments: Moments, group: "dist.ProcessGroup | None"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute mean and variance (C,) of all processes' values together, differentiable, and their number, ().
+
+    The number stays on the device: nothing waits for it.
+    """
     from torch.distributed.nn.functional import all_reduce  # not in every build of PyTorch
 
     group = dist.group.WORLD if group is None else group
-    count = moments.mean.new_tensor([moments.count], dtype=torch.double)
-    dist.all_reduce(count, group=group)
-    share = moments.count / max(count.item(), 1.0)
-    mean = all_reduce(moments.mean * share, group=group)
-    variance = all_reduce((moments.variance + (moments.mean - mean).square()) * share, group=group)
-    return Moments(mean, variance, int(count.item()))
+    count = moments.mean.new_full((1,), moments.count)
+    *sums, total = all_reduce(torch.cat([moments.mean * count, count]), group=group).tensor_split([-1])
+    number = total.clamp_min(1)
+    mean = sums[0] / number
+    spread = moments.variance + (moments.mean - mean).square()
+    return mean, all_reduce(spread * (count / number), group=group), total[0].detach()
 
 
 @torch.no_grad()
-def _move_running_statistics(norm: BatchNorm, mean: Tensor, variance: Tensor) -> None:
+def _move_running_statistics(norm: BatchNorm, mean: Tensor, variance: Tensor, count: int | Tensor) -> None:
+    """Update the running statistics by those of a batch of ``count`` values; one without values changes nothing."""
     if norm.num_batches_tracked is None:  # within statistics_once
         return
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    norm.num_batches_tracked.add_(1)
-    momentum = 1.0 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum
-    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
-    norm.running_var.lerp_(variance.to(norm.running_var.dtype), momentum)
+    is_seen = count > 0
+    norm.num_batches_tracked.add_(is_seen)
+    momentum = 1.0 / norm.num_batches_tracked.clamp_min(1) if norm.momentum is None else norm.momentum
+    share = momentum * is_seen
+    degrees = (count - 1).clamp_min(1) if isinstance(count, Tensor) else max(count - 1, 1)
+    for running, value in ((norm.running_mean, mean), (norm.running_var, variance * count / degrees)):
+        weight = share.to(running.dtype) if isinstance(share, Tensor) else share
+        running.lerp_(value.to(running.dtype), weight)
 
 
 def has_stored_affine(norm: nn.Module) -> bool:

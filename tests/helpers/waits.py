@@ -54,6 +54,8 @@ class CountWaits(TorchFunctionMode):
         on_device = [tensor for tensor in given if not is_on_host(tensor)]
         out = func(*args, **kwargs)
         to_host = is_copy_to_host(func, args, kwargs)
+        if to_host and out is args[0]:  # which stays on the device
+            out = out.view_as(out)
         if waits(func, args, kwargs, on_device) or (to_host and on_device):
             self.waits[(*caller(), getattr(func, "__name__", str(func)))] += 1
         if to_host or (given and not on_device):
@@ -92,9 +94,8 @@ def selects_by_mask(func, args):
     """Whether an index is a mask whose number of elements has to be known; to fill by a single mask needs none."""
     index = args[1] if isinstance(args[1], tuple) else (args[1],)
     masks = [i for i in index if isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) and i.dim()]
-    numbers = [i for i in index if isinstance(i, Tensor) and not i.dim() and i.dtype != torch.bool]
-    if numbers:
-        return True  # a slice by a number of the device
+    if any(isinstance(end, Tensor) for i in index if isinstance(i, slice) for end in (i.start, i.stop)):
+        return True
     fills = func is Tensor.__setitem__ and not (isinstance(args[2], Tensor) and args[2].dim())
     return bool(masks) and not (fills and len(index) == 1)
 

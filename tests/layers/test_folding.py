@@ -1,14 +1,15 @@
 """Batch norms folded into scales, against the norms themselves."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from busy_norm import busy_norm
+from ranks import in_processes
 from torch import nn
 from torch.nn.utils import prune
+from waits import CountWaits
 
 from lesa_d2.layers import LESA, EvalBatchNorm2d, SelfAttention
 from lesa_d2.layers.definition import lesa
@@ -17,6 +18,8 @@ from lesa_d2.layers.moments import Moments
 
 
 def moments_of(x):
+    if not len(x):
+        return Moments(x.sum((0, 2, 3)), x.sum((0, 2, 3)), 0)
     variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
     return Moments(mean, variance, x.numel() // x.shape[1])
 
@@ -77,40 +80,35 @@ def test_a_batch_norm_with_arithmetic_of_its_own_is_refused():
         check_is_batch_norm(Clever(3))
 
 
-def _synchronised(rank, store, results):
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def _synchronised(counts, rank):
     torch.manual_seed(0)
-    values = torch.randn(7, 3, 1, 1, dtype=torch.double) + 2.0
-    norm = nn.SyncBatchNorm(3).double()
-    share = values[:5] if rank == 0 else values[5:]
-    share = share.clone().requires_grad_()
-    scale, shift = batch_affine(norm, moments_of(share))
-    weights = torch.arange(7.0, dtype=torch.double)
-    weights = weights[:5] if rank == 0 else weights[5:]
+    values = (torch.randn(sum(counts), 3, 1, 1, dtype=torch.double) + 2.0).split(counts)[rank]
+    weights = torch.arange(float(sum(counts)), dtype=torch.double).split(counts)[rank]
+    norm, share = nn.SyncBatchNorm(3).double(), values.clone().requires_grad_()
+    with CountWaits() as counted:
+        scale, shift = batch_affine(norm, moments_of(share))
     out = share * scale[:, None, None] + shift[:, None, None]
     (out * weights[:, None, None, None]).sum().backward()
-    results[rank] = [t.numpy() for t in (out.detach(), share.grad, norm.running_mean, norm.running_var)]
-    dist.destroy_process_group()
+    return [out.detach(), share.grad, *norm.buffers()], counted.by("lesa_d2")
 
 
-def test_synchronised_moments_are_those_of_all_processes(tmp_path):
-    """Two processes with 5 and 2 values a channel equal one with 7, gradients and running statistics too."""
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(_synchronised, (str(tmp_path / "store"), results), nprocs=2)
-        first, second = results[0], results[1]
+@pytest.mark.parametrize("counts", [[5, 2], [3, 0, 1, 2], [0, 0]], ids=str)
+def test_synchronised_moments_are_those_of_all_processes(tmp_path, counts):
+    """Two or four processes with some values a channel equal one with all, gradients and statistics too."""
+    results = in_processes(len(counts), tmp_path, partial(_synchronised, counts))
+    parts, waits = zip(*results, strict=True)
+    assert not any(waits)
     torch.manual_seed(0)
-    values = (torch.randn(7, 3, 1, 1, dtype=torch.double) + 2.0).requires_grad_()
+    values = (torch.randn(sum(counts), 3, 1, 1, dtype=torch.double) + 2.0).requires_grad_()
     norm = nn.BatchNorm2d(3).double()
-    out = norm(values)
-    (out * torch.arange(7.0, dtype=torch.double)[:, None, None, None]).sum().backward()
-    expected = [t.detach() for t in (out, values.grad)]
-    for i, wanted in enumerate(expected):
-        got = torch.cat([torch.tensor(part[i]) for part in (first, second)])
-        torch.testing.assert_close(got, wanted)
-    for part in (first, second):
-        torch.testing.assert_close(torch.tensor(part[2]), norm.running_mean)
-        torch.testing.assert_close(torch.tensor(part[3]), norm.running_var)
+    if sum(counts):
+        out = norm(values)
+        (out * torch.arange(float(sum(counts)), dtype=torch.double)[:, None, None, None]).sum().backward()
+        for i, wanted in enumerate((out.detach(), values.grad)):
+            torch.testing.assert_close(torch.cat([part[i] for part in parts]), wanted)
+    for part in parts:
+        for got, wanted in zip(part[2:], list(norm.buffers()), strict=True):
+            torch.testing.assert_close(got, wanted)
 
 
 FOLDED = [
