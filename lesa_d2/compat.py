@@ -35,6 +35,7 @@ __all__ = [
     "release_logger",
     "tree_leaves",
     "tree_map_only",
+    "version_of",
     "without_process_group",
 ]
 
@@ -120,3 +121,12 @@ def keep_evaluations(evaluator: "COCOEvaluator", keep: Callable[[str, "COCOeval 
 def name_in_scope(storage: "EventStorage", name: str) -> str:
     """Return the name that a scalar gets that is put into the storage now, within its ``name_scope``."""
     return storage._current_prefix + name
+
+
+def version_of(tensor: torch.Tensor) -> int:
+    """Return a number that grows with every change in place, but for those through ``.data`` or NumPy.
+
+    Raises:
+        RuntimeError: it is a tensor of inference mode.
+    """
+    return tensor._version
