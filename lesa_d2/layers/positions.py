@@ -59,7 +59,8 @@ def by_pairs(table: Tensor, side: int, dim: int = 0, from_key: bool = False) -> 
     Entry (i, j) belongs to the offset j − i, as in :func:`offset_index`; with ``from_key`` to i − j.  Its backward
     pass adds windows, where that of an index would sort the index.
     """
-    if sizes_are_open():  # windows are as long as the side
+    # Windows have one length in a graph, and a compiled one serves many sizes.
+    if sizes_are_open() or torch.compiler.is_compiling():
         index = offset_index(side, table.device)
         index = index.T if from_key else index
         return table.index_select(dim, index.flatten()).unflatten(dim, (side, side))
