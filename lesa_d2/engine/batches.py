@@ -69,7 +69,7 @@ def map_inputs(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Apply ``change`` to a tensor, or to all that Instances, or detectron2's boxes, masks and keypoints, consist of."""
+    """Apply ``change`` to a tensor, or to those of Instances, and of detectron2's boxes, masks and keypoints."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, Instances):

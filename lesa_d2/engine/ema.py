@@ -1,7 +1,7 @@
 """Exponential moving average of the weights, as a PyTorch AveragedModel."""
 
 from collections.abc import Mapping
-from itertools import chain
+from itertools import chain, compress
 from typing import Any
 
 import torch
@@ -23,23 +23,23 @@ class Average(AveragedModel):
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        super().__init__(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        super().__init__(model, use_buffers=True)
+        self._average = get_ema_multi_avg_fn(decay)
         self.module.requires_grad_(False)
         self._is_started: bool | None = None  # not known: n_averaged tells
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Average with the tensors of ``model``; the first call copies them."""
-        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
         if self._is_started is None:
             self._is_started = bool(self.n_averaged)
-        averaged = [pair for pair in pairs if self._is_started and pair[0].is_floating_point()]
-        copied = [pair for pair in pairs if not (self._is_started and pair[0].is_floating_point())]
-        if averaged:
-            assert self.multi_avg_fn is not None
-            self.multi_avg_fn(*map(list, zip(*averaged, strict=True)), self.n_averaged)
-        if copied:
-            foreach_copy_(*map(list, zip(*copied, strict=True)))
+        averages, values = list(_tensors(self.module)), list(_tensors(model))
+        is_averaged = [self._is_started and average.is_floating_point() for average in averages]
+        is_copied = [not averaged for averaged in is_averaged]
+        if any(is_averaged):
+            self._average(list(compress(averages, is_averaged)), list(compress(values, is_averaged)), None)
+        if any(is_copied):
+            foreach_copy_(list(compress(averages, is_copied)), list(compress(values, is_copied)))
         self.n_averaged.add_(1)
         self._is_started = True
 

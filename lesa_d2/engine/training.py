@@ -13,7 +13,6 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from ..checkpoint import RunCheckpointer, unwrap
 from ..config.lazy import parameters
@@ -22,7 +21,7 @@ from ..data.loader import build_loader
 from ..errors import ConfigError, DatasetError, StoppedError
 from ..modeling.build import instantiate_part
 from .device import cudnn_benchmark, fuse_optimizer, precision_of
-from .ema import EMAHook, make_ema
+from .ema import Average, EMAHook, make_ema
 from .evaluating import evaluate
 from .folder import remove_run
 from .hooks import Best, Evaluation, Saver
@@ -135,7 +134,7 @@ def make_hooks(
     task: Task,
     trainer: Trainer,
     saver: Saver,
-    ema: AveragedModel | None,
+    ema: Average | None,
     request: StopRequest,
 ) -> list:
     """Make the hooks of the run but that of the log; the average is updated before any hook saves or evaluates."""

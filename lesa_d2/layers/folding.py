@@ -144,7 +144,8 @@ def batch_affine(norm: nn.Module, moments: Moments) -> tuple[Tensor, Tensor]:
         ValueError: a single value a channel, whose variance means nothing.
     """
     assert isinstance(norm, BatchNorm)
-    mean, variance, count = moments
+    mean, variance = moments.mean, moments.variance
+    count: int | Tensor = moments.count
     if isinstance(norm, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized():
         mean, variance, count = _over_processes(moments, norm.process_group)
     elif count == 1:
@@ -158,9 +159,7 @@ def batch_affine(norm: nn.Module, moments: Moments) -> tuple[Tensor, Tensor]:
     return scale, norm.bias - mean * scale
 
 
-def _over_processes(
-    moments: Moments, group: "dist.ProcessGroup | None"
-) -> tuple[Tensor, Tensor, Tensor]:
+def _over_processes(moments: Moments, group: "dist.ProcessGroup | None") -> tuple[Tensor, Tensor, Tensor]:
     """Compute mean and variance (C,) of all processes' values together, differentiable, and their number, ().
 
     The number stays on the device: nothing waits for it.

@@ -1,6 +1,5 @@
 """detectron2's two-stage detector for RoI heads that also learn from a label of every pixel."""
 
-import torch
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import ImageList
 from torch import Tensor

@@ -149,5 +149,7 @@ def test_train_ddp_takes_what_ddp_takes_and_nothing_else():
         with pytest.raises(ConfigError, match=f"unknown config key 'train.ddp.{name}'"):
             load_config("mask_rcnn_lesa_r50", [f"train.ddp.{name}=1"])
         cfg.train.ddp = {name: 1}
-        with pytest.raises(ConfigError, match=rf"unknown key train\.ddp\.{name}; expected one of .*bucket_cap_mb"):
+        with pytest.raises(
+            ConfigError, match=rf"unknown key train\.ddp\.{name}; expected one of .*bucket_cap_mb"
+        ):
             check_settings(cfg)

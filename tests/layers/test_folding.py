@@ -147,9 +147,7 @@ def test_of_weights_that_train_the_statistics_are_used_once():
     scale, shift = stored_affine(norm)
     weight = torch.randn(2, 3)
     ours = torch.autograd.grad((weight * torch.stack([scale, shift])).sum(), [norm.weight, norm.bias])
-    plain = torch.autograd.grad(
-        (weight * torch.stack(affine_by_hand(norm))).sum(), [norm.weight, norm.bias]
-    )
+    plain = torch.autograd.grad((weight * torch.stack(affine_by_hand(norm))).sum(), [norm.weight, norm.bias])
     torch.testing.assert_close(ours, plain)
 
 
