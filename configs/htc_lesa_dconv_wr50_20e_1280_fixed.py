@@ -4,3 +4,4 @@ from .htc_lesa_dconv_wr50_20e_1280 import dataloader, lr_multiplier, model, opti
 
 dataloader.train.mapper.augmentations[0] = dataloader.test.mapper.augmentations[0]
 train.output_dir = "./output/htc_lesa_dconv_wr50_20e_1280_fixed"
+train.cudnn_benchmark = True

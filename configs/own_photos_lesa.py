@@ -27,4 +27,5 @@ model.backbone.bottom_up.image_size = SHORT
 train, lr_multiplier, optimizer = coco_schedule(12, [8, 11], batch=4)
 train.init_checkpoint = "torchvision://resnet50"
 train.init_images = 64  # for the statistics of the converted network
+train.cudnn_benchmark = False  # images have many sizes
 train.output_dir = "./output/own_photos_lesa"

@@ -19,19 +19,23 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 if TYPE_CHECKING:
     from detectron2.evaluation import COCOEvaluator
+    from detectron2.utils.events import EventStorage
     from pycocotools.cocoeval import COCOeval
 
 __all__ = [
     "CPU_ATTENTION",
     "DEFORM_CONV_BACKWARD",
     "TorchDispatchMode",
+    "foreach_copy_",
     "forget_process_groups",
     "fresh_logger",
     "is_inside_backward",
     "keep_evaluations",
+    "name_in_scope",
     "release_logger",
     "tree_leaves",
     "tree_map_only",
+    "version_of",
     "without_process_group",
 ]
 
@@ -39,6 +43,8 @@ DEFORM_CONV_BACKWARD = torch.ops.torchvision._deform_conv2d_backward
 """The backward pass of torchvision's ``deform_conv2d``; the memory that it takes inside has to be known."""
 CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 """What ``scaled_dot_product_attention`` runs on a CPU; PyTorch's FLOP counter does not know it."""
+foreach_copy_ = torch._foreach_copy_
+"""Copy a list of tensors into another in one launch; PyTorch documents some of these functions, not this one."""
 
 _ours: dict[str, list[logging.Handler]] = {}
 
@@ -110,3 +116,17 @@ def keep_evaluations(evaluator: "COCOEvaluator", keep: Callable[[str, "COCOeval 
         return derive(coco_eval, iou_type, **options)
 
     evaluator._derive_coco_results = derive_and_keep
+
+
+def name_in_scope(storage: "EventStorage", name: str) -> str:
+    """Return the name that a scalar gets that is put into the storage now, within its ``name_scope``."""
+    return storage._current_prefix + name
+
+
+def version_of(tensor: torch.Tensor) -> int:
+    """Return a number that grows with every change in place, but for those through ``.data`` or NumPy.
+
+    Raises:
+        RuntimeError: it is a tensor of inference mode.
+    """
+    return tensor._version

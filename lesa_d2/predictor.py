@@ -67,7 +67,7 @@ class Predictor:
             on a GPU; images of one size are put together, and results differ by rounding.
 
     Attributes:
-        model: in eval mode.
+        model: in eval mode; its weights do not train.
         class_names: of objects by class index, as in ``instances.pred_classes``.
         stuff_names: of pixels by class index, as in ``sem_seg``.
         weights: path of the checkpoint; "" for an untrained model.
@@ -95,7 +95,7 @@ class Predictor:
         detector = load(cfg, path, device)
         if not path:
             logger.warning("No weights: the model is untrained, and what it predicts means nothing.")
-        self.model = detector.model.eval()
+        self.model = detector.model.eval().requires_grad_(False)
         self.weights = path
         self.class_names = detector.class_names
         self.stuff_names = detector.stuff_names

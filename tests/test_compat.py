@@ -6,18 +6,22 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from detectron2.evaluation import COCOEvaluator
+from detectron2.utils.events import EventStorage
 from torch.utils.checkpoint import checkpoint
 
 from lesa_d2.compat import (
     CPU_ATTENTION,
     DEFORM_CONV_BACKWARD,
     TorchDispatchMode,
+    foreach_copy_,
     fresh_logger,
     is_inside_backward,
     keep_evaluations,
+    name_in_scope,
     release_logger,
     tree_leaves,
     tree_map_only,
+    version_of,
 )
 
 
@@ -97,3 +101,19 @@ def test_trees():
     tree = {"a": [torch.ones(1), 2], "b": (torch.ones(2), None)}
     assert len(tree_leaves(tree)) == 4
     assert tree_map_only(torch.Tensor, len, tree) == {"a": [1, 2], "b": (2, None)}
+
+
+def test_a_list_of_tensors_is_copied_and_has_new_versions():
+    tensors = [torch.zeros(2), torch.zeros(3, dtype=torch.long)]
+    before = [version_of(tensor) for tensor in tensors]
+    foreach_copy_(tensors, [torch.ones(2), torch.tensor([1, 2, 3])])
+    assert [tensor.tolist() for tensor in tensors] == [[1, 1], [1, 2, 3]]
+    assert all(version_of(tensor) > old for tensor, old in zip(tensors, before, strict=True))
+
+
+def test_scalars_have_the_name_of_their_scope():
+    storage = EventStorage()
+    with storage.name_scope("stage0"):
+        storage.put_scalar("x", 1.0)
+        assert name_in_scope(storage, "x") in storage.latest()
+    assert name_in_scope(storage, "x") == "x"

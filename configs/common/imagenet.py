@@ -65,6 +65,7 @@ train.eval_period = 10009  # an epoch: 1281167 / 128
 train.checkpointer.period = 10009
 train.reference_batch = 128
 train.best_metric = "accuracy/top1"
+train.cudnn_benchmark = True  # every image has the same size
 
 lr_multiplier = L(CompositeParamScheduler)(
     schedulers=[

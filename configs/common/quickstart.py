@@ -58,6 +58,7 @@ train.reference_batch = 4
 train.reference_images = 2000
 train.max_iter = 800
 train.clip_grad_norm = 20.0
+train.cudnn_benchmark = True  # every image has the same size
 train.ema.update(enabled=True, decay=0.99)  # evens out the last steps of a short run
 train.eval_period = 0  # only at the end
 train.checkpointer.period = 400

@@ -21,6 +21,7 @@ def coco_schedule(epochs, milestones, batch):
     epoch = -(-IMAGES // batch)  # evaluate and save once an epoch
     train = copy.deepcopy(settings)
     train.update(max_iter=iterations, eval_period=epoch, reference_batch=batch, reference_images=IMAGES)
+    train.cudnn_benchmark = True  # every image has 1024×1024 pixels
     train.checkpointer.period = epoch
     lr_multiplier = L(WarmupParamScheduler)(
         # only the ratios of the milestones matter

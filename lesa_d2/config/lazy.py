@@ -19,7 +19,7 @@ from ..errors import ConfigError, described, is_of_user
 from ..trust import check_names, named
 from .files import find_config
 from .overrides import Fits, read_value, split_override
-from .settings import SETTINGS, fill_defaults
+from .settings import SETTINGS, ddp_arguments, fill_defaults
 from .yaml_form import load_yaml
 
 MAX_REFERENCES = 20  # that lead to one another; more are a circle
@@ -195,8 +195,8 @@ def check_key(cfg: DictConfig, key: str) -> None:
     node: Any = cfg
     parts = key.split(".")
     for depth, part in enumerate(parts):
-        if part not in _known_names(node):
-            parent = ".".join(parts[:depth])
+        parent = ".".join(parts[:depth])
+        if part not in _known_names(node) | (ddp_arguments() if parent == "train.ddp" else set()):
             raise ConfigError(f"unknown config key {key!r}{_suggest(cfg, key, parent, node)}")
         node = _child(node, part)
 

@@ -5,6 +5,7 @@ plain detectron2 files, the start report and the table in ``docs/settings.md``.
 """
 
 import difflib
+import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from tabulate import tabulate
+from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import ConfigError
 
@@ -130,7 +132,10 @@ SETTINGS: dict[str, Setting] = {
         "detection",
     ),
     "train.scale_lr": Setting(False, SWITCH, "scale optimizer.lr linearly with the batch"),
-    "train.channels_last": Setting(False, SWITCH, "memory layout of weights and feature maps"),
+    "train.channels_last": Setting(False, SWITCH, "memory layout of weights, images and feature maps"),
+    "train.cudnn_benchmark": Setting(
+        False, SWITCH, "cuDNN tries its algorithms for every new size in training; for images of one size"
+    ),
     "train.compile": Setting(False, SWITCH, "compile the backbone by torch.compile"),
     "train.amp.enabled": Setting(False, SWITCH, "mixed precision; logits and softmax stay in float32"),
     "train.amp.dtype": Setting(
@@ -166,6 +171,12 @@ SETTINGS: dict[str, Setting] = {
     ),
     "train.ddp.broadcast_buffers": Setting(False, SWITCH, "of DistributedDataParallel"),
     "train.ddp.find_unused_parameters": Setting(False, SWITCH, "of DistributedDataParallel"),
+    "train.ddp.gradient_as_bucket_view": Setting(
+        True, SWITCH, "of DistributedDataParallel: gradients are kept once, not twice"
+    ),
+    "train.ddp.static_graph": Setting(
+        False, SWITCH, "of DistributedDataParallel: every step uses the same parameters, equally often"
+    ),
     "train.ddp.fp16_compression": Setting(False, SWITCH, "exchange gradients in float16, as detectron2 does"),
     "train.checkpointer.period": Setting(5000, whole(1), "iterations between two checkpoints"),
     "train.checkpointer.max_to_keep": Setting(3, whole(1).or_null(), "periodic checkpoints that are kept"),
@@ -287,7 +298,7 @@ def check_settings(
         if key.split(".")[0] in sections:
             faults += _faults(cfg, key, setting)
     if isinstance(_selected(cfg, "train"), DictConfig):
-        faults += _misspelled(cfg)
+        faults += [*_misspelled(cfg), *_unknown_to_ddp(cfg)]
     faults = faults or [fault for name in sections for fault in _dangling(cfg, name)]
     if faults:
         raise ConfigError("wrong values in the config:\n  " + "\n  ".join(faults))
@@ -337,6 +348,20 @@ def _faults(cfg: DictConfig, key: str, setting: Setting) -> Iterator[str]:
         return
     if not is_right:
         yield f"{key} must be {setting.rule.expected}, got {value!r}"
+
+
+def ddp_arguments() -> set[str]:
+    """Return the names that ``train.ddp`` may have: those of DistributedDataParallel that a config can give."""
+    ours = {"module", "device_ids", "output_device"}
+    return {"fp16_compression", *inspect.signature(DistributedDataParallel).parameters} - ours
+
+
+def _unknown_to_ddp(cfg: DictConfig) -> Iterator[str]:
+    """Yield a message for each key of ``train.ddp`` that DistributedDataParallel does not have."""
+    section = _selected(cfg, "train.ddp")
+    for name in section if isinstance(section, DictConfig) else ():
+        if name not in ddp_arguments():
+            yield f"unknown key train.ddp.{name}; expected one of {', '.join(sorted(ddp_arguments()))}"
 
 
 def _misspelled(cfg: DictConfig) -> Iterator[str]:

@@ -238,7 +238,7 @@ def build_train_loader(
         collate_fn=default_collate if stacked else trivial_batch_collator,
         worker_init_fn=_one_thread,
         persistent_workers=num_workers > 0,
-        pin_memory=stacked and torch.cuda.is_available(),
+        pin_memory=torch.cuda.is_available(),
     )
 
 

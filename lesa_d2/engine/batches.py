@@ -1,6 +1,7 @@
 """Batches of a detector or a classifier, taken apart."""
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,3 +39,44 @@ def as_plain(value: Any) -> Any:
         return value
     content = getattr(value, "tensor", getattr(value, "polygons", None))  # detectron2's boxes and masks
     return repr(value) if content is None else as_plain(content)
+
+
+INPUTS = ("image", "instances", "proposals", "label")
+"""What models take to the device by themselves, each tensor with a wait of its own."""
+
+
+def on_device(batch: Any, device: torch.device) -> Any:
+    """Return a batch with its :data:`INPUTS` on a GPU, copied from pinned memory without a wait; else as it is.
+
+    Polygons stay, as detectron2 crops them on the host; and label maps, which are checked there.
+    """
+    if device.type != "cuda":
+        return batch
+    return map_inputs(batch, lambda tensor: _pinned(tensor).to(device, non_blocking=True))
+
+
+def _pinned(tensor: Tensor) -> Tensor:
+    return tensor.pin_memory() if tensor.device.type == "cpu" else tensor
+
+
+def map_inputs(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return a batch in which ``change`` was applied to the tensors of its :data:`INPUTS`; the batch stays as it is."""
+    if isinstance(batch, list | tuple):
+        return [map_inputs(item, change) for item in batch]
+    if not isinstance(batch, Mapping):
+        return batch
+    return {key: _mapped(value, change) if key in INPUTS else value for key, value in batch.items()}
+
+
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Apply ``change`` to a tensor, or to those of Instances, and of detectron2's boxes, masks and keypoints."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Instances):
+        fields = {name: _mapped(field, change) for name, field in value.get_fields().items()}
+        return Instances(value.image_size, **fields)
+    if isinstance(getattr(value, "tensor", None), Tensor):
+        moved = copy.copy(value)
+        moved.tensor = change(value.tensor)
+        return moved
+    return value

@@ -1,11 +1,16 @@
-"""Settings of a config that depend on the machine: the device, and the dtype that it computes in."""
+"""What depends on the machine: the device, the dtype that it computes in, and how its libraries are used."""
 
+import inspect
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from detectron2.utils import comm
 from omegaconf import DictConfig
 
+from ..config.lazy import target
 from ..errors import ConfigError
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -46,6 +51,46 @@ def settle(cfg: DictConfig) -> None:
         batch = cfg.dataloader.train.total_batch_size
         cfg.optimizer.lr = cfg.optimizer.lr * batch / cfg.train.reference_batch
         cfg.train.reference_batch, cfg.train.scale_lr = batch, False  # the saved config is not scaled twice
+
+
+FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+"""Optimizers that update all parameters in one launch on a GPU where they are made with ``fused=True``."""
+WAYS = ("fused", "foreach")
+"""Arguments of optimizers that say how they compute, not what; they depend on the machine."""
+
+
+def fuse_optimizer(cfg: DictConfig) -> None:
+    """Set ``optimizer.fused``, in place, where training is on a GPU and the config does not say how to compute."""
+    kind, chosen = target(cfg.optimizer), {*WAYS, "differentiable"}
+    if not (isinstance(kind, type) and issubclass(kind, FUSED) and cfg.train.device.startswith("cuda")):
+        return
+    if "fused" in inspect.signature(kind).parameters and not chosen & set(cfg.optimizer):
+        cfg.optimizer.fused = True
+
+
+def keep_ways(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of an optimizer that may be of another machine with :data:`WAYS` of this optimizer.
+
+    Where to keep the number of steps depends on them.  It is a hook of optimizers for the loading of a state.
+    """
+    if len(state["param_groups"]) != len(optimizer.param_groups):
+        return state  # which is refused
+    groups = [
+        {**group, **{way: own[way] for way in WAYS if way in own and way in group}}
+        for group, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    return {**state, "param_groups": groups}
+
+
+@contextmanager
+def cudnn_benchmark(is_on: bool) -> Iterator[None]:
+    """Have cuDNN try its algorithms for each size of a convolution, or not, while open."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = is_on
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def precision_of(cfg: DictConfig) -> str:

@@ -88,4 +88,4 @@ def evaluate_only(cfg: DictConfig, task: Task, typed: str = "") -> dict[str, Any
     model, report = load_evaluated(cfg, path)
     if comm.is_main_process():
         logger.info("Start\n%s", start_report(cfg, model, report, task.describe(cfg)))
-    return evaluate(cfg, model, task.reporter)
+    return evaluate(cfg, model.requires_grad_(False), task.reporter)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from ..checkpoint import LoadReport, last_checkpoint, load_evaluated_weights
 from ..config import load_config, run_config
@@ -28,7 +28,15 @@ def build_model(cfg: DictConfig) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(cfg.train.seed)
         model: Any = instantiate_model(cfg.model)
+    backbone = getattr(model, "backbone", None)
+    if cfg.train.channels_last and isinstance(backbone, nn.Module):
+        backbone.register_forward_pre_hook(_in_channels_last)
     return model.to(cfg.train.device, memory_format=layout)
+
+
+def _in_channels_last(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Give a module its images (N, C, H, W) in the layout of its weights."""
+    return inputs[0].contiguous(memory_format=torch.channels_last), *inputs[1:]
 
 
 def compile_backbone(model: nn.Module) -> None:

@@ -52,10 +52,13 @@ def collective_timeout() -> timedelta:
 def join_process_group() -> None:
     """Join the processes that torchrun has started."""
     timeout, local_rank = collective_timeout(), int(os.environ["LOCAL_RANK"])
-    on_gpu = torch.cuda.is_available()
-    if on_gpu:
-        torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timeout)
+    if torch.cuda.is_available():
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+        # NCCL connects at once, and its barriers need not guess the device.
+        dist.init_process_group("nccl", timeout=timeout, device_id=device)
+    else:
+        dist.init_process_group("gloo", timeout=timeout)
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
 
 

@@ -16,7 +16,6 @@ import torch
 from detectron2.engine import SimpleTrainer
 from detectron2.engine.hooks import PeriodicWriter
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -26,8 +25,9 @@ from ..compat import without_process_group
 from ..data.loader import mix_seed
 from ..errors import ConfigError, NonFiniteError, listed
 from ..storage import whole_file
-from .batches import as_plain, file_names
-from .device import PRECISIONS
+from .batches import as_plain, file_names, on_device
+from .device import PRECISIONS, keep_ways
+from .metrics import StepMetrics, StepStorage, read_metrics
 from .stopping import start_reading
 
 logger = logging.getLogger("lesa_d2")
@@ -39,7 +39,7 @@ class Trainer(SimpleTrainer):
     """Make one optimizer step from ``accumulate`` micro-batches.
 
     Args:
-        model: returns a loss, or a dict of losses, in training.
+        model: returns a loss, or a dict of losses, in training; the same ones in every process.
         data_loader: yields micro-batches; may be given later, before training.
         optimizer: torch optimizer.
         seed: non-negative.
@@ -86,6 +86,7 @@ class Trainer(SimpleTrainer):
         self.last_results: dict[str, Any] = {}
         self._batches: Iterator[Any] | None = None
         self._initial_numbers = numbers_of(model)
+        optimizer.register_load_state_dict_pre_hook(keep_ways)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision is torch.float16)
 
     def train(self, start_iter: int, max_iter: int) -> None:
@@ -96,7 +97,7 @@ class Trainer(SimpleTrainer):
         self.iter = self.start_iter = start_iter
         self.max_iter = max_iter
         logger.info("Training from step %d to %d", start_iter, max_iter)
-        with EventStorage(start_iter) as self.storage:
+        with StepStorage(start_iter) as self.storage:
             try:
                 self.before_train()
                 for self.iter in range(start_iter, max_iter):
@@ -128,8 +129,11 @@ class Trainer(SimpleTrainer):
         """Make one optimizer step, and write its losses.
 
         The losses and the gradient's norm come from the device in one copy, before the optimizer's step: the only time
-        at which the trainer waits for the device; the model and a GradScaler may wait themselves.
+        at which the trainer waits for the device; the model and a GradScaler may wait themselves.  Several processes
+        exchange them before, so that all agree on whether the step can be made.
         """
+        if isinstance(self.storage, StepStorage):
+            self.storage.start_step()
         if self._batches is None:
             self._batches = start_reading(self.data_loader)
         self._keep_buffers()
@@ -145,13 +149,17 @@ class Trainer(SimpleTrainer):
             except FloatingPointError as error:  # detectron2 checks its proposals
                 self._leave_out(self._non_finite(batches, part, str(error)), is_alone=True)
                 return
-        norm, means = self._read(losses)
-        if self._check(batches, losses, norm, means):
+        notes = self.storage.end_step() if isinstance(self.storage, StepStorage) else []
+        metrics = read_metrics(self._clip(), self._means(losses), data_time, notes)
+        if self._check(batches, losses, metrics):
             self._skipped = 0
             self.scaler.step(self.optimizer)
-            SimpleTrainer.write_metrics(means, data_time, self.iter)
+            metrics.write(self.storage)
+            self.storage.put_scalar("rank_data_time", data_time)
+            for note, value in zip(notes, metrics.notes, strict=True):
+                self.storage.put_scalar(note.name, value, note.smoothing_hint)
             if self.clip_grad_norm is not None:
-                self.storage.put_scalar("grad_norm", norm)
+                self.storage.put_scalar("grad_norm", metrics.norm)
         self.scaler.update()
 
     def _forward_backward(self, data: Any, part: int) -> dict[str, Tensor]:
@@ -159,45 +167,48 @@ class Trainer(SimpleTrainer):
         is_last = part == self.accumulate - 1
         with contextlib.nullcontext() if is_last else self._without_gradient_sync():
             with self._autocast():
-                output = self.model(data)
+                output = self.model(on_device(data, self.device))
             losses = {"loss": output} if isinstance(output, Tensor) else output
             total = sum(losses.values(), torch.zeros((), device=self.device))
             self.scaler.scale(total / self.accumulate).backward()
         return {name: value.detach() for name, value in losses.items()}
 
-    def _read(self, losses: list[dict[str, Tensor]]) -> tuple[float, dict[str, Tensor]]:
-        """Clip the gradient; return its norm before, and the losses on the CPU, means over the micro-batches."""
+    def _clip(self) -> Tensor:
+        """Clip the gradient; return its norm before, ()."""
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = get_total_norm(gradients)
         if self.clip_grad_norm is not None:
             clip_grads_with_norm_(self.model.parameters(), self.clip_grad_norm, norm)
+        return norm.to(self.device)
+
+    def _means(self, losses: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the losses by name, means over the micro-batches."""
         names = list(dict.fromkeys(name for part in losses for name in part))
         zero = torch.zeros((), device=self.device)
-        means = [
-            sum((part.get(name, zero).float() for part in losses), zero) / self.accumulate for name in names
-        ]
-        first, *others = torch.stack([norm.to(self.device).float(), *means]).cpu()
-        return float(first), dict(zip(names, others, strict=True))
+        return {
+            name: sum((part.get(name, zero).float() for part in losses), zero) / self.accumulate
+            for name in names
+        }
 
-    def _check(
-        self, batches: list[Any], losses: list[dict[str, Tensor]], norm: float, means: dict[str, Tensor]
-    ) -> bool:
+    def _check(self, batches: list[Any], losses: list[dict[str, Tensor]], metrics: StepMetrics) -> bool:
         """Return whether the step can be made.
 
         Raises:
             NonFiniteError: it cannot, and is not to be left out.
         """
-        is_loss_finite = all(bool(value.isfinite()) for value in means.values())
+        is_loss_finite = all(map(math.isfinite, metrics.losses.values()))
         # With float16 the gradient may overflow: the scaler then leaves out the step, and scales by less.
-        if is_loss_finite and (math.isfinite(norm) or self.scaler.is_enabled()):
+        if is_loss_finite and (math.isfinite(metrics.norm) or self.scaler.is_enabled()):
             return True
-        part = next(
-            (i for i, part in enumerate(losses) if not all(bool(v.isfinite()) for v in part.values())), 0
-        )
-        symptom = str({name: float(v) for name, v in losses[part].items()})
+        bad = [i for i, part in enumerate(losses) if not all(bool(v.isfinite()) for v in part.values())]
+        part = bad[0] if bad else 0
         if is_loss_finite:
-            symptom = f"the gradient's norm is {norm}; {self._bad_gradients()}"
+            symptom = f"the gradient's norm is {metrics.norm}; {self._bad_gradients()}"
+        elif bad:
+            symptom = str({name: float(v) for name, v in losses[part].items()})
+        else:
+            symptom = "a loss of another process is not finite"
         self._leave_out(self._non_finite(batches, part, symptom))
         return False
 

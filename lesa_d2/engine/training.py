@@ -13,7 +13,6 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from ..checkpoint import RunCheckpointer, unwrap
 from ..config.lazy import parameters
@@ -21,8 +20,8 @@ from ..config.record import Origin, save_config
 from ..data.loader import build_loader
 from ..errors import ConfigError, DatasetError, StoppedError
 from ..modeling.build import instantiate_part
-from .device import precision_of
-from .ema import EMAHook, make_ema
+from .device import cudnn_benchmark, fuse_optimizer, precision_of
+from .ema import Average, EMAHook, make_ema
 from .evaluating import evaluate
 from .folder import remove_run
 from .hooks import Best, Evaluation, Saver
@@ -53,12 +52,13 @@ def train(cfg: DictConfig, task: Task, resume: bool = False, origin: Origin | No
         raise ConfigError(
             "the config's optimizer has no params, which describe how it takes those of the model"
         )
+    fuse_optimizer(cfg)
     cfg.optimizer.params.model = model
     optimizer = instantiate_part("optimizer", cfg.optimizer)
     ema = make_ema(model, cfg.train.ema.decay) if cfg.train.ema.enabled else None
     if cfg.train.compile:
         compile_backbone(model)
-    model = create_ddp_model(model, **ddp_options(cfg))
+    model = distributed(model, cfg)
     trainer = Trainer(
         model,
         None,
@@ -92,7 +92,7 @@ def train(cfg: DictConfig, task: Task, resume: bool = False, origin: Origin | No
         logger.info("Start\n%s", report)
         if not resume and cfg.train.init_checkpoint:
             loaded.save(Path(cfg.train.output_dir) / "weights.txt")
-    with request:
+    with request, cudnn_benchmark(cfg.train.cudnn_benchmark):
         try:
             trainer.train(first_iter, cfg.train.max_iter)
         except StoppedError as stop:
@@ -134,7 +134,7 @@ def make_hooks(
     task: Task,
     trainer: Trainer,
     saver: Saver,
-    ema: AveragedModel | None,
+    ema: Average | None,
     request: StopRequest,
 ) -> list:
     """Make the hooks of the run but that of the log; the average is updated before any hook saves or evaluates."""
@@ -144,7 +144,8 @@ def make_hooks(
     def evaluate_and_keep() -> dict[str, Any]:
         share_buffers(evaluated)
         is_last = trainer.iter + 1 >= trainer.max_iter
-        trainer.last_results = evaluate(cfg, evaluated, task.reporter, is_last=is_last, request=request)
+        with cudnn_benchmark(False):  # images of many sizes
+            trainer.last_results = evaluate(cfg, evaluated, task.reporter, is_last=is_last, request=request)
         return trainer.last_results
 
     made = [hooks.IterationTimer(), hooks.LRScheduler(scheduler=build_scheduler(cfg))]
@@ -173,9 +174,16 @@ def share_buffers(model: nn.Module) -> None:
             dist.broadcast(buffer, src=0)
 
 
-def ddp_options(cfg: DictConfig) -> dict[str, Any]:
-    """Return the arguments of ``create_ddp_model``."""
+def distributed(model: nn.Module, cfg: DictConfig) -> nn.Module:
+    """Return the model as this process trains it: among several, as DistributedDataParallel with ``train.ddp``.
+
+    Raises:
+        ConfigError: its arguments do not fit.
+    """
     options: dict[str, Any] = dict(OmegaConf.to_container(cfg.train.ddp))
     if cfg.train.device == "cpu":
         options["device_ids"] = None
-    return options
+    try:
+        return create_ddp_model(model, **options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"DistributedDataParallel refuses train.ddp: {error}") from error

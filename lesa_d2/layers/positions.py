@@ -53,6 +53,21 @@ def offset_index(side: int, device: torch.device) -> Tensor:
     return index[None, :] - index[:, None] + side - 1
 
 
+def by_pairs(table: Tensor, side: int, dim: int = 0, from_key: bool = False) -> Tensor:
+    """Return the entries of a table for all pairs: axis ``dim`` of 2·side − 1 offsets becomes (side, side).
+
+    Entry (i, j) belongs to the offset j − i, as in :func:`offset_index`; with ``from_key`` to i − j.  Its backward
+    pass adds windows, where that of an index would sort the index.
+    """
+    # Windows have one length in a graph, and a compiled one serves many sizes.
+    if sizes_are_open() or torch.compiler.is_compiling():
+        index = offset_index(side, table.device)
+        index = index.T if from_key else index
+        return table.index_select(dim, index.flatten()).unflatten(dim, (side, side))
+    windows = table.unfold(dim, side, 1).movedim(-1, dim + 1)
+    return windows.flip(dim + 1 if from_key else dim)
+
+
 class DecomposedPositions(nn.Module):
     """Two tables, one an axis, shared by the heads (released name ``detection_qr``).
 
@@ -85,9 +100,8 @@ class DecomposedPositions(nn.Module):
     def embeddings(self, size: Size) -> tuple[Tensor, Tensor]:
         """Return (W, W, d) and (H, H, d), whose entry (i, j) is the embedding of key column (row) j for query i."""
         height, width = size
-        columns = resize_offsets(self.rel_width, width, 0)[offset_index(width, self.rel_width.device)]
-        rows = resize_offsets(self.rel_height, height, 0)[offset_index(height, self.rel_height.device)]
-        return columns, rows
+        columns = by_pairs(resize_offsets(self.rel_width, width, 0), width)
+        return columns, by_pairs(resize_offsets(self.rel_height, height, 0), height)
 
 
 class FlattenedPositions(nn.Module):
@@ -117,16 +131,13 @@ class FlattenedPositions(nn.Module):
     def _pairs(self, size: Size) -> Tensor:
         """Return (2·dq + dv, n, n), whose entry (i, j) is the table's column for i − j."""
         if not sizes_are_open() and size == self.size:
-            return self.table[:, offset_index(size[0] * size[1], self.table.device).T]
+            return by_pairs(self.table, size[0] * size[1], 1, from_key=True)
         height, width = size
         grid = resize_offsets(resize_offsets(self.grid(), height, 1), width, 2)
-        dy = offset_index(height, grid.device).T[:, None, :, None]
-        dx = offset_index(width, grid.device).T[None, :, None, :]
-        return grid[:, dy, dx].flatten(3, 4).flatten(1, 2)
+        pairs = by_pairs(by_pairs(grid, width, 2, from_key=True), height, 1, from_key=True)
+        return pairs.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
     def grid(self) -> Tensor:
         """Arrange the table by (dy, dx): (2·dq + dv, 2H−1, 2W−1).  Pairs of equal dy·W + dx share a column."""
-        height, width = self.size
-        dy = torch.arange(1 - height, height, device=self.table.device)[:, None]
-        dx = torch.arange(1 - width, width, device=self.table.device)[None, :]
-        return self.table[:, dy * width + dx + height * width - 1]
+        width = self.size[1]
+        return self.table.unfold(1, 2 * width - 1, width)

@@ -71,7 +71,7 @@ class ImageClassifier(nn.Module):
         logits = self.backbone(mixed)["linear"].float()
         if has_event_storage():
             hits = (logits.detach().argmax(1) == labels).float().mean()  # of the unmixed labels
-            get_event_storage().put_scalar("train_top1", 100 * hits.item())
+            get_event_storage().put_scalar("train_top1", 100 * hits)
         return {"loss_cls": F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)}
 
     def preprocess(self, batch: dict[str, Tensor]) -> Tensor:

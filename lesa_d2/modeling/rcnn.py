@@ -1,6 +1,5 @@
 """detectron2's two-stage detector for RoI heads that also learn from a label of every pixel."""
 
-import torch
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import ImageList
 from torch import Tensor
@@ -35,7 +34,7 @@ class SemanticRCNN(GeneralizedRCNN):
     def _label_maps(self, batched_inputs: list[dict], head: FusedSemanticHead) -> Tensor:
         maps = [_label_map(item, head) for item in batched_inputs]
         return ImageList.from_tensors(
-            [labels.to(self.device, torch.long) for labels in maps],
+            [labels.to(self.device, non_blocking=True).long() for labels in maps],
             self.backbone.size_divisibility,
             pad_value=head.ignore_label,
             padding_constraints=self.backbone.padding_constraints,

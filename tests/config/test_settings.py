@@ -139,3 +139,17 @@ def test_the_documents_have_the_table():
         "put what `python -m lesa_d2.config.settings` prints into docs/settings.md"
     )
     assert all(f"`{key}`" in text for key in SETTINGS)
+
+
+def test_train_ddp_takes_what_ddp_takes_and_nothing_else():
+    cfg = load_config("mask_rcnn_lesa_r50", ["train.ddp.bucket_cap_mb=50", "train.ddp.fp16_compression=True"])
+    check_settings(cfg)
+    assert cfg.train.ddp.bucket_cap_mb == 50
+    for name in ("bucket_size", "module", "device_ids"):
+        with pytest.raises(ConfigError, match=f"unknown config key 'train.ddp.{name}'"):
+            load_config("mask_rcnn_lesa_r50", [f"train.ddp.{name}=1"])
+        cfg.train.ddp = {name: 1}
+        with pytest.raises(
+            ConfigError, match=rf"unknown key train\.ddp\.{name}; expected one of .*bucket_cap_mb"
+        ):
+            check_settings(cfg)

@@ -2,10 +2,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from launches import CountCalls
 
 from lesa_d2.layers.positions import (
     DecomposedPositions,
     FlattenedPositions,
+    by_pairs,
     offset_index,
     parse_size,
     resize_offsets,
@@ -14,6 +16,38 @@ from lesa_d2.layers.positions import (
 
 def test_offset_index_by_hand():
     assert offset_index(3, torch.device("cpu")).tolist() == [[2, 3, 4], [1, 2, 3], [0, 1, 2]]
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize("from_key", [False, True])
+@pytest.mark.parametrize(("side", "dim"), [(1, 0), (4, 0), (5, 1), (3, 2)])
+def test_pairs_are_those_of_the_index_with_the_same_gradient(monkeypatch, side, dim, from_key, is_open):
+    monkeypatch.setattr("lesa_d2.layers.positions.sizes_are_open", lambda: is_open)
+    shape = [2, 3, 4]
+    shape[dim] = 2 * side - 1
+    table = torch.randn(shape, dtype=torch.double, requires_grad=True)
+    index = offset_index(side, table.device)
+    index = index.T if from_key else index
+    expected = table[(slice(None),) * dim + (index,)]
+    pairs = by_pairs(table, side, dim, from_key)
+    assert torch.equal(pairs, expected)
+    weight = torch.randn_like(expected)
+    torch.testing.assert_close(
+        torch.autograd.grad((pairs * weight).sum(), table),
+        torch.autograd.grad((expected * weight).sum(), table),
+    )
+
+
+def test_the_backward_pass_of_positions_sorts_no_index():
+    calls = set()
+    for positions in (DecomposedPositions(2, 4), FlattenedPositions(2, 2, 3)):
+        for size in ((4, 4), (3, 3), (2, 5)):
+            with CountCalls() as counted:
+                used = positions.embeddings(size) if hasattr(positions, "embeddings") else positions(size)
+                sum(part.square().sum() for part in used).backward()
+            calls |= set(counted.calls)
+    assert "unfold_backward" in calls
+    assert not {name for name in calls if "sort" in name or name.startswith(("index_put", "_index_put"))}
 
 
 @pytest.mark.parametrize("bad", [0, -1, True, None, 4.0, (4,), (4, 0), (4, 4, 4), (2.5, 4), "44"])

@@ -111,7 +111,20 @@ def test_what_a_stage_hands_on(heads):
         predictions = heads._run_stage({**pyramid(), "semantic": torch.randn(1, CHANNELS, 8, 8)}, sampled, 0)
         handed_on = heads._refine(0, predictions, sampled)[0]
     clipped = [*NEAR, (50, 50, 64, 60), (20, 20, 20, 30)]
-    assert sorted(map(tuple, handed_on.proposal_boxes.tensor.tolist())) == sorted(clipped)
+    kept = handed_on.proposal_boxes.tensor[~handed_on.is_out]
+    assert sorted(map(tuple, kept.tolist())) == sorted(clipped)
+
+
+def test_what_was_ground_truth_is_not_sampled_again(heads):
+    with EventStorage():
+        sampled = heads._sample(0, [regions(*NEAR)], [truth(OBJECT)])
+        predictions = torch.zeros(len(sampled[0]), CLASSES + 1), 0.01 * torch.randn(len(sampled[0]), 4)
+        refined = heads._refine(0, predictions, sampled)[0]
+        again = heads._sample(1, [refined], [truth(OBJECT)])[0]
+    assert refined.is_out.equal(sampled[0].is_gt)
+    kept, new = refined.proposal_boxes.tensor[~refined.is_out], again.proposal_boxes.tensor[~again.is_gt]
+    assert len(kept) == len(refined) - 1
+    assert sorted(new.tolist()) == sorted(kept.tolist())
 
 
 def test_every_stage_samples_anew(monkeypatch):
@@ -242,8 +255,9 @@ def test_detections_from_odd_proposals(heads, found):
 
 def test_boxes_that_are_not_finite_say_so(heads):
     torch.nn.init.constant_(heads.box_predictor[0].bbox_pred.bias, float("nan"))
-    with pytest.raises(FloatingPointError, match="refined by stage 0"):
-        losses(heads)
+    for known in ((OBJECT,), ()):  # the loss of boxes knows those of foreground alone
+        found = losses(heads, known=[truth(*known)])
+        assert [name for name, value in found.items() if value.isnan()] == ["loss_box_reg_stage0"]
 
 
 # ------------------------------------------------------------------------------------- variants

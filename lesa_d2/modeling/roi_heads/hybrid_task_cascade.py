@@ -75,7 +75,7 @@ class HybridTaskCascadeHeads(CascadeROIHeads):
                 num_classes=self.num_classes,
                 batch_size_per_image=self.batch_size_per_image,
                 positive_fraction=self.positive_fraction,
-                proposal_matcher=matcher,
+                proposal_matcher=_LeavingOut(matcher),
                 proposal_append_gt=False,  # done here, where it is known which boxes they are
             )
             for matcher in proposal_matchers
@@ -116,6 +116,8 @@ class HybridTaskCascadeHeads(CascadeROIHeads):
         sampled = self._sample(stage, proposals, targets)
         predictions = self._run_stage(features, sampled, stage)
         losses = self.box_predictor[stage].losses(predictions, sampled)
+        is_finite = predictions[1].isfinite().all()  # of background as well, of which the loss knows nothing
+        losses["loss_box_reg"] = losses["loss_box_reg"].where(is_finite, torch.nan)
         refined = self._refine(stage, predictions, sampled)
         if self.mask_on:
             with get_event_storage().name_scope(f"stage{stage}/mask"):
@@ -130,20 +132,24 @@ class HybridTaskCascadeHeads(CascadeROIHeads):
             _with_ground_truth(proposed, truth if self.proposal_append_gt else truth[:0])
             for proposed, truth in zip(proposals, targets, strict=True)
         ]
-        return self._samplers[stage].label_and_sample_proposals(candidates, targets)
+        sampler = self._samplers[stage]
+        sampler.proposal_matcher.next = [candidate.get_fields().pop("is_out") for candidate in candidates]
+        return sampler.label_and_sample_proposals(candidates, targets)
 
     @torch.no_grad()
     def _refine(
         self, stage: int, predictions: tuple[Tensor, Tensor], sampled: list[Instances]
     ) -> list[Instances]:
-        """Return the boxes that a stage makes of its samples, without those that were ground truth."""
+        """Return the boxes that a stage makes of its samples; ``is_out`` marks those that were ground truth.
+
+        They are not sampled again.  To leave them out here, the host would have to wait for their number.
+        """
         boxes = self.box_predictor[stage].predict_boxes(predictions, sampled)
-        if not all(of_image.isfinite().all() for of_image in boxes):
-            raise FloatingPointError(
-                f"boxes refined by stage {stage} contain Inf or NaN: training has diverged"
-            )
-        kept = [of_image[~samples.is_gt] for of_image, samples in zip(boxes, sampled, strict=True)]
-        return self._create_proposals_from_boxes(kept, [samples.image_size for samples in sampled])
+        finite = [of_image.where(of_image.isfinite(), 0) for of_image in boxes]  # else the loss is not
+        refined = self._create_proposals_from_boxes(finite, [samples.image_size for samples in sampled])
+        for proposals, samples in zip(refined, sampled, strict=True):
+            proposals.is_out = samples.is_gt
+        return refined
 
     def _mask_loss(self, stage: int, features: Features, positives: list[Instances]) -> Tensor:
         """Compute the loss of the stage's mask head, whose gradient reaches all heads before it."""
@@ -228,10 +234,30 @@ def _check_together(**arguments: object) -> None:
         raise ValueError(f"{', '.join(arguments)} belong together: give all or none, got none for {missing}")
 
 
+class _LeavingOut:
+    """A matcher by which some regions are neither foreground nor background.
+
+    Attributes:
+        next: (R,) each, for the images to come: the regions to leave out.
+    """
+
+    def __init__(self, matcher: Matcher) -> None:
+        self.matcher = matcher
+        self.next: list[Tensor] = []
+
+    def __call__(self, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """Match an image's regions by their IoU (ground truth, R): index and label (R,); label −1 is left out."""
+        matches, labels = self.matcher(quality)
+        return matches, labels.masked_fill(self.next.pop(0), -1)
+
+
 def _with_ground_truth(proposals: Instances, truth: Instances) -> Instances:
     boxes = Boxes.cat([proposals.proposal_boxes, truth.gt_boxes])
     is_gt = torch.arange(len(boxes), device=boxes.device) >= len(proposals)
-    return Instances(proposals.image_size, proposal_boxes=boxes, is_gt=is_gt)
+    is_out = torch.zeros_like(is_gt)
+    if proposals.has("is_out"):
+        is_out[: len(proposals)] = proposals.is_out
+    return Instances(proposals.image_size, proposal_boxes=boxes, is_gt=is_gt, is_out=is_out)
 
 
 def _labels(images: ImageList) -> Tensor:
