@@ -9,14 +9,14 @@ from typing import Any
 from detectron2.utils import comm
 from omegaconf import DictConfig
 
-from ..checkpoint import last_checkpoint
+from ..checkpoint import checkpoint_files
 from ..config.lazy import apply_overrides, config_path, override_keys, read_config
 from ..config.record import Origin
 from ..config.settings import check_settings
 from ..errors import ConfigError
 from .device import settle
 from .evaluating import evaluate_only
-from .folder import check_unused, explained, logging_to
+from .folder import check_unused, explained, logging_to, make_folder
 from .task import Task
 from .training import train
 
@@ -42,14 +42,17 @@ def run(args: argparse.Namespace, task: Task) -> dict[str, Any]:
     derive(cfg, task, origin.written, args)
     settle(cfg)
     folder = cfg.train.output_dir
-    if not (args.eval_only or args.resume or args.overwrite):
-        check_unused(folder)
-    with explained(folder), logging_to(folder):
-        return _train_or_evaluate(cfg, task, origin, args)
+    make_folder(folder, "train.output_dir")
+    with explained(folder):
+        resumed = checkpoint_files(folder) if args.resume else []
+        if not (args.eval_only or args.overwrite or resumed):
+            check_unused(folder)
+        with logging_to(folder):
+            return _train_or_evaluate(cfg, task, origin, args, resumed)
 
 
 def _train_or_evaluate(
-    cfg: DictConfig, task: Task, origin: Origin, args: argparse.Namespace
+    cfg: DictConfig, task: Task, origin: Origin, args: argparse.Namespace, resumed: Sequence[str]
 ) -> dict[str, Any]:
     task.check_data(cfg, args.eval_only)
     if comm.is_main_process():
@@ -60,10 +63,9 @@ def _train_or_evaluate(
         return evaluate_only(cfg, task, typed=cfg.train.init_checkpoint if is_typed else "")
     if cfg.train.get("report") and cfg.train.report.enabled and task.reporter and comm.is_main_process():
         logger.info("%s\n", task.reporter.report_data(cfg, args))
-    resume = args.resume and bool(last_checkpoint(cfg.train.output_dir))
-    if args.resume and not resume:
+    if args.resume and not resumed:
         logger.warning("--resume: %s holds no checkpoint, so that training starts anew", cfg.train.output_dir)
-    return train(cfg, task, resume=resume, origin=origin)
+    return train(cfg, task, resume=resumed, origin=origin)
 
 
 def derive(cfg: DictConfig, task: Task, written: DictConfig, args: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,15 @@ from .trainer import Trainer
 logger = logging.getLogger("lesa_d2")
 
 
-def train(cfg: DictConfig, task: Task, resume: bool = False, origin: Origin | None = None) -> dict[str, Any]:
+def train(
+    cfg: DictConfig, task: Task, resume: Sequence[str] = (), origin: Origin | None = None
+) -> dict[str, Any]:
     """Train to ``train.max_iter``, and return the results of the last evaluation.
 
     Args:
         cfg: the settled config of the run.
         task: the task of the config.
-        resume: continue from the last checkpoint of ``train.output_dir``.
+        resume: continue from the first of these checkpoints that can be read; none for a new run.
         origin: where the config comes from; needed to save a config that has no YAML form.
     """
     saved_config = copy.deepcopy(cfg)  # before objects are put into it
@@ -76,7 +78,7 @@ def train(cfg: DictConfig, task: Task, resume: bool = False, origin: Origin | No
     request = StopRequest()
     saver = Saver(checkpointer, **cfg.train.checkpointer)
     trainer.register_hooks(make_hooks(cfg, task, trainer, saver, ema, request))
-    loaded = checkpointer.resume() if resume else load_start(cfg, checkpointer)
+    loaded = checkpointer.resume(resume) if resume else load_start(cfg, checkpointer)
     if ema is not None and "ema" not in checkpointer.loaded:
         ema.module.load_state_dict(unwrap(model).state_dict())
     first_iter = trainer.last_step + 1

@@ -160,7 +160,15 @@ def test_wrong_values(tmp_path, capsys, datasets, override, words):
 
 def test_output_folder_that_cannot_be_made(tmp_path, capsys, datasets):
     (tmp_path / "file").write_text("")
-    assert "cannot be made" in message(capsys, tmp_path / "file")
+    assert "cannot be made: it is a file" in message(capsys, tmp_path / "file")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert "it is a link to what does not exist" in message(capsys, tmp_path / "link")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "\udcff"])
+@pytest.mark.parametrize("flags", [[], ["--resume"]])
+def test_names_that_no_folder_has(tmp_path, capsys, datasets, name, flags):
+    assert "cannot be made" in message(capsys, f"{tmp_path}/{name}", flags=flags)
 
 
 @pytest.mark.parametrize(
