@@ -13,7 +13,7 @@ from pathlib import Path
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
-from ..checkpoint import checkpoint_files, last_checkpoint
+from ..checkpoint import last_checkpoint
 from ..compat import fresh_logger, release_logger
 from ..errors import ConfigError, LesaError, StoppedError, StorageError
 from ..storage import not_written, remove_unfinished
@@ -51,7 +51,8 @@ def check_unused(folder: str | Path) -> None:
     """
     found = sorted(file.name for file in Path(folder).glob("model_*.pth") if OF_A_RUN.fullmatch(file.name))
     if found:
-        ways = "--resume continues it" if checkpoint_files(folder) else "no checkpoint of it is left to continue"
+        has_checkpoint = not {*found} <= {"model_best.pth", "model_ema_final.pth"}
+        ways = "--resume continues it" if has_checkpoint else "no checkpoint of it is left to continue"
         raise ConfigError(
             f"{folder} holds a run ({found[-1]}): {ways}, --overwrite replaces it, and another train.output_dir "
             "keeps both"

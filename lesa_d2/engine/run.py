@@ -44,15 +44,14 @@ def run(args: argparse.Namespace, task: Task) -> dict[str, Any]:
     folder = cfg.train.output_dir
     make_folder(folder, "train.output_dir")
     with explained(folder):
-        resumed = checkpoint_files(folder) if args.resume else []
-        if not (args.eval_only or args.overwrite or resumed):
+        if not (args.eval_only or args.resume or args.overwrite):
             check_unused(folder)
         with logging_to(folder):
-            return _train_or_evaluate(cfg, task, origin, args, resumed)
+            return _train_or_evaluate(cfg, task, origin, args)
 
 
 def _train_or_evaluate(
-    cfg: DictConfig, task: Task, origin: Origin, args: argparse.Namespace, resumed: Sequence[str]
+    cfg: DictConfig, task: Task, origin: Origin, args: argparse.Namespace
 ) -> dict[str, Any]:
     task.check_data(cfg, args.eval_only)
     if comm.is_main_process():
@@ -61,10 +60,13 @@ def _train_or_evaluate(
     if args.eval_only:
         is_typed = "train.init_checkpoint" in override_keys(args.opts)
         return evaluate_only(cfg, task, typed=cfg.train.init_checkpoint if is_typed else "")
+    resumed = checkpoint_files(cfg.train.output_dir) if args.resume else []
+    if args.resume and not resumed:
+        if not args.overwrite:
+            check_unused(cfg.train.output_dir)
+        logger.warning("--resume: %s holds no checkpoint, so that training starts anew", cfg.train.output_dir)
     if cfg.train.get("report") and cfg.train.report.enabled and task.reporter and comm.is_main_process():
         logger.info("%s\n", task.reporter.report_data(cfg, args))
-    if args.resume and not resumed:
-        logger.warning("--resume: %s holds no checkpoint, so that training starts anew", cfg.train.output_dir)
     return train(cfg, task, resume=resumed, origin=origin)
 
 
