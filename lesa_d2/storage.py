@@ -49,6 +49,19 @@ def whole_file(file: str | os.PathLike) -> Iterator[Path]:
             unfinished.unlink(missing_ok=True)
 
 
+@contextmanager
+def written(file: str | os.PathLike) -> Iterator[None]:
+    """Turn an error of the system, while open, into one that says what could not be written.
+
+    Raises:
+        StorageError: it names the file of the error, or else ``file``.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise not_written(error.filename or file, error) from error
+
+
 def write_text(file: str | os.PathLike, text: str) -> None:
     """Write a text in UTF-8.
 
