@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from ..checkpoint import RunCheckpointer, unwrap
+from ..checkpoint import RunCheckpointer, checkpoint_files, unwrap
 from ..config.lazy import parameters
 from ..config.record import Origin, save_config
 from ..data.loader import build_loader
@@ -142,9 +142,12 @@ def make_hooks(
     """Make the hooks of the run but that of the log; the average is updated before any hook saves or evaluates."""
     evaluated = ema.module if ema else unwrap(trainer.model)
     is_main = comm.is_main_process()
+    best = Best(evaluated, cfg.train.output_dir, cfg.train.best_metric) if cfg.train.best_metric else None
 
     def evaluate_and_keep() -> dict[str, Any]:
         share_buffers(evaluated)
+        if is_main and best is not None and not checkpoint_files(cfg.train.output_dir):
+            saver.save()  # else --resume would find the best weights of a run that it cannot continue
         is_last = trainer.iter + 1 >= trainer.max_iter
         trainer.last_results = evaluate(cfg, evaluated, task.reporter, is_last=is_last, watch=request.watch)
         return trainer.last_results
@@ -154,7 +157,6 @@ def make_hooks(
         made.append(EMAHook(ema, unwrap(trainer.model), cfg.train.output_dir))
     if is_main:
         made.append(saver)
-    best = Best(evaluated, cfg.train.output_dir, cfg.train.best_metric) if cfg.train.best_metric else None
     made.append(Evaluation(cfg.train.eval_period, evaluate_and_keep, best))
     return [*made, StopHook(request)]
 

@@ -41,7 +41,7 @@ def test_a_config_beside_the_modules_comes_first(tmp_path, monkeypatch):
 def test_training_takes_a_name_where_there_is_no_such_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg = load_config("quickstart_lesa", ["train.max_iter=7"])
-    assert (cfg.train.max_iter, cfg.train.output_dir) == (7, "./output/quickstart/lesa")
+    assert (cfg.train.max_iter, cfg.train.output_dir) == (7, "./output/quickstart_lesa")
     with pytest.raises(ConfigError, match=r"config file 'quickstart_les' does not exist.*'quickstart_lesa'"):
         load_config("quickstart_les")
     with pytest.raises(ConfigError, match="yacs"):

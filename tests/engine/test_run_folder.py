@@ -1,5 +1,6 @@
 """The folder of a run that holds one already."""
 
+import os
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ from forks import drop_privileges, lesa
 from runs import ROOT, tiny_options, train, weights
 
 from lesa_d2.checkpoint.reading import read_checkpoint
+from lesa_d2.engine import Trainer
 
 CONFIG = str(ROOT / "configs/quickstart_lesa.py")
 
@@ -73,6 +75,22 @@ def test_resume_removes_no_weights_of_a_run_whose_checkpoints_are_gone(finished,
         assert "holds a run (model_ema_final.pth): no checkpoint of it is left to continue, --overwrite" in text
         assert {**content(folder), "log.txt": before["log.txt"]} == before
     assert run(folder, "train.max_iter=1", flags=["--resume", "--overwrite"]) == 0
+
+
+def test_best_weights_have_a_checkpoint_beside_them(finished, tmp_path):
+    """A run that is killed after its first evaluation can be continued."""
+    options = ("train.best_metric=bbox/AP", "train.eval_period=1", "train.checkpointer.period=100")
+    score = "model.roi_heads.box_predictor.test_score_thresh=0.0"  # else AP is not a number
+    arguments = ["--config-file", CONFIG, *tiny_options(tmp_path / "run", *options, score, "train.device=cpu")]
+
+    def killed_in_the_second_step():
+        step = Trainer.run_step
+        Trainer.run_step = lambda self: os._exit(9) if self.iter == 1 else step(self)
+
+    log = tmp_path / "log"
+    assert lesa("train", *arguments, before=killed_in_the_second_step, log=log).wait() == 9, log.read_text()
+    names = {file.name for file in (tmp_path / "run").glob("model_*.pth")}
+    assert names == {"model_best.pth", "model_0000000.pth"}
 
 
 @pytest.mark.parametrize("flags", [[], ["--resume"], ["--overwrite"], ["--eval-only"]])
