@@ -13,6 +13,7 @@ from torch import nn
 from ..data.loader import build_loader
 from ..errors import ConfigError
 from ..evaluation import build_evaluator, with_test_time_augmentation
+from ..modeling.build import check_kind
 from .models import last_checkpoint, load_evaluated
 from .processes import wait_for_all
 from .report import start_report
@@ -48,7 +49,9 @@ def evaluate(
     evaluator = build_evaluator(cfg.dataloader.evaluator)
     # Shares of the images take different times, and the main process scores and reports alone.
     waiting = {"on_end": wait_for_all}
-    results = inference_on_dataset(detector, watch(build_loader(loader)), evaluator, callbacks=waiting)
+    batches = build_loader(loader)
+    check_kind("dataloader.test", batches, ("__iter__", "__len__"))
+    results = inference_on_dataset(detector, watch(batches), evaluator, callbacks=waiting)
     model.train(was_training)
     if comm.is_main_process():
         print_csv_format(results)

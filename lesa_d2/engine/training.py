@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from detectron2.engine import create_ddp_model, default_writers, hooks
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
+from fvcore.common.param_scheduler import ParamScheduler
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -19,8 +21,8 @@ from ..checkpoint import RunCheckpointer, checkpoint_files, unwrap
 from ..config.lazy import parameters
 from ..config.record import Origin, save_config
 from ..data.loader import build_loader
-from ..errors import ConfigError, DatasetError, StoppedError
-from ..modeling.build import instantiate_part
+from ..errors import ConfigError, DatasetError, StoppedError, described, is_of_user
+from ..modeling.build import check_kind, instantiate_part
 from .device import precision_of
 from .ema import EMAHook, make_ema
 from .evaluating import evaluate
@@ -33,6 +35,9 @@ from .start import load_start
 from .stopping import StopHook, StopRequest
 from .task import Task
 from .trainer import Trainer
+
+UNFIT = (TypeError, AttributeError, LookupError, AssertionError)
+"""What the first step raises where a part of the config is missing, or of another kind than its place."""
 
 logger = logging.getLogger("lesa_d2")
 
@@ -51,12 +56,12 @@ def train(
     saved_config = copy.deepcopy(cfg)  # before objects are put into it
     seed_all_rng(cfg.train.seed + comm.get_rank())  # for data loaders without a seed
     model = build_model(cfg)
-    if OmegaConf.select(cfg, "optimizer.params") is None:
+    if not OmegaConf.is_dict(OmegaConf.select(cfg, "optimizer.params")):
         raise ConfigError(
             "the config's optimizer has no params, which describe how it takes those of the model"
         )
     cfg.optimizer.params.model = model
-    optimizer = instantiate_part("optimizer", cfg.optimizer)
+    optimizer = instantiate_part("optimizer", cfg.optimizer, ("step", "zero_grad", "param_groups"))
     ema = make_ema(model, cfg.train.ema.decay) if cfg.train.ema.enabled else None
     if cfg.train.compile:
         compile_backbone(model)
@@ -102,6 +107,14 @@ def train(
                 stop.saved = f"step {saver.save()} of {cfg.train.max_iter} is saved in {cfg.train.output_dir}"
             wait_for_all()  # the first process that ends has the others ended
             raise
+        except UNFIT as error:
+            if trainer.last_step >= first_iter or is_of_user(error):
+                raise
+            what = described(error) if str(error) else traceback.extract_tb(error.__traceback__)[-1].line
+            raise ConfigError(
+                "the first step failed, as it does where parts of model and dataloader.train do not fit together: "
+                f"{what}. LESA_TRACEBACK=1 shows where"
+            ) from error
     return trainer.last_results
 
 
@@ -123,12 +136,14 @@ def make_train_loader(cfg: DictConfig, first_iter: int) -> Iterable[Any]:
     elif first_iter:
         logger.warning("This data loader cannot continue where it was: the order of images starts anew.")
     try:
-        return build_loader(cfg.dataloader.train)
+        loader = build_loader(cfg.dataloader.train)
     except AssertionError as error:  # detectron2 found no image with objects
         raise DatasetError(
             f"{error}: no training image has an object that is not a crowd; check the annotations, or, where "
             "the split is by seed, set another train.seed"
         ) from error
+    check_kind("dataloader.train", loader, ("__iter__",))
+    return loader
 
 
 def make_hooks(
@@ -165,9 +180,12 @@ def build_scheduler(cfg: DictConfig) -> Any:
     """Build the schedule of the learning rate.
 
     Raises:
-        ConfigError: the arguments in the config do not fit.
+        ConfigError: the arguments in the config do not fit, or describe something else.
     """
-    return instantiate_part("lr_multiplier", cfg.lr_multiplier)
+    made = instantiate_part("lr_multiplier", cfg.lr_multiplier)
+    if not isinstance(made, ParamScheduler):  # else one of torch, which makes steps
+        check_kind("lr_multiplier", made, ("step",))
+    return made
 
 
 def share_buffers(model: nn.Module) -> None:
