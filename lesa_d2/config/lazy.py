@@ -16,7 +16,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ..errors import ConfigError, described, is_of_user
+from ..errors import ConfigError, described, is_of_user, shortened
 from ..trust import check_names, named
 from .files import find_config
 from .overrides import Fits, read_value, split_override
@@ -152,7 +152,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
         try:
             OmegaConf.update(cfg, key, value, merge=isinstance(value, dict))
         except Exception as error:  # OmegaConf raises errors of many types
-            raise ConfigError(f"cannot apply the override {override!r}: {error}") from error
+            raise ConfigError(f"cannot apply the override {override[:500]!r}: {shortened(error)}") from error
         if isinstance(value, str | list | dict):
             check_names(OmegaConf.to_container(cfg), known)
 

@@ -136,7 +136,9 @@ def after_one_step(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     The step is made on tensors without values.
     """
     probe = copy.copy(optimizer)
-    groups = [{**group, "params": [_without_values(p) for p in group["params"]]} for group in probe.param_groups]
+    groups = [
+        {**group, "params": [_without_values(p) for p in group["params"]]} for group in probe.param_groups
+    ]
     probe.param_groups, probe.state = groups, defaultdict(dict)
     parameters = [p for group in groups for p in group["params"]]
     try:

@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 from omegaconf import DictConfig
 from torch import nn
 
-from ..errors import ConfigError, LesaError, described, is_of_user
+from ..errors import ConfigError, LesaError, described, is_of_user, shortened
 
 ARGUMENT_ERRORS = (ValueError, TypeError, AssertionError, ArithmeticError, LookupError)
 """What building a model raises where its arguments do not fit together, with messages that say what does not."""
@@ -76,7 +76,7 @@ def _built(name: str, build: Callable[[Any], Any], cfg: Any) -> Any:
         if is_of_user(error):  # a mistake in somebody's own module, of any kind
             raise ConfigError(f"the config's {name} cannot be built: {described(error)}") from error
         kind = "" if isinstance(error, ARGUMENT_ERRORS) else f"{type(error).__name__}: "
-        raise ConfigError(f"the config's {name} cannot be built: {kind}{error}") from error
+        raise ConfigError(f"the config's {name} cannot be built: {kind}{shortened(error)}") from error
 
 
 def _module(model: Any) -> nn.Module:

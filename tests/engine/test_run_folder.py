@@ -72,7 +72,9 @@ def test_resume_removes_no_weights_of_a_run_whose_checkpoints_are_gone(finished,
     for flags in ([], ["--resume"]):
         assert run(folder, flags=flags) == 2
         text = capsys.readouterr().err
-        assert "holds a run (model_ema_final.pth): no checkpoint of it is left to continue, --overwrite" in text
+        assert (
+            "holds a run (model_ema_final.pth): no checkpoint of it is left to continue, --overwrite" in text
+        )
         assert {**content(folder), "log.txt": before["log.txt"]} == before
     assert run(folder, "train.max_iter=1", flags=["--resume", "--overwrite"]) == 0
 
@@ -81,7 +83,11 @@ def test_best_weights_have_a_checkpoint_beside_them(finished, tmp_path):
     """A run that is killed after its first evaluation can be continued."""
     options = ("train.best_metric=bbox/AP", "train.eval_period=1", "train.checkpointer.period=100")
     score = "model.roi_heads.box_predictor.test_score_thresh=0.0"  # else AP is not a number
-    arguments = ["--config-file", CONFIG, *tiny_options(tmp_path / "run", *options, score, "train.device=cpu")]
+    arguments = [
+        "--config-file",
+        CONFIG,
+        *tiny_options(tmp_path / "run", *options, score, "train.device=cpu"),
+    ]
 
     def killed_in_the_second_step():
         step = Trainer.run_step

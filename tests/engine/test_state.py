@@ -87,7 +87,10 @@ BROKEN = {
     "parameters as text": (lambda s: group(s).update(params="0123"), "not those of the model"),
     "two groups": (lambda s: s["optimizer"]["param_groups"].append({}), "other groups"),
     "a number of no module": (lambda s: s["numbers"].update(foo=3), "no number 'foo'"),
-    "a method as number": (lambda s: s["numbers"].update({"layer.forward": 3}), r"no number 'layer\.forward'"),
+    "a method as number": (
+        lambda s: s["numbers"].update({"layer.forward": 3}),
+        r"no number 'layer\.forward'",
+    ),
     "a text as number": (lambda s: s["numbers"].update(mean="x"), "mean must be a number"),
     "a fraction as count": (lambda s: s["numbers"].update(seen=0.5), "seen must be a number"),
     "a number not finite": (lambda s: s["numbers"].update(mean=float("inf")), "mean must be a number"),

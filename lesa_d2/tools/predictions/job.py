@@ -148,7 +148,9 @@ class Job:
             )
 
     def _inputs_digest(self) -> str:
-        return hashlib.sha256(orjson.dumps([list(map(list, self.inputs.pictures)), list(self.categories)])).hexdigest()
+        return hashlib.sha256(
+            orjson.dumps([list(map(list, self.inputs.pictures)), list(self.categories)])
+        ).hexdigest()
 
     def _remove(self) -> None:
         Shards(self.folder / SHARDS)  # nobody writes to them
