@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeGuard
 
 import orjson
 
@@ -128,7 +128,7 @@ def _whole_lines(stream: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
         position += len(text)
 
 
-def _is_line(line: Any) -> bool:
+def _is_line(line: Any) -> TypeGuard[dict[str, Any]]:
     """Tell whether a value is the line of a picture, with all that is read from it."""
     if not isinstance(line, dict) or not isinstance(line.get("file"), str):
         return False
