@@ -48,13 +48,12 @@ def check_numbers(numbers: Mapping[str, Any], known: Mapping[str, int | float]) 
     """Check the numbers that modules keep as plain attributes.
 
     Raises:
-        ValueError: the model keeps no such number, or a value is none of its kind.
+        ValueError: the model keeps no such number, or a value is none.
     """
     for name, value in numbers.items():
         if name not in known:
             raise ValueError(f"the model keeps no number {name!r}")
-        kinds = (int,) if type(known[name]) is int else (int, float)
-        if type(value) not in kinds or not math.isfinite(value):
+        if type(value) not in (int, float) or not math.isfinite(value):  # a mean can begin as a whole number
             raise ValueError(f"{name} must be a number as {known[name]!r}, got {value!r}")
 
 

@@ -16,7 +16,7 @@ class Counting(nn.Module):
         super().__init__()
         self.layer = nn.Linear(3, 2)
         self.unused = nn.Linear(1, 1)
-        self.seen, self.mean = 0, 1.0
+        self.seen, self.mean = 0, 1  # a whole number at first, as RetinaNet's
 
     def forward(self, data):
         self.seen, self.mean = self.seen + 1, self.mean + 0.5
@@ -92,7 +92,7 @@ BROKEN = {
         r"no number 'layer\.forward'",
     ),
     "a text as number": (lambda s: s["numbers"].update(mean="x"), "mean must be a number"),
-    "a fraction as count": (lambda s: s["numbers"].update(seen=0.5), "seen must be a number"),
+    "a truth as number": (lambda s: s["numbers"].update(seen=True), "seen must be a number"),
     "a number not finite": (lambda s: s["numbers"].update(mean=float("inf")), "mean must be a number"),
     "too many steps": (lambda s: s.update(iteration=10**12), "expected a whole number from 0"),
     "scale": (lambda s: s["scaler"].update(scale="x"), "scale of the loss scaling"),
