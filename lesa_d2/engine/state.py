@@ -44,17 +44,20 @@ def check_scaler(state: Mapping[str, Any], scaler: torch.amp.GradScaler) -> None
             raise ValueError(f"{name} of the loss scaling is {value!r}")
 
 
-def check_numbers(numbers: Mapping[str, Any], known: Mapping[str, int | float]) -> None:
-    """Check the numbers that modules keep as plain attributes.
+def check_numbers(numbers: Mapping[str, Any], model: nn.Module) -> None:
+    """Check the numbers that modules keep as plain attributes; some make theirs in the first step only.
 
     Raises:
-        ValueError: the model keeps no such number, or a value is none.
+        ValueError: there is no such module, the attribute is something else, or the value is no finite number.
     """
-    for name, value in numbers.items():
-        if name not in known:
-            raise ValueError(f"the model keeps no number {name!r}")
-        if type(value) not in (int, float) or not math.isfinite(value):  # a mean can begin as a whole number
-            raise ValueError(f"{name} must be a number as {known[name]!r}, got {value!r}")
+    modules = dict(model.named_modules())
+    for key, value in numbers.items():
+        name, _, attribute = key.rpartition(".")
+        module = modules.get(name)
+        if module is None or type(getattr(module, attribute, 0)) not in (int, float):
+            raise ValueError(f"the model keeps no number {key!r}")
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ValueError(f"{key} must be a finite number, got {value!r}")
 
 
 def check_optimizer(state: Mapping[str, Any], optimizer: torch.optim.Optimizer, may_be_empty: bool) -> None:

@@ -288,7 +288,7 @@ class Trainer(SimpleTrainer):
         check_step(step)
         may_be_empty = self.scaler.is_enabled() or self.skip_non_finite > 0
         check_optimizer(state_dict["optimizer"], self.optimizer, may_be_empty)
-        check_numbers(numbers, numbers_of(self.model))
+        check_numbers(numbers, unwrap(self.model))
         if self.scaler.is_enabled() and scaler:
             check_scaler(scaler, self.scaler)
         super().load_state_dict(state_dict)

@@ -16,10 +16,10 @@ class Counting(nn.Module):
         super().__init__()
         self.layer = nn.Linear(3, 2)
         self.unused = nn.Linear(1, 1)
-        self.seen, self.mean = 0, 1  # a whole number at first, as RetinaNet's
+        self.seen = 0
 
     def forward(self, data):
-        self.seen, self.mean = self.seen + 1, self.mean + 0.5
+        self.seen, self.mean = self.seen + 1, getattr(self, "mean", 1) + 0.5  # made here, as RetinaNet's
         return self.layer(torch.ones(4, 3)).square().mean()
 
 
@@ -86,14 +86,15 @@ BROKEN = {
     "other parameters": (lambda s: group(s).update(params=[0, 1, 2, 2]), "not those of the model"),
     "parameters as text": (lambda s: group(s).update(params="0123"), "not those of the model"),
     "two groups": (lambda s: s["optimizer"]["param_groups"].append({}), "other groups"),
-    "a number of no module": (lambda s: s["numbers"].update(foo=3), "no number 'foo'"),
+    "a number of no module": (lambda s: s["numbers"].update({"foo.seen": 3}), r"no number 'foo\.seen'"),
+    "a module as number": (lambda s: s["numbers"].update(layer=3), "no number 'layer'"),
     "a method as number": (
         lambda s: s["numbers"].update({"layer.forward": 3}),
         r"no number 'layer\.forward'",
     ),
-    "a text as number": (lambda s: s["numbers"].update(mean="x"), "mean must be a number"),
-    "a truth as number": (lambda s: s["numbers"].update(seen=True), "seen must be a number"),
-    "a number not finite": (lambda s: s["numbers"].update(mean=float("inf")), "mean must be a number"),
+    "a text as number": (lambda s: s["numbers"].update(mean="x"), "mean must be a finite number"),
+    "a truth as number": (lambda s: s["numbers"].update(seen=True), "seen must be a finite number"),
+    "a number not finite": (lambda s: s["numbers"].update(mean=float("inf")), "mean must be a finite number"),
     "too many steps": (lambda s: s.update(iteration=10**12), "expected a whole number from 0"),
     "scale": (lambda s: s["scaler"].update(scale="x"), "scale of the loss scaling"),
     "scale of 0": (lambda s: s["scaler"].update(scale=0.0), "scale of the loss scaling"),
