@@ -6,4 +6,4 @@ from .common.small import shrink
 
 shrink(model)
 model.backbone.bottom_up.operator = "lesa"
-train.output_dir = "./output/quickstart/cascade"
+train.output_dir = "./output/quickstart_cascade"

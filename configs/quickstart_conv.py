@@ -3,4 +3,4 @@
 from .common.quickstart import dataloader, lr_multiplier, model, optimizer, train
 
 model.backbone.bottom_up.operator = "conv"
-train.output_dir = "./output/quickstart/conv"
+train.output_dir = "./output/quickstart_conv"

@@ -9,4 +9,4 @@ from .common.small import shrink
 shrink(model)
 model.backbone.bottom_up.operator = "lesa"
 dataloader.train.mapper._target_ = StuffMapper
-train.output_dir = "./output/quickstart/htc"
+train.output_dir = "./output/quickstart_htc"

@@ -3,4 +3,4 @@
 from .common.quickstart import dataloader, lr_multiplier, model, optimizer, train
 
 model.backbone.bottom_up.operator = "lesa"
-train.output_dir = "./output/quickstart/lesa"
+train.output_dir = "./output/quickstart_lesa"

@@ -3,4 +3,4 @@
 from .common.quickstart import dataloader, lr_multiplier, model, optimizer, train
 
 model.backbone.bottom_up.operator = "self_attention"
-train.output_dir = "./output/quickstart/self_attention"
+train.output_dir = "./output/quickstart_self_attention"

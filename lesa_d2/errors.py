@@ -110,7 +110,14 @@ def described(error: BaseException) -> str:
         return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
     frames = _frames_of_user(error)
     where = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
-    return f"{where}{type(error).__name__}: {error}"
+    return f"{where}{type(error).__name__}: {shortened(error)}"
+
+
+def shortened(error: BaseException, most: int = 12) -> str:
+    """Return the message of an error, its first lines; OmegaConf's has three for each section around a key."""
+    lines = str(error).splitlines()
+    more = [f"… ({len(lines) - most} lines more)"] if len(lines) > most else []
+    return "\n".join([*(line if len(line) <= 500 else f"{line[:500]}…" for line in lines[:most]), *more])
 
 
 def is_of_user(error: BaseException) -> bool:

@@ -60,16 +60,28 @@ def whole_files(folder: str | os.PathLike) -> Iterator[Path]:
     folder = Path(folder)
     unfinished = folder / f"{UNFINISHED}{os.getpid()}-{next(_number)}"
     try:
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        for file in unfinished.iterdir():
-            _to_disk(file)
-            os.replace(file, folder / file.name)
-        _to_disk(folder)
-    except OSError as error:
-        raise not_written(folder, error) from error
+        with written(folder):
+            unfinished.mkdir(parents=True)
+            yield unfinished
+            for file in unfinished.iterdir():
+                _to_disk(file)
+                os.replace(file, folder / file.name)
+            _to_disk(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
+def written(file: str | os.PathLike) -> Iterator[None]:
+    """Turn an error of the system, while open, into one that says what could not be written.
+
+    Raises:
+        StorageError: it names the file of the error, or else ``file``.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise not_written(error.filename or file, error) from error
 
 
 def write_text(file: str | os.PathLike, text: str) -> None:

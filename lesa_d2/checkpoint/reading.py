@@ -39,11 +39,14 @@ def read_checkpoint(path: str | os.PathLike, unsafe: bool = False) -> dict[str, 
         unsafe: also unpickle objects of a file that torch.save wrote, which can run code from the file.
 
     Raises:
-        CheckpointError: there is no such file, it is damaged, or it holds something else.
+        CheckpointError: there is no such file, it cannot be opened, it is damaged, or it holds something else.
     """
     path = str(path)
     address = path.removesuffix(HEURISTICS)
-    loaded = weights = _load(_local_file(address), unsafe)
+    try:
+        loaded = weights = _load(_local_file(address), unsafe)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path!r} cannot be read: {error.strerror or error}") from error
     for _ in WRAPPERS:
         wrapped = [weights[key] for key in WRAPPERS if isinstance(weights, Mapping) and key in weights]
         wrapped = [value for value in wrapped if isinstance(value, Mapping)]
@@ -86,8 +89,9 @@ def _load(file: str, unsafe: bool) -> Any:
 
 
 def _load_safetensors(file: str) -> dict[str, Tensor]:
+    content = Path(file).read_bytes()
     try:
-        return read_safetensors(Path(file).read_bytes())
+        return read_safetensors(content)
     except Exception as error:  # a damaged header can be any JSON
         raise CheckpointError(
             f"{file} is a damaged safetensors file ({type(error).__name__}): {error}"

@@ -154,7 +154,17 @@ class LoadReport:
             )
 
     def _explain(self, verdict: str, missing: list[str]) -> str:
-        lines = [f"{self.path} {verdict}: {_floored(self.share(self.backbone))}% of the backbone fits."]
+        missing = [name for name in missing if name not in self.mismatched]
+        found = {
+            "of other shapes": self.mismatched,
+            "missing in the file": missing,
+            "unknown to the model": self.unexpected,
+        }
+        reasons = [f"{len(names)} {what}" for what, names in found.items() if names]
+        lines = [
+            f"{self.path} {verdict}: {_floored(self.share(self.backbone))}% of the backbone fits"
+            + (f"; tensors: {', '.join(reasons)}." if reasons else ".")
+        ]
         for name, (key, others) in CLASS_COUNTS.items():
             if name in self.mismatched:
                 theirs, ours = (shape[0] - others for shape in self.mismatched[name])
@@ -162,7 +172,6 @@ class LoadReport:
         if any(name.startswith("stem.") for name in self.unexpected):
             lines.append(f"  the file holds a bare backbone: its names need the prefix {self.backbone!r}")
         shapes = [f"{name} {a} in the file, {b} expected" for name, (a, b) in self.mismatched.items()]
-        missing = [name for name in missing if name not in self.mismatched]
         for title, names in (
             ("other shapes", shapes),
             ("missing in the file", missing),

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +69,18 @@ class RunCheckpointer(WeightsWriter, DetectionCheckpointer):
         """Name the file as the one that ``--resume`` continues."""
         write_text(Path(self.save_dir) / LAST, last_filename_basename)
 
-    def resume(self) -> LoadReport:
-        """Load the newest checkpoint of the folder that can be read: the model, and all else that it holds.
+    def resume(self, files: Sequence[str] = ()) -> LoadReport:
+        """Load the newest checkpoint that can be read: the model, and all else that it holds.
 
         Files that cannot be read are named in warnings.
+
+        Args:
+            files: the newest first; without any, those of the folder.
 
         Raises:
             CheckpointError: none can be read, or it is not one of this run.
         """
-        path, checkpoint = self._newest()
+        path, checkpoint = self._newest(files or checkpoint_files(self.save_dir))
         if "trainer" in self.checkpointables and "trainer" not in checkpoint:
             raise CheckpointError(
                 f"{path} holds weights, but not the state of a run, and cannot be continued: start from it by "
@@ -90,9 +93,9 @@ class RunCheckpointer(WeightsWriter, DetectionCheckpointer):
                 _restore(member, name, checkpoint[name], path)
         return report
 
-    def _newest(self) -> tuple[str, dict[str, Any]]:
+    def _newest(self, files: Sequence[str]) -> tuple[str, dict[str, Any]]:
         unreadable = []
-        for path in checkpoint_files(self.save_dir):
+        for path in files:
             try:
                 checkpoint = read_checkpoint(path)
             except CheckpointError as error:
@@ -153,7 +156,7 @@ def _checkpoint_files(folder: Path) -> Iterator[str]:
         yield str(folder / last)
     files = [file for _, file in reversed(periodic_files(folder))]
     final = folder / f"{FINAL}.pth"
-    if final.is_file():
+    if os.path.isfile(final):
         is_newest = not files or final.stat().st_mtime_ns >= files[0].stat().st_mtime_ns
         files.insert(0 if is_newest else len(files), final)
     yield from map(str, files)
@@ -167,9 +170,9 @@ def periodic_files(folder: str | os.PathLike) -> list[tuple[int, Path]]:
 
 def _named_last(folder: Path) -> str:
     file = folder / LAST
-    if not file.is_file():
-        return ""
     try:
+        if not file.is_file():
+            return ""
         name = file.read_text(encoding="utf-8").strip()
         if not name or "\0" in name or "\n" in name:
             raise ValueError(f"it holds {name!r}, not the name of a file")

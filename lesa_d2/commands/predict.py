@@ -149,7 +149,7 @@ class Pictures(Dataset[tuple[str, "np.ndarray | str"]]):
         try:
             return file, read_picture(file, "BGR")
         except PictureError as error:
-            return file, str(error)
+            return file, str(error).encode(errors="backslashreplace").decode()  # names may not be UTF-8
 
 
 def _as_it_is(item: Any) -> Any:

@@ -14,8 +14,9 @@ from detectron2.config import LazyConfig
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from ..errors import ConfigError, described, is_of_user
+from ..errors import ConfigError, described, is_of_user, shortened
 from ..trust import check_names, named
 from .files import find_config
 from .overrides import Fits, read_value, split_override
@@ -151,7 +152,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
         try:
             OmegaConf.update(cfg, key, value, merge=isinstance(value, dict))
         except Exception as error:  # OmegaConf raises errors of many types
-            raise ConfigError(f"cannot apply the override {override!r}: {error}") from error
+            raise ConfigError(f"cannot apply the override {override[:500]!r}: {shortened(error)}") from error
         if isinstance(value, str | list | dict):
             check_names(OmegaConf.to_container(cfg), known)
 
@@ -159,13 +160,24 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
 def _fits(cfg: DictConfig, key: str) -> Fits | None:
     """Return a function that tells whether a key takes a value; None where nothing is known about it."""
     if key in SETTINGS:
-        rule = SETTINGS[key].rule
-        return lambda value: rule.test(OmegaConf.create(value) if isinstance(value, list) else value)
+        return lambda value: _obeys(cfg, key, value)
     parent, _, name = key.rpartition(".")
     if name in _text_parameters(OmegaConf.select(cfg, parent) if parent else cfg):
         return lambda value: isinstance(value, str)
     is_text = isinstance(_child(OmegaConf.select(cfg, parent) if parent else cfg, name), str)
     return (lambda value: True) if is_text else None
+
+
+def _obeys(cfg: DictConfig, key: str, value: Any) -> bool:
+    """Tell whether a value obeys the rule of its key; references in a list are those of the config.
+
+    One that leads nowhere does not hinder: the check of the settings names it.
+    """
+    try:
+        value = OmegaConf.create(value, parent=cfg) if isinstance(value, list) else value
+        return SETTINGS[key].rule.test(value)
+    except OmegaConfBaseException:
+        return True
 
 
 def _text_parameters(node: Any) -> set[str]:

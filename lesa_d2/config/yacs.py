@@ -8,7 +8,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 from omegaconf import DictConfig
 
-from ..errors import ConfigError
+from ..errors import ConfigError, shortened
 from .lazy import config_path, load_config
 from .overrides import read_value, split_override
 from .yaml_form import plain, read_mapping
@@ -77,7 +77,7 @@ def load_yacs_config(file: str, overrides: Sequence[str] = ()) -> CfgNode:
         raise
     except Exception as error:  # yacs raises AssertionError, and YAML its own errors
         raise ConfigError(
-            f"config file {file!r} cannot be loaded: {type(error).__name__}: {error}"
+            f"config file {file!r} cannot be loaded: {type(error).__name__}: {shortened(error)}"
         ) from error
     cfg = CfgNode(read)  # yacs refuses to merge nodes of other classes
     for override in overrides:
@@ -87,7 +87,7 @@ def load_yacs_config(file: str, overrides: Sequence[str] = ()) -> CfgNode:
             # yacs takes a text for Python, which has to be the text in quotes
             cfg.merge_from_list([key, repr(value) if isinstance(value, str) else value])
         except Exception as error:
-            raise ConfigError(f"cannot apply the override {override!r}: {error}") from error
+            raise ConfigError(f"cannot apply the override {override!r}: {shortened(error)}") from error
     return cfg
 
 

@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ..config.lazy import target
 from ..data import (
@@ -139,8 +139,13 @@ def dataset_names(loader: DictConfig) -> list[str]:
     """
     if OmegaConf.select(loader, "dataset.names") is None:
         return []
-    names = instantiate_part("dataset.names", loader.dataset.names)
-    return [names] if isinstance(names, str) else list(names)
+    made = instantiate_part("dataset.names", loader.dataset.names)
+    names = [made] if isinstance(made, str) else made
+    if not isinstance(names, (list, tuple, ListConfig)) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(
+            f"dataset.names must be the name of a registered data set, or a list of names; got {made!r}"
+        )
+    return list(names)
 
 
 def own_classes(loader: DictConfig, kind: str = "thing_classes") -> list[str] | None:
@@ -307,7 +312,7 @@ def check_datasets(cfg: DictConfig, eval_only: bool = False) -> None:
     Raises:
         DatasetError: a data set is not registered, its files are missing, or it has no stuff maps although
             the model learns from them.
-        ConfigError: the model has another number of classes.
+        ConfigError: the model has another number of classes, or what should be names of data sets is none.
     """
     loaders = [cfg.dataloader.test] if eval_only else [cfg.dataloader.train, cfg.dataloader.test]
     for loader in loaders:

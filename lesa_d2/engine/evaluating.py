@@ -12,6 +12,7 @@ from torch import nn
 from ..data.loader import build_loader
 from ..errors import ConfigError
 from ..evaluation import build_evaluator, with_test_time_augmentation
+from ..modeling.build import check_kind
 from .models import last_checkpoint, load_evaluated
 from .processes import wait_for_all
 from .report import start_report
@@ -49,14 +50,16 @@ def evaluate(
     if "tta" in cfg.train and cfg.train.tta.enabled:
         detector, loader = with_test_time_augmentation(cfg, model)
     evaluator = build_evaluator(cfg.dataloader.evaluator)
-    request = request or StopRequest()
-    batches = request.watch(build_loader(loader))
+    request, batches = request or StopRequest(), build_loader(loader)
+    check_kind("dataloader.test", batches, ("__iter__", "__len__"))
 
     def wait_and_check() -> None:
         wait_for_all()  # shares of the images take different times
         request.check()
 
-    results = inference_on_dataset(detector, batches, evaluator, callbacks={"on_end": wait_and_check})
+    results = inference_on_dataset(
+        detector, request.watch(batches), evaluator, callbacks={"on_end": wait_and_check}
+    )
     model.train(was_training)
     if comm.is_main_process():
         print_csv_format(results)

@@ -33,11 +33,13 @@ def make_folder(folder: str | Path, name: str) -> Path:
         ConfigError: the folder cannot be created.
     """
     try:
+        str(folder).encode()
         PathManager.mkdirs(str(folder))
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the latter of a null byte, and of a name that is not UTF-8
         raise ConfigError(f"{name}={str(folder)!r} cannot be made: {error}") from error
     if not PathManager.isdir(str(folder)):  # a file of that name raises no error
-        raise ConfigError(f"{name}={str(folder)!r} cannot be made: it is a file")
+        what = "a file" if PathManager.exists(str(folder)) else "a link to what does not exist"
+        raise ConfigError(f"{name}={str(folder)!r} cannot be made: it is {what}")
     return Path(folder)
 
 
@@ -45,13 +47,15 @@ def check_unused(folder: str | Path) -> None:
     """Check that a new run in ``folder`` replaces nothing of another one.
 
     Raises:
-        ConfigError: the folder holds checkpoints.
+        ConfigError: the folder holds weights.
     """
     found = sorted(file.name for file in Path(folder).glob("model_*.pth") if OF_A_RUN.fullmatch(file.name))
     if found:
+        has_checkpoint = not {*found} <= {"model_best.pth", "model_ema_final.pth"}
+        ways = "--resume continues it" if has_checkpoint else "no checkpoint of it is left to continue"
         raise ConfigError(
-            f"{folder} holds a run ({found[-1]}): --resume continues it, --overwrite replaces it, and another "
-            "train.output_dir keeps both"
+            f"{folder} holds a run ({found[-1]}): {ways}, --overwrite replaces it, and another train.output_dir "
+            "keeps both"
         )
 
 
@@ -76,23 +80,28 @@ def explained(folder: str | Path) -> Iterator[None]:
         raise StorageError(f"{error}. {_intact(folder)}") from error
     except OSError as error:
         is_inside = str(error.filename or "").startswith(os.path.join(folder, ""))
-        if error.errno not in _OF_STORAGE and Path(folder).is_dir() and not is_inside:
+        if error.errno not in _OF_STORAGE and os.path.isdir(folder) and not is_inside:
             raise
         raise StorageError(f"{not_written(error.filename or folder, error)}. {_intact(folder)}") from error
 
 
 def _intact(folder: str | Path) -> str:
+    try:
+        os.listdir(folder)
+    except FileNotFoundError:
+        return "The folder is gone"
+    except OSError:
+        return "What the folder holds cannot be read"
     last = last_checkpoint(folder)
     return f"The last checkpoint is {last}: --resume continues it" if last else "There is no checkpoint yet"
 
 
 @contextmanager
 def logging_to(output_dir: str) -> Iterator[None]:
-    """Log, while open, to the console and to ``log.txt`` in the output folder, which is created.
+    """Log, while open, to the console and to ``log.txt`` in the output folder.
 
     Every other process writes ``log.txt.rankR``.  An error that ends the run is written there, too.
     """
-    make_folder(output_dir, "train.output_dir")
     try:
         for name in LOGGERS:
             fresh_logger(name, output_dir, comm.get_rank())

@@ -39,9 +39,10 @@ class Saver(HookBase):
         self._time = time.monotonic()
 
     def before_train(self) -> None:
-        """Remove what a process that was killed has left."""
+        """Remove what a process that was killed has left, and the old checkpoints that it has not removed."""
         remove_unfinished(self.checkpointer.save_dir)
         self._saved = self.trainer.last_step
+        self._remove_old(self._saved)
 
     def after_step(self) -> None:
         """Save the state if it is time."""
@@ -135,16 +136,23 @@ class Best:
         self.step = self.evaluated = -1
 
     def read(self) -> None:
-        """Read the record of a run that is continued; one that cannot be read counts as none, with a warning."""
+        """Read the record of a run that is continued.
+
+        One that cannot be read, or is of another metric, counts as none, with a warning.
+        """
         if not self.file.is_file():
             return
         try:
             content = json.loads(self.file.read_text(encoding="utf-8"))
             value, step, evaluated = content["metric"], content["iteration"], content.get("evaluated", -1)
-            if type(value) not in (int, float) or type(step) is not int or type(evaluated) is not int:
+            is_value = value is None or (type(value) in (int, float) and math.isfinite(value))
+            if not is_value or type(step) is not int or type(evaluated) is not int:
                 raise ValueError("metric or iteration is no number")
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
             logger.warning("%s cannot be read (%s): the best value so far is not known", self.file, error)
+            return
+        if (name := content.get("name", self.metric)) != self.metric:
+            logger.warning("%s is of %s: the best %s so far is not known", self.file, name, self.metric)
         else:
             self.value, self.step, self.evaluated = value, step, evaluated
 

@@ -9,14 +9,14 @@ from typing import Any
 from detectron2.utils import comm
 from omegaconf import DictConfig
 
-from ..checkpoint import last_checkpoint
+from ..checkpoint import checkpoint_files
 from ..config.lazy import apply_overrides, config_path, override_keys, read_config
 from ..config.record import Origin
 from ..config.settings import check_settings
 from ..errors import ConfigError
 from .device import settle
 from .evaluating import evaluate_only
-from .folder import check_unused, explained, logging_to
+from .folder import check_unused, explained, logging_to, make_folder
 from .task import Task
 from .training import train
 
@@ -42,10 +42,12 @@ def run(args: argparse.Namespace, task: Task) -> dict[str, Any]:
     derive(cfg, task, origin.written, args)
     settle(cfg)
     folder = cfg.train.output_dir
-    if not (args.eval_only or args.resume or args.overwrite):
-        check_unused(folder)
-    with explained(folder), logging_to(folder):
-        return _train_or_evaluate(cfg, task, origin, args)
+    make_folder(folder, "train.output_dir")
+    with explained(folder):
+        if not (args.eval_only or args.resume or args.overwrite):
+            check_unused(folder)
+        with logging_to(folder):
+            return _train_or_evaluate(cfg, task, origin, args)
 
 
 def _train_or_evaluate(
@@ -58,12 +60,14 @@ def _train_or_evaluate(
     if args.eval_only:
         is_typed = "train.init_checkpoint" in override_keys(args.opts)
         return evaluate_only(cfg, task, typed=cfg.train.init_checkpoint if is_typed else "")
+    resumed = checkpoint_files(cfg.train.output_dir) if args.resume else []
+    if args.resume and not resumed:
+        if not args.overwrite:
+            check_unused(cfg.train.output_dir)
+        logger.warning("--resume: %s holds no checkpoint, so that training starts anew", cfg.train.output_dir)
     if cfg.train.get("report") and cfg.train.report.enabled and task.reporter and comm.is_main_process():
         logger.info("%s\n", task.reporter.report_data(cfg, args))
-    resume = args.resume and bool(last_checkpoint(cfg.train.output_dir))
-    if args.resume and not resume:
-        logger.warning("--resume: %s holds no checkpoint, so that training starts anew", cfg.train.output_dir)
-    return train(cfg, task, resume=resume, origin=origin)
+    return train(cfg, task, resume=resumed, origin=origin)
 
 
 def derive(cfg: DictConfig, task: Task, written: DictConfig, args: argparse.Namespace) -> None:

@@ -28,6 +28,7 @@ from ..storage import whole_file
 from .batches import as_plain, file_names, on_device
 from .device import PRECISIONS, keep_ways
 from .metrics import StepMetrics, StepStorage, read_metrics
+from .state import check_numbers, check_optimizer, check_scaler, check_step
 from .stopping import start_reading
 
 logger = logging.getLogger("lesa_d2")
@@ -292,36 +293,25 @@ class Trainer(SimpleTrainer):
         """Restore the state of :meth:`state_dict`.
 
         Raises:
-            KeyError, ValueError: the state is not complete, or is of another optimizer.
+            KeyError, ValueError: the state is not complete, is of another optimizer, or has values of other kinds.
         """
-        step = state_dict["iteration"]
-        if type(step) is not int or step < 0:
-            raise ValueError(f"expected a whole number of at least 0 as iteration, got {step!r}")
-        scaler = state_dict["scaler"]
+        step, scaler = state_dict["iteration"], state_dict["scaler"]
+        numbers = state_dict.get("numbers", {})
+        check_step(step)
+        may_be_empty = self.scaler.is_enabled() or self.skip_non_finite > 0
+        check_optimizer(state_dict["optimizer"], self.optimizer, may_be_empty)
+        check_numbers(numbers, unwrap(self.model))
+        if self.scaler.is_enabled() and scaler:
+            check_scaler(scaler, self.scaler)
         super().load_state_dict(state_dict)
         self.last_step = step
-        check_settings_of(self.optimizer)
         if self.scaler.is_enabled() and not scaler:
             logger.warning("The checkpoint is of a run without float16: its loss scaling starts anew.")
         else:
             self.scaler.load_state_dict(scaler)
-        for key, value in state_dict.get("numbers", {}).items():
+        for key, value in numbers.items():
             name, _, attribute = key.rpartition(".")
             setattr(unwrap(self.model).get_submodule(name), attribute, value)
-
-
-def check_settings_of(optimizer: torch.optim.Optimizer) -> None:
-    """Check that an optimizer has all its settings, after its state was loaded.
-
-    Raises:
-        ValueError: some are missing: the state is of another kind of optimizer.
-    """
-    for group in optimizer.param_groups:
-        missing = sorted(optimizer.defaults.keys() - group.keys())
-        if missing:
-            raise ValueError(
-                f"the state is of another optimizer than {type(optimizer).__name__}: no {listed(missing)}"
-            )
 
 
 def numbers_of(model: nn.Module) -> dict[str, Number]:

@@ -2,7 +2,8 @@
 
 import copy
 import logging
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,16 @@ from detectron2.engine import create_ddp_model, default_writers, hooks
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
+from fvcore.common.param_scheduler import ParamScheduler
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from ..checkpoint import RunCheckpointer, unwrap
+from ..checkpoint import RunCheckpointer, checkpoint_files, unwrap
 from ..config.lazy import parameters
 from ..config.record import Origin, save_config
 from ..data.loader import build_loader
-from ..errors import ConfigError, DatasetError, StoppedError
-from ..modeling.build import instantiate_part
+from ..errors import ConfigError, DatasetError, StoppedError, described, is_of_user
+from ..modeling.build import check_kind, instantiate_part
 from .device import cudnn_benchmark, fuse_optimizer, precision_of
 from .ema import Average, EMAHook, make_ema
 from .evaluating import evaluate
@@ -33,28 +35,33 @@ from .stopping import StopHook, StopRequest
 from .task import Task
 from .trainer import Trainer
 
+UNFIT = (TypeError, AttributeError, LookupError, AssertionError)
+"""What the first step raises where a part of the config is missing, or of another kind than its place."""
+
 logger = logging.getLogger("lesa_d2")
 
 
-def train(cfg: DictConfig, task: Task, resume: bool = False, origin: Origin | None = None) -> dict[str, Any]:
+def train(
+    cfg: DictConfig, task: Task, resume: Sequence[str] = (), origin: Origin | None = None
+) -> dict[str, Any]:
     """Train to ``train.max_iter``, and return the results of the last evaluation.
 
     Args:
         cfg: the settled config of the run.
         task: the task of the config.
-        resume: continue from the last checkpoint of ``train.output_dir``.
+        resume: continue from the first of these checkpoints that can be read; none for a new run.
         origin: where the config comes from; needed to save a config that has no YAML form.
     """
     saved_config = copy.deepcopy(cfg)  # before objects are put into it
     seed_all_rng(cfg.train.seed + comm.get_rank())  # for data loaders without a seed
     model = build_model(cfg)
-    if OmegaConf.select(cfg, "optimizer.params") is None:
+    if not OmegaConf.is_dict(OmegaConf.select(cfg, "optimizer.params")):
         raise ConfigError(
             "the config's optimizer has no params, which describe how it takes those of the model"
         )
     fuse_optimizer(cfg)
     cfg.optimizer.params.model = model
-    optimizer = instantiate_part("optimizer", cfg.optimizer)
+    optimizer = instantiate_part("optimizer", cfg.optimizer, ("step", "zero_grad", "param_groups"))
     ema = make_ema(model, cfg.train.ema.decay) if cfg.train.ema.enabled else None
     if cfg.train.compile:
         compile_backbone(model)
@@ -76,7 +83,7 @@ def train(cfg: DictConfig, task: Task, resume: bool = False, origin: Origin | No
     request = StopRequest()
     saver = Saver(checkpointer, **cfg.train.checkpointer)
     trainer.register_hooks(make_hooks(cfg, task, trainer, saver, ema, request))
-    loaded = checkpointer.resume() if resume else load_start(cfg, checkpointer)
+    loaded = checkpointer.resume(resume) if resume else load_start(cfg, checkpointer)
     if ema is not None and "ema" not in checkpointer.loaded:
         ema.module.load_state_dict(unwrap(model).state_dict())
     first_iter = trainer.last_step + 1
@@ -100,6 +107,14 @@ def train(cfg: DictConfig, task: Task, resume: bool = False, origin: Origin | No
                 stop.saved = f"step {saver.save()} of {cfg.train.max_iter} is saved in {cfg.train.output_dir}"
             wait_for_all()  # the first process that ends has the others ended
             raise
+        except UNFIT as error:
+            if trainer.last_step >= first_iter or is_of_user(error):
+                raise
+            what = described(error) if str(error) else traceback.extract_tb(error.__traceback__)[-1].line
+            raise ConfigError(
+                "the first step failed, as it does where parts of model and dataloader.train do not fit together: "
+                f"{what}. LESA_TRACEBACK=1 shows where"
+            ) from error
     return trainer.last_results
 
 
@@ -121,12 +136,14 @@ def make_train_loader(cfg: DictConfig, first_iter: int) -> Iterable[Any]:
     elif first_iter:
         logger.warning("This data loader cannot continue where it was: the order of images starts anew.")
     try:
-        return build_loader(cfg.dataloader.train)
+        loader = build_loader(cfg.dataloader.train)
     except AssertionError as error:  # detectron2 found no image with objects
         raise DatasetError(
             f"{error}: no training image has an object that is not a crowd; check the annotations, or, where "
             "the split is by seed, set another train.seed"
         ) from error
+    check_kind("dataloader.train", loader, ("__iter__",))
+    return loader
 
 
 def make_hooks(
@@ -140,9 +157,12 @@ def make_hooks(
     """Make the hooks of the run but that of the log; the average is updated before any hook saves or evaluates."""
     evaluated = ema.module if ema else unwrap(trainer.model)
     is_main = comm.is_main_process()
+    best = Best(evaluated, cfg.train.output_dir, cfg.train.best_metric) if cfg.train.best_metric else None
 
     def evaluate_and_keep() -> dict[str, Any]:
         share_buffers(evaluated)
+        if is_main and best is not None and not checkpoint_files(cfg.train.output_dir):
+            saver.save()  # else --resume would find the best weights of a run that it cannot continue
         is_last = trainer.iter + 1 >= trainer.max_iter
         with cudnn_benchmark(False):  # images of many sizes
             trainer.last_results = evaluate(cfg, evaluated, task.reporter, is_last=is_last, request=request)
@@ -153,7 +173,6 @@ def make_hooks(
         made.append(EMAHook(ema, unwrap(trainer.model), cfg.train.output_dir))
     if is_main:
         made.append(saver)
-    best = Best(evaluated, cfg.train.output_dir, cfg.train.best_metric) if cfg.train.best_metric else None
     made.append(Evaluation(cfg.train.eval_period, evaluate_and_keep, best))
     return [*made, StopHook(request)]
 
@@ -162,9 +181,12 @@ def build_scheduler(cfg: DictConfig) -> Any:
     """Build the schedule of the learning rate.
 
     Raises:
-        ConfigError: the arguments in the config do not fit.
+        ConfigError: the arguments in the config do not fit, or describe something else.
     """
-    return instantiate_part("lr_multiplier", cfg.lr_multiplier)
+    made = instantiate_part("lr_multiplier", cfg.lr_multiplier)
+    if not isinstance(made, ParamScheduler):  # else one of torch, which makes steps
+        check_kind("lr_multiplier", made, ("step",))
+    return made
 
 
 def share_buffers(model: nn.Module) -> None:

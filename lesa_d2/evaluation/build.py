@@ -40,11 +40,11 @@ def _build(node: Any) -> DatasetEvaluator:
     if _is(node, SemSegEvaluator) and "sem_seg_loading_fn" not in node:
         # detectron2's own function asks numpy for an array without a copy, which numpy 2 refuses
         node = {**node, "sem_seg_loading_fn": read_label_map}
-    return instantiate_part("evaluator", node)
+    return instantiate_part("evaluator", node, ("reset", "process", "evaluate"))
 
 
 def _is(node: Any, kind: type) -> bool:
-    target = node.get("_target_")
+    target = node.get("_target_") if OmegaConf.is_dict(node) else None
     target = locate(target) if isinstance(target, str) else target
     return isinstance(target, type) and issubclass(target, kind)
 

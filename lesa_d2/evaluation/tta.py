@@ -9,7 +9,7 @@ import torch
 from detectron2.config import get_cfg, instantiate
 from detectron2.modeling import GeneralizedRCNN, GeneralizedRCNNWithTTA
 from fvcore.transforms import NoOpTransform
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ..errors import ConfigError
@@ -39,7 +39,7 @@ class TestTimeMapper:
         versions = []
         for version in self.versions:
             pixels, transforms = T.apply_augmentations(version, np.copy(image))
-            tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+            tensor = torch.from_numpy(pixels.transpose(2, 0, 1).copy())  # a flip leaves negative strides
             versions.append({**dataset_dict, "image": tensor, "transforms": before + transforms})
         return versions
 
@@ -101,11 +101,12 @@ def make_tta_mapper(cfg: DictConfig) -> TestTimeMapper:
     Raises:
         ConfigError: the config's test loader does more, or less, than resize.
     """
-    tta, augmentations = cfg.train.tta, cfg.dataloader.test.mapper.augmentations
-    if len(augmentations) != 1:
+    tta, augmentations = cfg.train.tta, OmegaConf.select(cfg, "dataloader.test.mapper.augmentations")
+    if not OmegaConf.is_list(augmentations) or len(augmentations) != 1:
+        got = len(augmentations) if OmegaConf.is_list(augmentations) else augmentations
         raise ConfigError(
             "test-time augmentation needs exactly one augmentation in dataloader.test.mapper.augmentations, "
-            f"the resizing; got {len(augmentations)}"
+            f"the resizing; got {got}"
         )
     resize = instantiate(augmentations[0])
     return TestTimeMapper([scaled(resize, scale) for scale in tta.scales], tta.flip)

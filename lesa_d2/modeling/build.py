@@ -1,6 +1,6 @@
 """Build models from the configs of both kinds, with errors that say what does not fit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from detectron2.modeling import Backbone, build_model
 from omegaconf import DictConfig
 from torch import nn
 
-from ..errors import ConfigError, LesaError, described, is_of_user
+from ..errors import ConfigError, LesaError, described, is_of_user, shortened
 
 ARGUMENT_ERRORS = (ValueError, TypeError, AssertionError, ArithmeticError, LookupError)
 """What building a model raises where its arguments do not fit together, with messages that say what does not."""
@@ -60,17 +60,37 @@ def check_feature_names(model: nn.Module) -> None:
                 )
 
 
-def instantiate_part(name: str, node: Any) -> Any:
-    """Build what a node of a LazyConfig describes; ``name`` is its key, for messages.
+def instantiate_part(name: str, node: Any, needs: Sequence[str] = ()) -> Any:
+    """Build what a node of a LazyConfig describes.
+
+    Args:
+        name: its key, for messages.
+        node: of the config.
+        needs: attributes without which what is built cannot be used.
 
     Raises:
-        ConfigError: the arguments do not fit.
+        ConfigError: the arguments do not fit, or something of another kind is built.
         LesaError: what is built says itself what is wrong.
     """
     try:
-        return _built(name, instantiate, node)
+        made = _built(name, instantiate, node)
     except ConfigError as error:
         raise error.__cause__ if isinstance(error.__cause__, LesaError) else error from None
+    check_kind(name, made, needs)
+    return made
+
+
+def check_kind(name: str, made: Any, needs: Sequence[str]) -> None:
+    """Check that what a config describes can be used as what it is there for.
+
+    Raises:
+        ConfigError: it lacks an attribute.
+    """
+    if not all(hasattr(made, attribute) for attribute in needs):
+        raise ConfigError(
+            f"the config's {name} must describe an object with {', '.join(needs)} by its _target_, got "
+            f"{str(made)[:200]!r}"
+        )
 
 
 def _built(name: str, build: Callable[[Any], Any], cfg: Any) -> Any:
@@ -80,7 +100,7 @@ def _built(name: str, build: Callable[[Any], Any], cfg: Any) -> Any:
         if is_of_user(error):  # a mistake in somebody's own module, of any kind
             raise ConfigError(f"the config's {name} cannot be built: {described(error)}") from error
         kind = "" if isinstance(error, ARGUMENT_ERRORS) else f"{type(error).__name__}: "
-        raise ConfigError(f"the config's {name} cannot be built: {kind}{error}") from error
+        raise ConfigError(f"the config's {name} cannot be built: {kind}{shortened(error)}") from error
 
 
 def _module(model: Any) -> nn.Module:

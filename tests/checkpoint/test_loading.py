@@ -75,6 +75,16 @@ def test_another_backbone_is_refused(tmp_path, check):
         check(report)
 
 
+def test_the_reason_stands_in_the_first_line(tmp_path):
+    """Where all of the backbone fits, its share is none."""
+    model = Detector()
+    weights = {**model.state_dict(), "extra": torch.zeros(3)}
+    torch.save({"model": weights}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(model, str(tmp_path / "x.pth"))
+    assert str(caught.value).splitlines()[0].endswith("fits; tensors: 1 unknown to the model.")
+
+
 def test_unrelated_file_is_refused(tmp_path):
     report = load(tmp_path, {"something": torch.ones(1)}, Detector())
     with pytest.raises(CheckpointError, match="0% of the backbone fits"):

@@ -3,13 +3,17 @@
 import contextlib
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import cv2
+import forks
 import numpy as np
 import pytest
 import torch
@@ -17,9 +21,12 @@ from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from runs import ROOT, TINY, lesa
 
+from lesa_d2.commands.predict import Pictures
 from lesa_d2.config import load_config
 from lesa_d2.engine import build_model
+from lesa_d2.errors import DatasetError
 from lesa_d2.predictor import Predictor
+from lesa_d2.tools.predictions import Shard, Shards, read_inputs
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "lesa_d2.cli"]
 OPTIONS = [*TINY, "train.device=cpu", "model.roi_heads.box_predictor.test_topk_per_image=5"]
@@ -207,6 +214,121 @@ def test_a_folder_of_other_predictions_is_kept(place, finished):
     assert content(finished) == before
 
 
+@pytest.mark.parametrize("other", ["pictures", "ids", "categories"])
+def test_a_complete_folder_is_of_its_pictures_ids_and_categories(place, tmp_path, other):
+    """With the same names of files."""
+    before = lesa(*arguments(place, tmp_path / "out", given=coco_file(place)))
+    assert before.returncode == 0, before.stderr
+    written = content(tmp_path / "out")
+    shutil.copytree(place / "photos", tmp_path / "photos")
+    given = coco_file(place)
+    data = json.loads(given[1].read_text())
+    data["images"] = [{**image, "id": image["id"] + (other == "ids")} for image in data["images"]]
+    data["categories"] = [{**one, "id": one["id"] + (other == "categories")} for one in data["categories"]]
+    given[1].write_text(json.dumps(data))
+    if other == "pictures":
+        given[3] = tmp_path / "photos"
+    result = lesa(*arguments(place, tmp_path / "out", given=given))
+    assert result.returncode == 2
+    assert "for other pictures, or with other ids" in result.stderr
+    assert content(tmp_path / "out") == written
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("images.json", '{"images": [1]}', "for other pictures"),
+        ("images.json", '{"info": 3, "images": 4}', "for other pictures"),
+        ("images.json", "[1", "images.json cannot be read"),
+        ("predictions.json", "[\n{", "predictions.json is not as it was written"),
+        ("model.json", "[1", "model.json cannot be read"),
+    ],
+)
+def test_a_complete_folder_that_is_damaged(place, finished, tmp_path, name, text, message):
+    folder = shutil.copytree(finished, tmp_path / "out")
+    (folder / name).write_text(text)
+    result = lesa(*arguments(place, folder))
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "--overwrite" in result.stderr
+
+
+LINE = {"width": 3, "height": 2, "results": []}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [{}, {**LINE, "width": "3"}, {**LINE, "results": [7]}, {**LINE, "results": [{}]}, {"error": 3}],
+)
+def test_lines_of_a_shard_that_lack_something_are_no_lines(tmp_path, line):
+    shard = Shard(tmp_path, 0)
+    for file, content in (("a", LINE), ("b", line), ("c", LINE)):
+        shard.write({"file": file, **content})
+    shard.close()
+    shards = Shards(tmp_path)
+    assert (list(shards.done), shards.errors) == (["a"], {})
+    assert (tmp_path / "0.jsonl").read_bytes().count(b"\n") == 1
+
+
+def test_no_room_for_the_results(place, finished, tmp_path):
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+
+    output = tmp_path / "out"
+    run = forks.lesa(*arguments(place, output), log=tmp_path / "log", before=limit)
+    assert run.wait() == 2
+    text = run.text()
+    assert f"{output / 'shards/0.jsonl'} cannot be written: File too large" in text
+    assert (text.count("error: "), text.count("Traceback")) == (1, 0)
+    assert lesa(*arguments(place, output)).returncode == 0
+    assert content(output) == content(finished)
+
+
+def test_a_file_in_the_place_of_the_shards(place, tmp_path):
+    (tmp_path / "shards").write_text("x")
+    result = lesa(*arguments(place, tmp_path))
+    assert result.returncode == 2
+    assert "shards cannot be written: File exists" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"images": [{"id": 1, "file_name": "\ud800.png"}]},
+        {"images": [{"id": "\ud800", "file_name": "a.png"}]},
+        {"images": [{"id": 10**30, "file_name": "a.png"}]},
+        {"categories": [{"id": 10**30, "name": "a"}]},
+        {"categories": [{"id": 1, "name": "a", "supercategory": "\ud800"}]},
+    ],
+)
+def test_what_results_cannot_hold_is_said_before_anything_is_predicted(place, changes):
+    given = coco_file(place, **changes)
+    with pytest.raises(DatasetError, match=r"results cannot hold .*change it in .*coco\.json"):
+        read_inputs([str(given[1])], str(given[3]))
+
+
+def test_a_name_that_is_not_utf8(tmp_path):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/latin\xe9.png")
+    Path(name).write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"latin\\udce9\.png.*rename it"):
+        read_inputs([str(tmp_path)])
+
+
+def test_a_link_to_a_name_that_is_not_utf8(tmp_path):
+    (tmp_path / "a.png").symlink_to(os.fsdecode(b"latin\xe9.png"))
+    _, reason = Pictures([str(tmp_path / "a.png")])[0]
+    assert "latin\\udce9.png" in reason
+
+
+@pytest.mark.parametrize("name", ["list.txt", "coco.json"])
+def test_a_list_without_permission(tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    (tmp_path / name).chmod(0)
+    text = forks.without_privileges(partial(read_inputs, [str(tmp_path / name)]), tmp_path / "log")
+    assert text == f"{tmp_path / name} cannot be read: Permission denied\n"
+
+
 def test_overwriting_begins_anew(place, tmp_path):
     given = ["--input", place / "photos/01.png"]
     assert lesa(*arguments(place, tmp_path)).returncode == 0
@@ -215,8 +337,6 @@ def test_overwriting_begins_anew(place, tmp_path):
 
 
 def test_a_second_run_in_the_same_folder_is_refused(place, tmp_path):
-    from lesa_d2.tools.predictions import Shard
-
     (tmp_path / "shards").mkdir()
     shard = Shard(tmp_path / "shards", 1)
     result = lesa(*arguments(place, tmp_path))

@@ -41,7 +41,7 @@ def test_a_config_beside_the_modules_comes_first(tmp_path, monkeypatch):
 def test_training_takes_a_name_where_there_is_no_such_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg = load_config("quickstart_lesa", ["train.max_iter=7"])
-    assert (cfg.train.max_iter, cfg.train.output_dir) == (7, "./output/quickstart/lesa")
+    assert (cfg.train.max_iter, cfg.train.output_dir) == (7, "./output/quickstart_lesa")
     with pytest.raises(ConfigError, match=r"config file 'quickstart_les' does not exist.*'quickstart_lesa'"):
         load_config("quickstart_les")
     with pytest.raises(ConfigError, match="yacs"):
@@ -54,3 +54,14 @@ def test_a_file_of_the_users_comes_before_a_name(tmp_path, monkeypatch):
         "model = dataloader = optimizer = lr_multiplier = {}\ntrain = dict(mine=1)"
     )
     assert load_config("quickstart_lesa.py").train.mine == 1
+
+
+@pytest.mark.parametrize("depth", [100, 150, 300])
+def test_a_config_that_is_nested_too_deeply_is_a_short_message(depth, tmp_path):
+    """OmegaConf's message has three lines for each section."""
+    (tmp_path / "deep.yaml").write_text("a: " + "{b: " * depth + "1" + "}" * depth)
+    override = "dataloader.train.mapper=" + "{b: " * depth + "1" + "}" * depth
+    for file, overrides in ((str(tmp_path / "deep.yaml"), []), ("quickstart_lesa", [override])):
+        with pytest.raises(ConfigError) as caught:
+            load_config(file, overrides)
+        assert len(str(caught.value).splitlines()) < 20

@@ -123,3 +123,8 @@ def test_the_quick_starts_pictures_are_resized_in_one_place():
         ConfigError, match=r"set dataloader\.train\.mapper\.augmentations\.0\.shape, which changes"
     ):
         apply_overrides(cfg, ["dataloader.test.mapper.augmentations.0.shape=[128,128]"])
+
+
+def test_references_in_a_list_are_those_of_the_config():
+    cfg = load_config("quickstart_lesa", ["train.seed=2", "train.tta.scales=[1,${train.seed}]"])
+    assert list(cfg.train.tta.scales) == [1, 2]

@@ -59,6 +59,12 @@ QUICKSTART = {
 PROMISED = {*DETECTORS, *CLASSIFIERS, *QUICKSTART}
 
 
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_config_has_a_folder_of_its_own(file):
+    """The quick start overwrites output/quickstart, which is therefore the folder of no config."""
+    assert load_config(str(file)).train.output_dir == f"./output/{file.stem}"
+
+
 def build(cfg):
     with torch.device("meta"):
         return instantiate(cfg.model)

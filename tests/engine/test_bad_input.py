@@ -1,6 +1,7 @@
 """Everything a user can get wrong ends in one message and a non-zero exit, before training starts."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -161,9 +162,47 @@ def test_wrong_values(tmp_path, capsys, datasets, override, words):
     assert not (tmp_path / "run/config.yaml").exists()
 
 
+IDENTITY = "{_target_: torch.nn.Identity}"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.tta.scales=[1,${train.seed}]", "train.tta.scales must be a list of positive numbers"),
+        ("train.tta.scales=[1,${nowhere}]", "train.tta.scales must be a list of positive numbers"),
+        ("train.tta.scales=[1,???]", "train.tta.scales must be a list of positive numbers"),
+        ("train.class_names=[a,${train}]", "train.class_names must be a list of names"),
+        ("dataloader.evaluator=3", "the config's evaluator must describe an object with reset"),
+        ("dataloader.evaluator=[3]", "the config's evaluator must describe an object with reset"),
+        (f"dataloader.evaluator={IDENTITY}", "the config's evaluator must describe an object with reset"),
+        ("dataloader.train.dataset.names=3", "names must be the name of a registered data set"),
+        ("dataloader.train.dataset.names=[3]", "names must be the name of a registered data set"),
+        (f"dataloader.train={IDENTITY}", "dataloader.train must describe an object with __iter__"),
+        (f"dataloader.test={IDENTITY}", "dataloader.test must describe an object with __iter__, __len__"),
+        (f"dataloader.train.mapper={IDENTITY}", "the first step failed"),
+        ("model.proposal_generator=null", 'the first step failed, .*assert "proposals" in'),
+        ("model.backbone=null", "the first step failed"),
+        ("model.roi_heads.box_predictor=null", "the first step failed"),
+        (f"optimizer={IDENTITY}", "optimizer must describe an object with step"),
+        ("optimizer.params=3", "optimizer has no params"),
+        (f"lr_multiplier={IDENTITY}", "lr_multiplier must describe an object with step"),
+    ],
+)
+def test_parts_of_another_kind(tmp_path, capsys, datasets, override, words):
+    assert re.search(words, message(capsys, tmp_path / "run", "train.max_iter=1", override))
+
+
 def test_output_folder_that_cannot_be_made(tmp_path, capsys, datasets):
     (tmp_path / "file").write_text("")
-    assert "cannot be made" in message(capsys, tmp_path / "file")
+    assert "cannot be made: it is a file" in message(capsys, tmp_path / "file")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert "it is a link to what does not exist" in message(capsys, tmp_path / "link")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "\udcff"])
+@pytest.mark.parametrize("flags", [[], ["--resume"]])
+def test_names_that_no_folder_has(tmp_path, capsys, datasets, name, flags):
+    assert "cannot be made" in message(capsys, f"{tmp_path}/{name}", flags=flags)
 
 
 @pytest.mark.parametrize(

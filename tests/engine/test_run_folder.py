@@ -1,12 +1,15 @@
 """The folder of a run that holds one already."""
 
+import os
 import shutil
 
 import pytest
 import torch
+from forks import drop_privileges, lesa
 from runs import ROOT, tiny_options, train, weights
 
 from lesa_d2.checkpoint.reading import read_checkpoint
+from lesa_d2.engine import Trainer
 
 CONFIG = str(ROOT / "configs/quickstart_lesa.py")
 
@@ -59,6 +62,71 @@ def test_overwrite_removes_nothing_before_the_start_is_sure(finished, tmp_path):
 def test_resume_in_an_empty_folder_starts_anew(finished, tmp_path):
     assert run(tmp_path / "run", "train.max_iter=1", flags=["--resume"]) == 0
     assert "holds no checkpoint, so that training starts anew" in (tmp_path / "run/log.txt").read_text()
+
+
+def test_resume_removes_no_weights_of_a_run_whose_checkpoints_are_gone(finished, tmp_path, capsys):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    for file in (folder / "last_checkpoint", folder / "model_final.pth", *folder.glob("model_0*.pth")):
+        file.unlink()
+    before = content(folder)
+    for flags in ([], ["--resume"]):
+        assert run(folder, flags=flags) == 2
+        text = capsys.readouterr().err
+        assert (
+            "holds a run (model_ema_final.pth): no checkpoint of it is left to continue, --overwrite" in text
+        )
+        assert {**content(folder), "log.txt": before["log.txt"]} == before
+    assert run(folder, "train.max_iter=1", flags=["--resume", "--overwrite"]) == 0
+
+
+def test_best_weights_have_a_checkpoint_beside_them(finished, tmp_path):
+    """A run that is killed after its first evaluation can be continued."""
+    options = ("train.best_metric=bbox/AP", "train.eval_period=1", "train.checkpointer.period=100")
+    score = "model.roi_heads.box_predictor.test_score_thresh=0.0"  # else AP is not a number
+    arguments = [
+        "--config-file",
+        CONFIG,
+        *tiny_options(tmp_path / "run", *options, score, "train.device=cpu"),
+    ]
+
+    def killed_in_the_second_step():
+        step = Trainer.run_step
+        Trainer.run_step = lambda self: os._exit(9) if self.iter == 1 else step(self)
+
+    log = tmp_path / "log"
+    assert lesa("train", *arguments, before=killed_in_the_second_step, log=log).wait() == 9, log.read_text()
+    names = {file.name for file in (tmp_path / "run").glob("model_*.pth")}
+    assert names == {"model_best.pth", "model_0000000.pth"}
+
+
+@pytest.mark.parametrize("flags", [[], ["--resume"], ["--overwrite"], ["--eval-only"]])
+@pytest.mark.parametrize("place", ["", "inside"])
+def test_a_folder_without_permission(tmp_path, datasets, flags, place):
+    locked = tmp_path / "locked"
+    (locked / "inside").mkdir(parents=True)
+    locked.chmod(0)
+    arguments = ["--config-file", CONFIG, *flags, *tiny_options(locked / place, "train.device=cpu")]
+    log = tmp_path / "log"
+    status = lesa("train", *arguments, before=drop_privileges, log=log).wait()
+    locked.chmod(0o700)
+    text = log.read_text()
+    assert (status, text.count("error: "), text.count("Traceback")) == (2, 1, 0), text
+    assert f"{locked}" in text
+    assert "Permission denied" in text
+    assert "There is no checkpoint" not in text
+
+
+def test_a_checkpoint_without_permission_is_passed_over(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    (folder / "model_final.pth").chmod(0)
+    (folder / "last_checkpoint").write_bytes(b"\xff")
+    arguments = ["--config-file", CONFIG, "--resume", *tiny_options(folder, "train.device=cpu")]
+    assert lesa("train", *arguments, before=drop_privileges, log=tmp_path / "log").wait() == 0
+    text = (tmp_path / "log").read_text()
+    assert "model_final.pth' cannot be read: Permission denied" in text
+    assert "model_0000003.pth, the newest checkpoint that can be read" in text
+    assert text.count("last_checkpoint cannot be read") == 1
+    assert "Traceback" not in text
 
 
 def test_a_run_that_lost_its_final_checkpoint_gets_one(finished, tmp_path):

@@ -54,6 +54,12 @@ def test_versions_of_an_image():
     assert len(TestTimeMapper([T.Resize((32, 32))], flip=False)(picture())) == 1
 
 
+def test_an_image_of_a_single_pixel():
+    """A flip of one has negative strides, though numpy calls it contiguous."""
+    versions = TestTimeMapper([T.Resize((1, 1))])(picture())
+    assert [tuple(version["image"].shape) for version in versions] == [(3, 1, 1)] * 2
+
+
 def test_an_image_that_was_resized_before():
     """Boxes go back to the original image's pixels."""
     item = {**picture(32, 32), "height": 64, "width": 96}

@@ -5,9 +5,9 @@ import random
 import signal
 import time
 
-from disturbed_runs import check_files
+from disturbed_runs import KEPT, STEPS, check_files
 
-from lesa_d2.engine.hooks import Best
+from lesa_d2.engine.hooks import Best, Saver
 
 STAGES = ("while it is written", "before it has its name", "after it has its name")
 WRITES = (
@@ -80,6 +80,21 @@ def test_kills_inside_of_writes(disturbed, tries, outcome):
         "resumed; weights and average bit-equal",
         ", ".join(STAGES),
     )
+
+
+def test_a_kill_before_an_old_checkpoint_is_removed(disturbed):
+    """After the last step that saves."""
+
+    def before():
+        remove = Saver._remove_old
+        Saver._remove_old = lambda self, step: (
+            os.kill(os.getpid(), signal.SIGKILL) if step == STEPS - 1 else remove(self, step)
+        )
+
+    folder = disturbed.folder("removal")
+    assert disturbed.start(folder, before=before).wait() == -signal.SIGKILL
+    assert len(list(folder.glob("model_0*.pth"))) == KEPT + 1
+    disturbed.finish(folder)
 
 
 def test_an_evaluation_that_was_not_finished_is_made_up_for(disturbed):

@@ -62,6 +62,7 @@ class Disturbed:
         ours, theirs = (json.loads((f / "model_best.json").read_text()) for f in (folder, self.whole))
         assert ours == theirs
         assert not list(folder.glob(".unfinished-*"))
+        assert len(list(folder.glob("model_0*.pth"))) == KEPT
 
 
 def check_files(folder):

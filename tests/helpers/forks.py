@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lesa_d2.cli import main
+from lesa_d2.errors import LesaError
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 NEW_MOUNTS, NEW_USER = 0x00020000, 0x10000000  # flags of unshare(2)
@@ -107,3 +108,20 @@ def drop_privileges():
     """Take from this process what root may do beyond the permissions of files (capset(2), version 3)."""
     header, nothing = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
     _check(LIBC.capset(header, nothing), "capset")
+
+
+def without_privileges(run, log):
+    """Call ``run()`` in a copy of this process that may do no more than the permissions of files; the error's text."""
+
+    def call():
+        drop_privileges()
+        try:
+            run()
+        except LesaError as error:
+            print(error)
+            return 0
+        return 3
+
+    copy = fork(call, log)
+    assert copy.wait() == 0, copy.text()
+    return copy.text()

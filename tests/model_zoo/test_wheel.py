@@ -121,4 +121,4 @@ def test_the_console_entry_trains_a_config_by_name_in_an_empty_folder(site, tmp_
 def test_the_table_and_the_training_script_know_the_names(site, tmp_path):
     assert "mask_rcnn_lesa_r50" in run("-m", "lesa_d2.model_zoo", cwd=tmp_path, PYTHONPATH=str(site))
     code = "from lesa_d2.engine import load_config; print(load_config('quickstart_htc').train.output_dir)"
-    assert run("-c", code, cwd=tmp_path, PYTHONPATH=str(site)).strip() == "./output/quickstart/htc"
+    assert run("-c", code, cwd=tmp_path, PYTHONPATH=str(site)).strip() == "./output/quickstart_htc"

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import orjson
+
 from ...data.coco.document import parse
 from ...data.files import read_lines
 from ...errors import DatasetError, LesaError, listed
@@ -81,11 +83,14 @@ def read_inputs(paths: Sequence[str], image_root: str | None = None) -> Inputs:
         raise LesaError(
             f"--image-root {root} is no folder; give the folder that the names in {file} start from"
         )
-    inputs = (
-        _of_coco(file, root)
-        if suffixes == {".json"}
-        else _numbered([str(root / n) for n in read_lines(file)])
-    )
+    try:
+        inputs = (
+            _of_coco(file, root)
+            if suffixes == {".json"}
+            else _numbered([str(root / n) for n in read_lines(file)])
+        )
+    except OSError as error:
+        raise DatasetError(f"{file} cannot be read: {error.strerror}") from error
     if not inputs.pictures:
         raise LesaError(f"{file} names no picture")
     return inputs
@@ -93,7 +98,25 @@ def read_inputs(paths: Sequence[str], image_root: str | None = None) -> Inputs:
 
 def _numbered(files: Sequence[str]) -> Inputs:
     paths = dict.fromkeys(map(os.path.abspath, files))
-    return Inputs([Picture(number, path, path) for number, path in enumerate(paths, start=1)], [])
+    pictures = [Picture(number, path, path) for number, path in enumerate(paths, start=1)]
+    for picture in pictures:
+        _check_writable(list(picture), picture.file, "rename it")
+    return Inputs(pictures, [])
+
+
+def _check_writable(value: Any, what: str, advice: str) -> None:
+    """Check that results can hold a value: names in UTF-8, and integers of 64 bits.
+
+    Raises:
+        DatasetError: they cannot.
+    """
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError as error:
+        raise DatasetError(
+            f"results cannot hold {ascii(what)[:300]} ({error}): expected names in UTF-8 and integers of 64 bits; "
+            f"{advice}"
+        ) from error
 
 
 def _of_coco(file: Path, root: Path) -> Inputs:
@@ -118,7 +141,9 @@ def _of_image(file: Path, folder: str, image: Any) -> Picture:
             f"{file} names {name!r}, which is outside of {folder}; where that is meant, give a folder that contains "
             f"all pictures, by --image-root, or name its folder in {PATHS_VARIABLE}"
         )
-    return Picture(identity, name, path)  # type: ignore[arg-type]
+    picture = Picture(identity, name, path)  # type: ignore[arg-type]
+    _check_writable(list(picture), str(image), f"change it in {file}")
+    return picture
 
 
 def _categories(file: Path, categories: Any) -> list[dict[str, Any]]:
@@ -127,4 +152,6 @@ def _categories(file: Path, categories: Any) -> list[dict[str, Any]]:
         for item in categories
     ):
         raise DatasetError(f'{file}: expected categories with "id" and "name"')
+    for category in categories:
+        _check_writable(category, str(category), f"change it in {file}")
     return categories

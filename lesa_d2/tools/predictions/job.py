@@ -10,12 +10,14 @@ from typing import Any
 import orjson
 
 from ...errors import LesaError
-from ...storage import whole_file, write_text
+from ...storage import whole_file, write_text, written
 from .inputs import Inputs
 from .shards import Shards
 
 SHARDS, REMOVED, REMAINING, MODEL = "shards", ".shards", "remaining.json", "model.json"
 PREDICTIONS, IMAGES, UNREADABLE = "predictions.json", "images.json", "unreadable.txt"
+INPUTS, RESULTS = "inputs_sha256", "predictions_sha256"
+"""Names in ``info`` of the images: by them a complete folder is known to be of these pictures, and whole."""
 
 
 class Job:
@@ -37,16 +39,18 @@ class Job:
         """Return the files that remain to be predicted; also written, for the other processes.
 
         Raises:
-            LesaError: the folder holds predictions of another model or, complete, for other pictures.
+            LesaError: the folder holds predictions of another model or, complete, for other pictures or damaged.
+            StorageError: it cannot be written.
         """
         if overwrite:
             self._remove()
         self._check_model()
         if (self.folder / PREDICTIONS).exists() and not (self.folder / SHARDS).exists():
-            self._check_pictures()
+            self._check_complete()
             return []
         write_text(self.folder / MODEL, json.dumps(self.model, indent=1))
-        (self.folder / SHARDS).mkdir(exist_ok=True)
+        with written(self.folder / SHARDS):
+            (self.folder / SHARDS).mkdir(exist_ok=True)
         done = Shards(self.folder / SHARDS).done
         remaining = [file for file in self.inputs.files if file not in done]
         with whole_file(self.folder / SHARDS / REMAINING) as file:
@@ -61,6 +65,7 @@ class Job:
 
         Raises:
             LesaError: a picture has neither predictions nor a reason.
+            StorageError: a file cannot be written.
         """
         if not (self.folder / SHARDS).exists():  # it was complete
             return {}
@@ -76,10 +81,11 @@ class Job:
         if errors:
             write_text(self.folder / UNREADABLE, "\n".join(errors.values()) + "\n")
         else:
-            (self.folder / UNREADABLE).unlink(missing_ok=True)
+            with written(self.folder):
+                (self.folder / UNREADABLE).unlink(missing_ok=True)
+                shutil.rmtree(self.folder / REMOVED, ignore_errors=True)
+                (self.folder / SHARDS).rename(self.folder / REMOVED)  # in one step
             shutil.rmtree(self.folder / REMOVED, ignore_errors=True)
-            (self.folder / SHARDS).rename(self.folder / REMOVED)  # in one step
-            shutil.rmtree(self.folder / REMOVED)
         return errors
 
     def _write(self, shards: Shards) -> None:
@@ -90,7 +96,12 @@ class Job:
             whole_file(self.folder / PREDICTIONS) as file,
             file.open("wb") as out,
         ):
-            separator = b"[\n"
+            predictions, separator = hashlib.sha256(), b"[\n"
+
+            def write(text: bytes) -> None:
+                out.write(text)
+                predictions.update(text)
+
             for picture in self.inputs.pictures:
                 if picture.file not in shards.done:
                     continue
@@ -99,11 +110,13 @@ class Job:
                 images.append({"id": picture.id, "file_name": picture.name, **size})
                 for result in line["results"]:
                     ids = {"image_id": picture.id, "category_id": self._category_id(result["category_id"])}
-                    out.write(separator + orjson.dumps({**result, **ids}))
+                    write(separator + orjson.dumps({**result, **ids}))
                     separator = b",\n"
-            out.write(b"\n]\n" if separator == b",\n" else b"[]\n")
+            write(b"\n]\n" if separator == b",\n" else b"[]\n")
+            info = {INPUTS: self._inputs_digest(), RESULTS: predictions.hexdigest()}
             with whole_file(self.folder / IMAGES) as listed:
-                listed.write_bytes(orjson.dumps({"images": images, "categories": list(self.categories)}))
+                content = {"info": info, "images": images, "categories": list(self.categories)}
+                listed.write_bytes(orjson.dumps(content))
 
     def _category_id(self, index: int) -> int:
         return self.categories[index]["id"] if self.categories else index + 1
@@ -119,19 +132,32 @@ class Job:
                 "to begin anew"
             )
 
-    def _check_pictures(self) -> None:
-        before = [image.get("file_name") for image in _read(self.folder / IMAGES).get("images", ())]
-        if before != [picture.name for picture in self.inputs.pictures]:
+    def _check_complete(self) -> None:
+        """Check that the folder holds what would be written for these pictures."""
+        info = _read(self.folder / IMAGES).get("info")
+        before = info if isinstance(info, dict) else {}
+        if before.get(INPUTS) != self._inputs_digest():
             raise LesaError(
-                f"{self.folder} holds the predictions for {len(before)} other pictures; give another --output, or "
-                "--overwrite to begin anew"
+                f"{self.folder} holds the predictions for other pictures, or with other ids of images or categories; "
+                "give another --output, or --overwrite to begin anew"
             )
+        if before.get(RESULTS) != digest(self.folder / PREDICTIONS):
+            raise LesaError(
+                f"{self.folder / PREDICTIONS} is not as it was written; give another --output, or --overwrite to "
+                "begin anew"
+            )
+
+    def _inputs_digest(self) -> str:
+        return hashlib.sha256(
+            orjson.dumps([list(map(list, self.inputs.pictures)), list(self.categories)])
+        ).hexdigest()
 
     def _remove(self) -> None:
         Shards(self.folder / SHARDS)  # nobody writes to them
         shutil.rmtree(self.folder / SHARDS, ignore_errors=True)
-        for name in (PREDICTIONS, IMAGES, UNREADABLE, MODEL):
-            (self.folder / name).unlink(missing_ok=True)
+        with written(self.folder):
+            for name in (PREDICTIONS, IMAGES, UNREADABLE, MODEL):
+                (self.folder / name).unlink(missing_ok=True)
 
 
 def read_remaining(folder: Path) -> list[str]:

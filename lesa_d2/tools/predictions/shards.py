@@ -9,11 +9,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeGuard
 
 import orjson
 
 from ...errors import LesaError
+from ...storage import written
 
 Place = tuple[Path, int]
 """A shard and the position of a line in it, in bytes."""
@@ -24,19 +25,27 @@ class Shard:
 
     Raises:
         LesaError: another process writes to it.
+        StorageError: it cannot be written.
     """
 
     def __init__(self, folder: Path, rank: int) -> None:
-        self._stream = _locked(folder / f"{rank}.jsonl")
+        self._path = folder / f"{rank}.jsonl"
+        self._stream = _locked(self._path)
 
     def write(self, line: dict[str, Any]) -> None:
-        """Write a line, which from then on survives the end of this process."""
-        self._stream.write(orjson.dumps(line) + b"\n")
-        self._stream.flush()
+        """Write a line, which from then on survives the end of this process.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        with written(self._path):
+            self._stream.write(orjson.dumps(line) + b"\n")
+            self._stream.flush()
 
     def close(self) -> None:
         """Give the file to others."""
-        self._stream.close()
+        with written(self._path):  # what is still in memory
+            self._stream.close()
 
 
 class Shards:
@@ -51,6 +60,7 @@ class Shards:
 
     Raises:
         LesaError: another process writes to them.
+        StorageError: they cannot be opened or cut off.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,7 +68,7 @@ class Shards:
         self.errors: dict[str, str] = {}
         for path in sorted(folder.glob("*.jsonl")):
             stream = _locked(path)
-            with stream:
+            with written(path), stream:
                 for position, line in _whole_lines(stream):
                     self._add(line, (path, position))
         for file in self.done.keys() & self.errors.keys():
@@ -111,16 +121,31 @@ def _whole_lines(stream: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
             line = orjson.loads(text) if text.endswith(b"\n") else None
         except ValueError:
             line = None
-        if not isinstance(line, dict) or not isinstance(line.get("file"), str):
+        if not _is_line(line):
             stream.truncate(position)
             return
         yield position, line
         position += len(text)
 
 
+def _is_line(line: Any) -> TypeGuard[dict[str, Any]]:
+    """Tell whether a value is the line of a picture, with all that is read from it."""
+    if not isinstance(line, dict) or not isinstance(line.get("file"), str):
+        return False
+    if "error" in line:
+        return isinstance(line["error"], str)
+    results, has_size = line.get("results"), type(line.get("width")) is type(line.get("height")) is int
+    return (
+        has_size
+        and isinstance(results, list)
+        and all(isinstance(result, dict) and type(result.get("category_id")) is int for result in results)
+    )
+
+
 def _locked(path: Path) -> IO[bytes]:
     """Open a shard for reading and appending, for this process alone; it is free when the process ends."""
-    stream = path.open("a+b")
+    with written(path):
+        stream = path.open("a+b")
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
