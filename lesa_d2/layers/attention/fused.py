@@ -2,10 +2,10 @@
 
 import importlib.util
 import os
+import re
 import shutil
-import sysconfig
 from functools import cache
-from typing import Any
+from importlib.metadata import version
 
 import torch
 from torch import Tensor
@@ -16,20 +16,25 @@ from .tiles import KERNELS, MAX_CHANNELS, kernel_options
 MIN_CAPABILITY = (8, 0)  # bfloat16 tensor cores
 LOG2E = 1.4426950408889634
 MAX_INDEX = 2**31 - 1  # the kernels count within a map, and their programs, in 32 bits
-C_COMPILERS = ("cc", "gcc", "clang")
+MIN_TRITON = (3, 2)
+WITHOUT_COMPILER = (3, 6)  # from this version on Triton needs no C compiler
 
 
-@cache
 def machine_obstacle() -> str | None:
     """Return why the kernels cannot run on any tensor here, or None."""
     if not has_triton():
         return "Triton is not installed (it comes with PyTorch for CUDA on Linux)"
+    if triton_version() < MIN_TRITON:
+        return f"it needs Triton {'.'.join(map(str, MIN_TRITON))} or newer, got {version('triton')}"
     if interpreted():
         return None
     if not (torch.cuda.is_available() and torch.version.cuda):
         return "PyTorch finds no CUDA device"
-    if not has_c_compiler():
-        return "Triton needs a C compiler for its launcher: install gcc or clang, or name one in the variable CC"
+    if triton_version() < WITHOUT_COMPILER and not has_c_compiler():
+        return (
+            f"Triton {version('triton')} compiles its launcher with a C compiler, and there is none: install gcc or "
+            "clang, or name one in the environment variable CC"
+        )
     return None
 
 
@@ -72,10 +77,7 @@ def fused_obstacle(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: 
     largest = max(t.shape[-1] * t.shape[-2] for t in (q, k, v, col_bias, row_bias))
     programs = q.shape[0] * q.shape[1] * max(q.shape[2], k.shape[2])
     if max(largest, programs) > MAX_INDEX:
-        return (
-            f"a map may have {MAX_INDEX} numbers in each tensor, and all maps as many positions; "
-            f"got {largest} and {programs}"
-        )
+        return f"it counts in 32 bits, and got {largest} numbers of a map and {programs} positions in all"
     return None
 
 
@@ -86,12 +88,15 @@ def has_triton() -> bool:
 
 
 @cache
+def triton_version() -> tuple[int, int]:
+    """Return the major and the minor number of Triton's version."""
+    major, minor = re.findall(r"\d+", version("triton"))[:2]
+    return int(major), int(minor)
+
+
 def has_c_compiler() -> bool:
-    """Return whether there is a C compiler, which Triton calls at its first launch unless it brings its own."""
-    named = os.environ.get("CC", sysconfig.get_config_var("CC") or "").split()[:1]
-    if any(shutil.which(name) for name in (*named, *C_COMPILERS)):
-        return True
-    return importlib.util.find_spec("triton.runtime.tcc") is not None
+    """Return whether there is a C compiler that Triton finds."""
+    return "CC" in os.environ or any(map(shutil.which, ("gcc", "clang")))
 
 
 def interpreted() -> bool:
@@ -117,7 +122,7 @@ def _by_query(row_bias: Tensor) -> Tensor:
 
 
 def _launch(name: str, tensors: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
-    """Run a pass, one of ``PASSES``, on the device of its tensors: q, k, v, col_bias, row_bias (B, H, m), …"""
+    """Run a pass of :data:`KERNELS` on the device of its tensors: q, k, v, col_bias, row_bias (B, H, m) and others."""
     from . import triton_kernels
 
     q, k, v, col, row = tensors[:5]

@@ -21,7 +21,9 @@ import triton.language as tl
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 ALL_WHOLE = tl.constexpr(2.0**23)  # from here on float32 has whole numbers only
-ROUNDING = tl.constexpr(1.5 * 2.0**23)  # added to a smaller number, it leaves the nearest whole one in the last bits
+ROUNDING = tl.constexpr(
+    1.5 * 2.0**23
+)  # added to a smaller number, it leaves the nearest whole one in the last bits
 
 
 @triton.jit
@@ -138,7 +140,8 @@ def attention_backward_queries(
     q_ptr, k_ptr, v_ptr, col_ptr, row_ptr, grad_ptr, lse_ptr, mean_ptr, dq_ptr, dcol_ptr, drow_ptr,
     m, height, width,
     D: tl.constexpr, DP: tl.constexpr, DV: tl.constexpr, DVP: tl.constexpr,
-    QUERIES: tl.constexpr, SEGMENT: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr, ONE_SEGMENT: tl.constexpr,
+    QUERIES: tl.constexpr, SEGMENT: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr,
+    ONE_SEGMENT: tl.constexpr,
 ):  # fmt: skip
     """Compute the gradients of a block of queries and of their biases; drow starts at zero unless ONE_SEGMENT."""
     blocks = tl.cdiv(m, QUERIES)

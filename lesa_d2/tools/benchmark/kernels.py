@@ -151,7 +151,9 @@ def _type(argument: str, constants: dict[str, object], vectors: str) -> str:
 
 def read_cost(compiled: object, logits: float) -> Cost:
     """Read the cost of a compiled kernel, whose warps compute ``logits`` each in a turn of the inner loop."""
-    usage = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", _tool("cuobjdump", compiled, "-res-usage"))
+    usage = re.search(
+        r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", _tool("cuobjdump", compiled, "-res-usage")
+    )
     registers, stack, local = map(int, usage.groups())
     loop = inner_loop(_tool("nvdisasm", compiled, "-c"))
     return Cost(
@@ -218,22 +220,37 @@ def compile_cases(wanted: Sequence[Case], jobs: int | None = None) -> dict[Case,
 
 
 def kernels_table(found: dict[Case, Cost]) -> str:
-    """Return Markdown: the cards, and a row for each card, arithmetic and head; figures are forward · queries · keys."""
+    """Return Markdown: the cards, and a row for each card, arithmetic and head, with the figures of the passes."""
     groups = {}
     for case, cost in found.items():
         groups.setdefault((case.card, case.arithmetic, case.key_dim, case.value_dim), []).append(cost)
     headers = ["card", "products", "head", "registers", "spilled, B", "shared, KB"]
     headers += ["instructions for 32 logits", "exponentials a logit", "least time, µs"]
-    return "\n\n".join([_cards_table({case.card for case in found}), markdown(headers, [*map(_row, groups.items())])])
+    explanation = (
+        "Figures are those of the forward pass · the gradients of queries · the gradients of keys. The least time is "
+        f"that of one image of {16 * SIDE} px with {MAPS} heads: the logits, times the instructions of one "
+        f"({ISSUED} × 32 a clock and multiprocessor) or its exponentials ({EXPONENTIALS} a clock and multiprocessor), "
+        "whichever takes longer. Nothing has been run; a GPU takes longer, and waits for memory too."
+    )
+    tables = (_cards_table({case.card for case in found}), markdown(headers, [*map(_row, groups.items())]))
+    return "\n\n".join((explanation, *tables))
 
 
 def _cards_table(cards: set[Card]) -> str:
     rows = [
-        [card.name, f"{card.capability / 10:.1f}", str(card.processors), f"{card.clock:.2f}", str(card.shared)]
+        [
+            card.name,
+            f"{card.capability / 10:.1f}",
+            str(card.processors),
+            f"{card.clock:.2f}",
+            str(card.shared),
+        ]
         for card in CARDS
         if card in cards
     ]
-    return markdown(["card", "compute capability", "multiprocessors", "clock, GHz", "shared memory, KB"], rows)
+    return markdown(
+        ["card", "compute capability", "multiprocessors", "clock, GHz", "shared memory, KB"], rows
+    )
 
 
 def _row(group: tuple[tuple[Card, str, int, int], list[Cost]]) -> list[str]:
