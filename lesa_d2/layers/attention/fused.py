@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 from functools import cache
-from importlib.metadata import version
 
 import torch
 from torch import Tensor
@@ -25,14 +24,14 @@ def machine_obstacle() -> str | None:
     if not has_triton():
         return "Triton is not installed (it comes with PyTorch for CUDA on Linux)"
     if triton_version() < MIN_TRITON:
-        return f"it needs Triton {'.'.join(map(str, MIN_TRITON))} or newer, got {version('triton')}"
+        return f"it needs Triton {_text(MIN_TRITON)} or newer, got {_text(triton_version())}"
     if interpreted():
         return None
     if not (torch.cuda.is_available() and torch.version.cuda):
         return "PyTorch finds no CUDA device"
     if triton_version() < WITHOUT_COMPILER and not has_c_compiler():
         return (
-            f"Triton {version('triton')} compiles its launcher with a C compiler, and there is none: install gcc or "
+            f"Triton {_text(triton_version())} compiles its launcher with a C compiler, and there is none: install gcc or "
             "clang, or name one in the environment variable CC"
         )
     return None
@@ -90,8 +89,14 @@ def has_triton() -> bool:
 @cache
 def triton_version() -> tuple[int, int]:
     """Return the major and the minor number of Triton's version."""
-    major, minor = re.findall(r"\d+", version("triton"))[:2]
+    import triton
+
+    major, minor = re.findall(r"\d+", triton.__version__)[:2]
     return int(major), int(minor)
+
+
+def _text(numbers: tuple[int, int]) -> str:
+    return f"{numbers[0]}.{numbers[1]}"
 
 
 def has_c_compiler() -> bool:
