@@ -31,8 +31,8 @@ def machine_obstacle() -> str | None:
         return "PyTorch finds no CUDA device"
     if triton_version() < WITHOUT_COMPILER and not has_c_compiler():
         return (
-            f"Triton {_text(triton_version())} compiles its launcher with a C compiler, and there is none: install gcc or "
-            "clang, or name one in the environment variable CC"
+            f"Triton {_text(triton_version())} compiles its launcher with a C compiler, and there is none: install "
+            "gcc or clang, or name one in the environment variable CC"
         )
     return None
 
