@@ -1,6 +1,7 @@
 """``lesa benchmark``: measure what LESA costs on this machine, every variant beside the plain definition.
 
 ``lesa benchmark cost --config-file X`` says what a config costs: parameters, FLOPs, and memory at any size.
+``lesa benchmark kernels`` compiles the fused kernels for GPUs that need not be here, and reads what they cost.
 """
 
 import argparse
@@ -15,9 +16,11 @@ import torch
 from ..config import load_config
 from ..config.settings import check_settings
 from ..errors import ConfigError
+from ..layers.attention.fused import has_triton
 from ..tools.benchmark import Report, write_section
 from ..tools.benchmark.cost import cost_table, memory_table, section_costs
 from ..tools.benchmark.fit import GIB, fit, fit_text, largest_size
+from ..tools.benchmark.kernels import ARITHMETIC, CARDS, HEADS, cases, compile_cases, kernels_table
 from ..tools.benchmark.memory import MeasuredModel, Setting
 from ..tools.benchmark.report import environment, save_json
 from ..tools.benchmark.tables import TABLES, Conditions
@@ -38,7 +41,12 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="lesa benchmark", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("tables", nargs="+", choices=[*TABLES], help="what to measure; minutes each")
+    parser.add_argument(
+        "tables",
+        nargs="+",
+        choices=[*TABLES],
+        help="what to measure, minutes each; or alone: cost, kernels (see lesa benchmark cost --help)",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=[*DTYPES], default="float32")
     parser.add_argument("--rounds", type=int, default=7, help="timed runs of each variant")
@@ -72,6 +80,10 @@ def main(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] == "cost":
         print(cost_report(parse_cost_args(arguments[1:])))
         return 0
+    if arguments and arguments[0] == "kernels":
+        return report_kernels(
+            parse_kernels_args(arguments[1:]), shlex.join(["lesa", "benchmark", *arguments])
+        )
     args = parse_args(arguments)
     command = shlex.join(["lesa", "benchmark", *arguments])
     where = environment(args.device, args.dtype)
@@ -94,6 +106,59 @@ def main(arguments: Sequence[str]) -> int:
                 args.report, section, "\n\n".join([f"## {section}", f"`{command}`", heading, *texts])
             )
     return 0
+
+
+def parse_kernels_args(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line of ``lesa benchmark kernels``."""
+    parser = argparse.ArgumentParser(
+        prog="lesa benchmark kernels",
+        description="Registers, spills, shared memory, instructions and exponentials of the fused kernels, and the "
+        "least time that follows for one image of 1024 px and 8 heads; half an hour on 2 cores for all.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    capabilities = [card.capability for card in CARDS]
+    parser.add_argument("--capabilities", type=int, nargs="+", choices=capabilities, default=capabilities)
+    parser.add_argument(
+        "--products",
+        nargs="+",
+        choices=[*ARITHMETIC],
+        default=[*ARITHMETIC],
+        help="of vectors in half precision, or of float32 in TF32 or exactly (ieee)",
+    )
+    parser.add_argument(
+        "--heads", nargs="+", metavar="DQ/DV", help="key and value channels, such as 16/32; default: all"
+    )
+    parser.add_argument(
+        "--jobs", type=int, help="passes that are compiled at a time; default: one for each core"
+    )
+    parser.add_argument("--report", type=Path, help="Markdown file whose section to replace")
+    args = parser.parse_args(arguments)
+    shown = {f"{key}/{value}": (key, value) for key, value in HEADS}
+    unknown = [head for head in args.heads or () if head not in shown]
+    if unknown:
+        parser.error(f"--heads takes some of {', '.join(shown)}, got {', '.join(unknown)}")
+    args.heads = [shown[head] for head in args.heads or shown]
+    return args
+
+
+def report_kernels(args: argparse.Namespace, command: str) -> int:
+    """Print the table of the kernels; return 1 where a limit is broken, else 0.
+
+    Raises:
+        ConfigError: Triton is not installed.
+    """
+    if not has_triton():
+        raise ConfigError("lesa benchmark kernels needs Triton: it comes with PyTorch for CUDA on Linux")
+    cards = [card for card in CARDS if card.capability in args.capabilities]
+    found = compile_cases(cases(cards, args.products, args.heads), args.jobs)
+    text = kernels_table(found)
+    print(text)
+    if args.report:
+        write_section(args.report, "kernels", f"## kernels, compiled for GPUs\n\n`{command}`\n\n{text}")
+    broken = {case: cost.breaches(case.card) for case, cost in found.items() if cost.breaches(case.card)}
+    for case, breaches in broken.items():
+        print(f"{case}: {', '.join(breaches)}")
+    return int(bool(broken))
 
 
 def parse_cost_args(arguments: Sequence[str]) -> argparse.Namespace:

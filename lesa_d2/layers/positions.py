@@ -89,13 +89,14 @@ class DecomposedPositions(nn.Module):
 
         Returns:
             ``col_bias`` (N, G, n, W) and ``row_bias`` (N, G, n, H): the logit that query i adds for keys in
-            column x, and in row y.
+            column x, and in row y.  In memory, neighbouring queries are neighbours in ``row_bias``: the fused
+            kernels read it so.
         """
         q = q.unflatten(2, size)
         columns, rows = (table.to(q.dtype) for table in self.embeddings(size))
         col_bias = torch.einsum("bgyxc,xkc->bgyxk", q, columns)
-        row_bias = torch.einsum("bgyxc,ykc->bgyxk", q, rows)
-        return col_bias.flatten(2, 3), row_bias.flatten(2, 3)
+        row_bias = torch.einsum("bgyxc,ykc->bgkyx", q, rows)
+        return col_bias.flatten(2, 3), row_bias.flatten(3).mT
 
     def embeddings(self, size: Size) -> tuple[Tensor, Tensor]:
         """Return (W, W, d) and (H, H, d), whose entry (i, j) is the embedding of key column (row) j for query i."""

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .recompute import Tensors, empty_like_heads, recomputing_attention
+from .recompute import Tensors, empty_by_query, empty_like_heads, recomputing_attention
 
 BLOCK_LOGITS = 2**18  # per thread: 1 MiB of float32, for a second-level cache of 2 MiB
 MIN_BLOCK_ROWS = 64  # below that the matrix products become slow
@@ -148,7 +148,8 @@ def _backward(grad: Tensor, inputs: Tensors, out: Tensor, logsumexp: Tensor) -> 
     # One product gives grad·v − grad·out: a column of ones next to v meets −grad·out next to grad.
     ones = torch.cat([v, torch.ones_like(v[..., :1])], -1).mT
     grad_and_mean = torch.cat([grad, -(grad * out).sum(-1, keepdim=True)], -1)
-    dq, dcol, drow = (t.new_empty(t.shape) for t in (q, col_bias, row_bias))
+    dq, dcol = q.new_empty(q.shape), col_bias.new_empty(col_bias.shape)
+    drow = empty_by_query(row_bias)
     dk, dv = k.new_zeros(k.shape), v.new_zeros(v.shape)
     by_query = (q, grad, grad_and_mean, normalised, row_bias, is_safe, dq, dcol, drow)
     for k_, ones_, dk_, dv_, *block in blocks.cut_maps(k, ones, dk, dv, *by_query):

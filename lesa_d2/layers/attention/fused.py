@@ -2,51 +2,81 @@
 
 import importlib.util
 import os
+import re
+import shutil
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .recompute import Tensors, empty_like_heads, recomputing_attention
+from .tiles import KERNELS, MAX_CHANNELS, kernel_options
 
-# What stays in registers when compiled for compute capability 8.0 and 9.0, by dtype.
-MAX_CHANNELS = {torch.float16: 128, torch.bfloat16: 128, torch.float32: 64}
-FORWARD_QUERIES = {torch.float16: 128, torch.bfloat16: 128, torch.float32: 64}
-BACKWARD_QUERIES = {torch.float16: 64, torch.bfloat16: 64, torch.float32: 32}
-SEGMENTS = (32, 16)
-MAX_PADDING = 1.25  # of a row of keys cut into segments
 MIN_CAPABILITY = (8, 0)  # bfloat16 tensor cores
+LOG2E = 1.4426950408889634
+MAX_INDEX = 2**31 - 1  # the kernels count within a map, and their programs, in 32 bits
+MIN_TRITON = (3, 2)
+WITHOUT_COMPILER = (3, 6)  # from this version on Triton needs no C compiler
 
 
 def machine_obstacle() -> str | None:
     """Return why the kernels cannot run on any tensor here, or None."""
     if not has_triton():
         return "Triton is not installed (it comes with PyTorch for CUDA on Linux)"
-    if not interpreted() and not (torch.cuda.is_available() and torch.version.cuda):
+    if triton_version() < MIN_TRITON:
+        return f"it needs Triton {_text(MIN_TRITON)} or newer, got {_text(triton_version())}"
+    if interpreted():
+        return None
+    if not (torch.cuda.is_available() and torch.version.cuda):
         return "PyTorch finds no CUDA device"
+    if triton_version() < WITHOUT_COMPILER and not has_c_compiler():
+        return (
+            f"Triton {_text(triton_version())} compiles its launcher with a C compiler, and there is none: install "
+            "gcc or clang, or name one in the environment variable CC"
+        )
+    return None
+
+
+def device_obstacle(device: torch.device) -> str | None:
+    """Return why the kernels cannot run on ``device``, or None."""
+    obstacle = machine_obstacle()
+    if obstacle is not None or interpreted():
+        return obstacle
+    if device.type != "cuda":
+        return f"it needs CUDA tensors, got {device.type}"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < MIN_CAPABILITY:
+        return f"it needs compute capability {MIN_CAPABILITY} or higher, this device has {capability}"
+    return None
+
+
+def head_obstacle(dtype: torch.dtype, key_dim: int, value_dim: int) -> str | None:
+    """Return why the kernels cannot compute heads of this dtype and these numbers of channels, or None."""
+    if dtype not in MAX_CHANNELS:
+        return f"k and v must have one of {[*MAX_CHANNELS]}, got {dtype}"
+    if max(key_dim, value_dim) > MAX_CHANNELS[dtype]:
+        return (
+            f"a head may have {MAX_CHANNELS[dtype]} channels in {dtype}, "
+            f"got {key_dim} for keys and {value_dim} for values"
+        )
     return None
 
 
 def fused_obstacle(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> str | None:
     """Return why the kernels cannot run on these tensors, or None."""
-    obstacle = machine_obstacle()
+    obstacle = device_obstacle(q.device)
     if obstacle is not None:
         return obstacle
-    if not interpreted():
-        if not q.is_cuda:
-            return f"it needs CUDA tensors, got {q.device.type}"
-        capability = torch.cuda.get_device_capability(q.device)
-        if capability < MIN_CAPABILITY:
-            return f"it needs compute capability {MIN_CAPABILITY} or higher, this device has {capability}"
     wide = [t for t in (q, col_bias, row_bias) if t.dtype == torch.float64]
-    if k.dtype != v.dtype or k.dtype not in MAX_CHANNELS or wide:
-        return f"k and v must share one of {[*MAX_CHANNELS]} and nothing be float64, got {k.dtype}, {v.dtype}"
-    if max(q.shape[-1], v.shape[-1]) > MAX_CHANNELS[k.dtype]:
-        return (
-            f"a head may have {MAX_CHANNELS[k.dtype]} channels in {k.dtype}, "
-            f"got {q.shape[-1]} for keys and {v.shape[-1]} for values"
-        )
+    if k.dtype != v.dtype or wide:
+        return f"k and v must share a dtype and nothing be float64, got {k.dtype}, {v.dtype}"
+    obstacle = head_obstacle(k.dtype, q.shape[-1], v.shape[-1])
+    if obstacle is not None:
+        return obstacle
+    largest = max(t.shape[-1] * t.shape[-2] for t in (q, k, v, col_bias, row_bias))
+    programs = q.shape[0] * q.shape[1] * max(q.shape[2], k.shape[2])
+    if max(largest, programs) > MAX_INDEX:
+        return f"it counts in 32 bits, and got {largest} numbers of a map and {programs} positions in all"
     return None
 
 
@@ -56,76 +86,87 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
+@cache
+def triton_version() -> tuple[int, int]:
+    """Return the major and the minor number of Triton's version."""
+    import triton
+
+    major, minor = re.findall(r"\d+", triton.__version__)[:2]
+    return int(major), int(minor)
+
+
+def _text(numbers: tuple[int, int]) -> str:
+    return f"{numbers[0]}.{numbers[1]}"
+
+
+def has_c_compiler() -> bool:
+    """Return whether there is a C compiler that Triton finds."""
+    return "CC" in os.environ or any(map(shutil.which, ("gcc", "clang")))
+
+
 def interpreted() -> bool:
     """Return whether Triton runs kernels in its interpreter, on the CPU: slow, for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def segment_for(width: int) -> int:
-    """Return the longest segment that cuts a row of ``width`` keys without much padding."""
-    fits = (s for s in SEGMENTS if -(-width // s) * s <= MAX_PADDING * width)
-    return next(fits, SEGMENTS[-1])
+def arithmetic(dtype: torch.dtype) -> str:
+    """Return how products of this dtype are computed: float32 in TF32 only where PyTorch's own products may be."""
+    if dtype != torch.float32:
+        return "half"
+    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
-def _options(q: Tensor, v: Tensor, width: int, queries: int) -> dict[str, Any]:
-    """Return the kernels' compile-time arguments."""
-    d, dv = q.shape[-1], v.shape[-1]
-    exact = torch.get_float32_matmul_precision() == "highest"
-    return {
-        "D": d,
-        "DP": max(16, 1 << (d - 1).bit_length()),
-        "DV": dv,
-        "DVP": max(16, 1 << (dv - 1).bit_length()),
-        "QUERIES": queries,
-        "SEGMENT": segment_for(width),
-        "PRECISION": "ieee" if exact else "tf32",
-        "num_warps": 8,
-    }
+def _base_2(q: Tensor, k: Tensor) -> Tensor:
+    """Return the queries that give logits in base 2, in the dtype of the keys; rounded once."""
+    return (q * LOG2E).to(k.dtype).contiguous()
+
+
+def _by_query(row_bias: Tensor) -> Tensor:
+    """Return (B, m, H) as contiguous (B, H, m): no copy where :class:`DecomposedPositions` made it."""
+    return row_bias.mT.contiguous()
+
+
+def _launch(name: str, tensors: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
+    """Run a pass of :data:`KERNELS` on the device of its tensors: q, k, v, col_bias, row_bias (B, H, m) and others."""
+    from . import triton_kernels
+
+    q, k, v, col, row = tensors[:5]
+    maps, queries, height, width = *q.shape[:2], row.shape[1], col.shape[2]
+    if not maps:
+        return
+    capability = MIN_CAPABILITY if interpreted() else torch.cuda.get_device_capability(q.device)
+    options = kernel_options(name, arithmetic(k.dtype), k.shape[-1], v.shape[-1], width, capability[0])
+    if name == "keys":
+        programs = -(-height // options["ROWS"]) * -(-width // options["SEGMENT"])
+    else:
+        programs = -(-queries // options["QUERIES"])
+    kernel = getattr(triton_kernels, KERNELS[name])
+    with torch.cuda.device_of(q):  # Triton launches on the current device
+        kernel[(maps * programs,)](*tensors, *outputs, queries, height, width, **options)
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> tuple[Tensor, Tensor]:
-    from . import triton_kernels as kernels
-
     result = empty_like_heads(v, q.shape[1])
-    q, k, v, col_bias, row_bias = (t.contiguous() for t in (q, k, v, col_bias, row_bias))
-    maps, queries, width, height = *q.shape[:2], col_bias.shape[-1], row_bias.shape[-1]
-    out = v.new_empty((maps, queries, v.shape[2]))
-    lse = q.new_empty((maps, queries, 1), dtype=torch.float32)
-    options = _options(q, v, width, FORWARD_QUERIES[q.dtype])
-    if maps:
-        grid = (-(-queries // options["QUERIES"]), maps)
-        kernels.attention_forward[grid](
-            q, k, v, col_bias, row_bias, out, lse, queries, height, width, **options
-        )
+    out = v.new_empty(result.shape)
+    lse = q.new_empty((*q.shape[:2], 1), dtype=torch.float32)
+    biases = (col_bias.contiguous(), _by_query(row_bias))
+    _launch("forward", (_base_2(q, k), k.contiguous(), v.contiguous(), *biases), (out, lse))
     return out if result.is_contiguous() else result.copy_(out), lse
 
 
 def _backward(grad: Tensor, inputs: Tensors, out: Tensor, logsumexp: Tensor) -> Tensors:
-    from . import triton_kernels as kernels
-
-    *_, v, col_bias, row_bias = inputs
+    q, k, v, col_bias, row_bias = inputs
     mean = (grad.float() * out.float()).sum(-1)
-    q, k, v, col, row, grad = (t.contiguous() for t in (*inputs, grad.to(v.dtype)))
-    maps, queries, width, height = *q.shape[:2], col.shape[-1], row.shape[-1]
-    dq, dk, dv = (torch.empty_like(t) for t in (q, k, v))
+    vectors = (_base_2(q, k), k.contiguous(), v.contiguous())
+    col, row, grad = col_bias.contiguous(), _by_query(row_bias), grad.to(v.dtype).contiguous()
+    tensors = (*vectors, col, row, grad, logsumexp, mean)
+    dq, dk, dv = (t.new_empty(t.shape) for t in (q, k, v))
     dcol = torch.empty_like(col, dtype=torch.float32)
     drow = torch.zeros_like(row, dtype=torch.float32)
-    options = _options(q, v, width, BACKWARD_QUERIES[q.dtype])
-    if maps:
-        tensors = (q, k, v, col, row, grad, logsumexp, mean)
-        sizes = (queries, height, width)
-        kernels.attention_backward_queries[(-(-queries // options["QUERIES"]), maps)](
-            *tensors, dq, dcol, drow, *sizes, **options
-        )
-        kernels.attention_backward_keys[(height * -(-width // options["SEGMENT"]), maps)](
-            *tensors, dk, dv, *sizes, **options
-        )
-    return dq, dk, dv, dcol.to(col_bias.dtype), drow.to(row_bias.dtype)
+    _launch("queries", tensors, (dq, dcol, drow))
+    _launch("keys", tensors, (dk, dv))
+    return dq, dk, dv, dcol.to(col_bias.dtype), drow.to(row_bias.dtype).mT
 
 
-_fused = recomputing_attention("fused", _forward, _backward)
-
-
-def fused_attention(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
-    """Compute the attention: (N, G, ·, ·) inputs -> (N, G, m, dv); products of vectors in the dtype of k and v."""
-    return _fused(q.to(k.dtype), k, v, col_bias, row_bias)
+fused_attention = recomputing_attention("fused", _forward, _backward)
+"""(N, G, ·, ·) inputs -> (N, G, m, dv); products of vectors in the dtype of k and v."""

@@ -26,6 +26,11 @@ def empty_like_heads(v: Tensor, queries: int) -> Tensor:
     return v.new_empty((maps, queries, channels))
 
 
+def empty_by_query(row_bias: Tensor) -> Tensor:
+    """Allocate (B, m, H) whose neighbouring queries are neighbours in memory, as the kernels read row biases."""
+    return row_bias.new_empty((row_bias.shape[0], row_bias.shape[2], row_bias.shape[1])).mT
+
+
 class NotTwice(torch.autograd.Function):
     """Pass five gradients on, the last arguments; it is an error to differentiate them."""
 
@@ -90,8 +95,8 @@ def recomputing_attention(name: str, forward: Forward, backward: Backward) -> Ca
 
     @gradients.register_fake
     def _(grad: Tensor, *saved: Tensor) -> Tensors:
-        q, k, v, col_bias, row_bias = (t.new_empty(t.shape) for t in saved[:5])
-        return q, k, v, col_bias, row_bias
+        q, k, v, col_bias, _ = (t.new_empty(t.shape) for t in saved[:5])
+        return q, k, v, col_bias, empty_by_query(saved[4])
 
     forward_op = getattr(torch.ops.lesa_d2, f"{name}_attention").default
     backward_op = getattr(torch.ops.lesa_d2, f"{name}_attention_backward").default

@@ -1,10 +1,8 @@
-"""The fused kernels in Triton's interpreter; run by test_fused.py: Triton decides on it when imported.
-
-bfloat16 is left out: the interpreter multiplies its bit patterns as integers.
-"""
+"""The fused kernels in Triton's interpreter; run by test_fused.py: Triton decides on it when imported."""
 
 import copy
 
+import bfloat16_interpreter  # noqa: F401, makes bfloat16 right
 import pytest
 import torch
 from exactness import (
@@ -17,7 +15,7 @@ from exactness import (
 
 from lesa_d2.layers import LESA, EvalBatchNorm2d
 from lesa_d2.layers.attention import fastest_backend, fused, relative_attention
-from lesa_d2.layers.attention.fused import segment_for
+from lesa_d2.layers.attention.tiles import segment_for
 from lesa_d2.layers.definition import lesa
 
 SHAPES = [  # images, heads, height, width, key and value channels
@@ -27,14 +25,50 @@ SHAPES = [  # images, heads, height, width, key and value channels
     (1, 1, 3, 70, 8, 20),  # rows of several segments, several blocks of queries
     (1, 1, 20, 5, 17, 33),
     (3, 1, 1, 40, 2, 1),
+    (1, 1, 25, 34, 6, 3),
+    (1, 1, 7, 63, 12, 6),
 ]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float, torch.float16, torch.bfloat16])
 def test_equals_the_definition(shape, dtype):
     torch.manual_seed(0)
     assert_equals_definition(make_inputs(*shape, dtype), "fused")
+
+
+def test_a_map_of_1280_pixels():
+    torch.manual_seed(0)
+    assert_equals_definition(make_inputs(1, 1, 80, 80, 16, 32, torch.bfloat16), "fused")
+
+
+@pytest.mark.parametrize("channels", [(64, 128), (96, 96), (128, 128)])
+@pytest.mark.parametrize("dtype", [torch.float, torch.bfloat16])
+def test_wide_heads(channels, dtype):
+    torch.manual_seed(0)
+    assert_equals_definition(make_inputs(1, 1, 5, 17, *channels, dtype, scale=0.5), "fused")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_errors_are_those_of_rounded_inputs(dtype):
+    """Products and weights in half precision add less than the rounding of what goes in has brought already."""
+    torch.manual_seed(0)
+    wide = make_inputs(2, 2, 12, 20, 16, 32, torch.double)
+    weight = torch.randn(2, 2, 240, 32, dtype=torch.double)
+    rounded = [t.detach().to(dtype) for t in wide[:3]] + [t.detach().float() for t in wide[3:]]
+
+    def results(inputs, backend):
+        inputs = [t.detach().clone().requires_grad_() for t in inputs]
+        out = relative_attention(*inputs, backend=backend)
+        return [out, *torch.autograd.grad((out * weight.to(out.dtype)).sum(), inputs)]
+
+    exact = results(wide, "reference")
+    of_rounding, ours = results([t.double() for t in rounded], "reference"), results(rounded, "fused")
+    for name, one, two, true in zip(
+        ("output", "q", "k", "v", "col_bias", "row_bias"), of_rounding, ours, exact, strict=True
+    ):
+        least, error = ((t.double() - true).square().mean().sqrt() for t in (one, two))
+        assert error < 1.5 * least, (name, float(error / least))
 
 
 @pytest.mark.parametrize("queries", [1, 70])
@@ -71,12 +105,29 @@ def test_memory_order_and_empty_batch():
     assert out.shape == (0, 2, 12, 3)
 
 
-def test_excluded_first_row():
-    """The first tiles of the walk hold no key at all."""
-    q, k, v, col_bias, row_bias = (t.detach() for t in make_inputs(1, 1, 3, 4, 2, 2, torch.float))
-    row_bias[..., 0] = float("-inf")
-    expected = relative_attention(q, k, v, col_bias, row_bias, "reference")
-    torch.testing.assert_close(relative_attention(q, k, v, col_bias, row_bias, "fused"), expected)
+@pytest.mark.parametrize("excluded", ["row", "column"])
+@pytest.mark.parametrize("dtype", [torch.float, torch.float16, torch.bfloat16])
+def test_excluded_keys(excluded, dtype):
+    """The first tiles of the walk may hold no key at all."""
+    torch.manual_seed(0)
+    inputs = make_inputs(1, 1, 9, 40, 4, 8, dtype)
+    with torch.no_grad():
+        inputs[4 if excluded == "row" else 3][..., : 8 if excluded == "row" else 39] = float("-inf")
+    assert_equals_definition(inputs, "fused")
+
+
+@pytest.mark.parametrize("size", [1e5, 2.0**23, 2.0**25, 1e12, 1e30])
+def test_logits_of_any_size(size):
+    """The shift of the softmax is a whole number, which floating point numbers of such sizes are."""
+    q, k, v, col_bias, row_bias = (t.detach() for t in make_inputs(1, 1, 3, 5, 4, 4, torch.float))
+    for sign in (1, -1):
+        biases = (col_bias + sign * size, row_bias)
+        out = relative_attention(q, k, v, *biases, backend="fused")
+        expected = relative_attention(q, k, v, *biases, backend="reference")
+        assert out.isfinite().all()
+        if size < 1e6:
+            torch.testing.assert_close(out, expected, rtol=0.2, atol=0.05)
+        assert out.max() <= v.max() + 1e-5
 
 
 @pytest.mark.parametrize("norm", [torch.nn.BatchNorm2d, EvalBatchNorm2d])
@@ -93,9 +144,12 @@ def test_whole_operator(norm):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("width", "segment"), [(64, 32), (80, 32), (40, 16), (14, 16), (90, 32), (1, 16)])
+@pytest.mark.parametrize(
+    ("width", "segment"), [(64, 32), (80, 16), (40, 16), (14, 16), (90, 32), (34, 16), (1, 16)]
+)
 def test_segments_fit_rows(width, segment):
-    assert segment_for(width) == segment
+    assert segment_for(width, 64) == segment
+    assert segment_for(width, 16) == 16
 
 
 def test_auto_does_not_take_the_interpreter():

@@ -21,7 +21,6 @@ from lesa_d2.layers.attention import (
     relative_attention,
     self_weights,
 )
-from lesa_d2.layers.attention.fused import fused_obstacle
 
 ON_CPU = [name for name in BACKENDS if name != "fused"]
 shapes = st.tuples(*(st.integers(1, top) for top in (3, 8, 9, 9, 6, 6)))
@@ -212,21 +211,6 @@ def test_a_backend_that_cannot_run_says_why(monkeypatch):
     monkeypatch.setitem(BACKENDS, "never", Backend(lambda *_: None, lambda *_: "it is a test"))
     with pytest.raises(ValueError, match="'never' cannot run here: it is a test"):
         relative_attention(*inputs, backend="never")
-
-
-@pytest.mark.parametrize(
-    ("dtype", "channels", "message"),
-    [
-        (torch.double, 8, "k and v must share"),
-        (torch.float, 96, "64 channels"),
-        (torch.half, 160, "128 channels"),
-    ],
-)
-def test_obstacles_of_the_fused_kernels(monkeypatch, dtype, channels, message):
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    pytest.importorskip("triton", reason="Triton comes with PyTorch for CUDA on Linux")
-    assert message in fused_obstacle(*make_inputs(1, 1, 2, 2, channels, 4, dtype))
-    assert fused_obstacle(*make_inputs(1, 1, 2, 2, 64, 64, torch.float)) is None
 
 
 def test_once_differentiable_and_clear_about_it():
