@@ -42,7 +42,9 @@ class WeightsWriter(Checkpointer):
             return
         members = {key: member.state_dict() for key, member in self.checkpointables.items()}
         content = {"model": self.model.state_dict(), **members, **more}
-        check_finite(content["model"], dict(self.model.named_parameters()), name)
+        parameters = dict(self.model.named_parameters())
+        for weights in (content["model"], members.get("ema", {})):
+            check_finite({key.removeprefix("module."): v for key, v in weights.items()}, parameters, name)
         file = Path(self.save_dir) / f"{name}.pth"
         self.logger.info("Saving checkpoint to %s", file)
         with whole_file(file) as unfinished, open(unfinished, "wb") as opened:

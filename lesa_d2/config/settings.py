@@ -136,6 +136,9 @@ SETTINGS: dict[str, Setting] = {
     "train.cudnn_benchmark": Setting(
         False, SWITCH, "cuDNN tries its algorithms for every new size in training; for images of one size"
     ),
+    "train.tf32": Setting(
+        False, SWITCH, "on GPUs, products of float32 matrices round their factors to 10 bits (TF32)"
+    ),
     "train.compile": Setting(False, SWITCH, "compile the backbone by torch.compile"),
     "train.amp.enabled": Setting(False, SWITCH, "mixed precision; logits and softmax stay in float32"),
     "train.amp.dtype": Setting(

@@ -47,6 +47,8 @@ def settle(cfg: DictConfig) -> None:
                 "Mixed precision in float16 needs a GPU: computing in float32 (or set train.amp.dtype=bfloat16)."
             )
         cfg.train.amp.dtype = "float16" if on_gpu else "float32"
+    if cfg.train.tf32:
+        torch.set_float32_matmul_precision("high")
     if cfg.train.scale_lr:
         batch = cfg.dataloader.train.total_batch_size
         cfg.optimizer.lr = cfg.optimizer.lr * batch / cfg.train.reference_batch

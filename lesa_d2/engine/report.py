@@ -1,6 +1,6 @@
 """The short report at the start of a run, about what is most often wrong without a message."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
@@ -9,7 +9,8 @@ from torch import nn
 
 from ..checkpoint import LoadReport
 from ..config.settings import changed_settings
-from .device import precision_of
+from ..layers.attention import describe_backend
+from .device import PRECISIONS, precision_of
 
 
 def start_report(
@@ -31,6 +32,7 @@ def start_report(
         ("batch", describe_batch(cfg)),
         ("learning rate", describe_rate(cfg)),
         ("precision", describe_precision(cfg)),
+        *(("attention", text) for text in describe_attention(model, precision_of(cfg))),
         *of_data,
         ("channel order", OmegaConf.select(cfg, "model.input_format") or _mapper_format(cfg)),
         ("parameters", f"{total:,} ({trained:,} trained)"),
@@ -51,6 +53,19 @@ def describe_precision(cfg: DictConfig) -> str:
     """Return the name of the dtype, and the settings that change nothing but the speed."""
     extras = [name for name in ("channels_last", "compile") if cfg.train[name]]
     return ", ".join([precision_of(cfg), *extras])
+
+
+def describe_attention(model: nn.Module, precision: str) -> Iterator[str]:
+    """Yield a text for each way in which the attentions of a model are computed, with the stages."""
+    device = next(model.parameters()).device
+    stages: dict[str, list[str]] = {}
+    for path, module in model.named_modules():
+        if hasattr(module, "head_channels"):
+            how = describe_backend(module.backend, device, PRECISIONS[precision], module.head_channels)
+            stage = next((part for part in path.split(".") if part.startswith("res")), path.split(".")[0])
+            stages.setdefault(how, []).append(stage)
+    for how, names in stages.items():
+        yield f"{', '.join(dict.fromkeys(names))}: {how}"
 
 
 def describe_tta(cfg: DictConfig) -> str:

@@ -63,6 +63,11 @@ class AttentionAugmentation(SlotOperator, ThinAttention):
         self.positions = DecomposedPositions(self.key_channels // self.num_heads, self.feat_size)
         self.project = conv1x1(self.value_channels, self.value_channels)
 
+    @property
+    def head_channels(self) -> tuple[int, int]:
+        """Return how many channels a head has for keys, and for values."""
+        return self.key_channels // self.num_heads, self.value_channels // self.num_heads
+
     def _share(self, share: float) -> int:
         heads = int(share * self.out_channels) // self.num_heads
         return max(heads, 1) * self.num_heads

@@ -122,6 +122,11 @@ class DecomposedBinaryTerm(BinaryTerm, ThinAttention):
     outputs_per_channel = 1
     positions: DecomposedPositions
 
+    @property
+    def head_channels(self) -> tuple[int, int]:
+        """Return how many channels a head has for keys, and for values."""
+        return self.key_dim, self.value_dim
+
     def make_positions(self, feat_size: int | tuple[int, int]) -> nn.Module:
         """Make a table for each axis."""
         return DecomposedPositions(self.key_dim, feat_size)

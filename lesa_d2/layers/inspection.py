@@ -82,6 +82,11 @@ class ThinAttention(InspectableAttention):
 
     backend: str
 
+    @property
+    @abstractmethod
+    def head_channels(self) -> tuple[int, int]:
+        """Return how many channels a head has for keys, and for values."""
+
     @abstractmethod
     def attention_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return q, k, v, col_bias and row_bias of :func:`relative_attention` for an input (N, C, H, W)."""

@@ -13,10 +13,21 @@ from ..layers.attention import check_backend, relative_attention
 Model = TypeVar("Model", bound=nn.Module)
 
 
-class ExactAttention(vit.Attention):
-    """The attention of ViTDet without a map of all pairs: (N, H, W, C) -> (N, H, W, C)."""
+class OfHeads:
+    """What both kinds of attention have."""
 
     backend: str
+    scale: float
+
+    @property
+    def head_channels(self) -> tuple[int, int]:
+        """Return how many channels a head has for keys, and for values."""
+        channels = round(self.scale**-2)
+        return channels, channels
+
+
+class ExactAttention(OfHeads, vit.Attention):
+    """The attention of ViTDet without a map of all pairs: (N, H, W, C) -> (N, H, W, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend, by the same weights as detectron2's class."""
@@ -24,10 +35,8 @@ class ExactAttention(vit.Attention):
         return self.proj(_attend(self, q, k, v).permute(0, 2, 3, 1, 4).flatten(3))
 
 
-class ExactMultiScaleAttention(mvit.MultiScaleAttention):
+class ExactMultiScaleAttention(OfHeads, mvit.MultiScaleAttention):
     """The attention of MViTv2 without a map of all pairs: (N, H, W, C) -> (N, H', W', C')."""
-
-    backend: str
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend, by the same weights as detectron2's class."""
@@ -50,10 +59,12 @@ def _attend(module: ExactAttention | ExactMultiScaleAttention, q: Tensor, k: Ten
         columns = get_rel_pos(size[1], keys[1], module.rel_pos_w).to(q.dtype)
         rows = get_rel_pos(size[0], keys[0], module.rel_pos_h).to(q.dtype)
         col_bias = torch.einsum("bgyxc,xkc->bgyxk", q, columns)
-        row_bias = torch.einsum("bgyxc,ykc->bgyxk", q, rows)
+        row_bias = torch.einsum("bgyxc,ykc->bgkyx", q, rows)  # in memory as the fused kernels read it
     else:
-        col_bias, row_bias = (q.new_zeros(*q.shape[:4], side) for side in (keys[1], keys[0]))
-    q, k, v, col_bias, row_bias = (t.flatten(2, 3) for t in (q * module.scale, k, v, col_bias, row_bias))
+        col_bias = q.new_zeros(*q.shape[:4], keys[1])
+        row_bias = q.new_zeros(*q.shape[:2], keys[0], *q.shape[2:4])
+    q, k, v, col_bias = (t.flatten(2, 3) for t in (q * module.scale, k, v, col_bias))
+    row_bias = row_bias.flatten(3).mT
     return relative_attention(q, k, v, col_bias, row_bias, module.backend).unflatten(2, size)
 
 

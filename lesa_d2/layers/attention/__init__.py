@@ -14,7 +14,14 @@ from ..exporting import sizes_are_open
 from ..precision import no_autocast
 from .blockwise import attention_and_logsumexp, blockwise_attention
 from .exported import exported_attention
-from .fused import fused_attention, fused_obstacle, machine_obstacle
+from .fused import (
+    arithmetic,
+    device_obstacle,
+    fused_attention,
+    fused_obstacle,
+    head_obstacle,
+    machine_obstacle,
+)
 from .reference import reference_attention, reference_logits
 from .sdpa import sdpa_attention
 
@@ -168,6 +175,28 @@ def fastest_backend(*inputs: Tensor) -> Backend:
     images, heads, queries, _ = inputs[0].shape
     is_small = images * heads * queries * inputs[1].shape[2] <= SMALL_LOGITS
     return BACKENDS["reference" if is_small else "blockwise"]
+
+
+def describe_backend(name: str, device: torch.device, dtype: torch.dtype, head: tuple[int, int]) -> str:
+    """Say what an attention will be computed by, and why, before it has any input.
+
+    Args:
+        name: of a backend, or "auto".
+        device: of the model.
+        dtype: that vectors have; that of autocast where it is on.
+        head: channels of a head, for keys and for values.
+    """
+    if name != "auto":
+        return f"{name}, as configured"
+    obstacle = device_obstacle(device) or head_obstacle(dtype, *head)
+    if device.type != "cuda":
+        return f"blockwise, on the {device.type.upper()}"
+    if obstacle is not None:
+        return f"blockwise: {obstacle}"
+    products = {"ieee": "float32", "tf32": "TF32", "half": str(dtype).removeprefix("torch.")}[
+        arithmetic(dtype)
+    ]
+    return f"fused, products in {products}"
 
 
 def check_backend(name: str) -> None:

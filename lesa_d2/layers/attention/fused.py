@@ -89,7 +89,7 @@ def has_triton() -> bool:
 @cache
 def triton_version() -> tuple[int, int]:
     """Return the major and the minor number of Triton's version."""
-    import triton
+    import triton  # type: ignore[import-untyped]
 
     major, minor = re.findall(r"\d+", triton.__version__)[:2]
     return int(major), int(minor)
