@@ -6,6 +6,7 @@ import bfloat16_interpreter  # noqa: F401, makes bfloat16 right
 import pytest
 import torch
 from exactness import (
+    TOLERANCE,
     assert_equals_definition,
     by_channel,
     make_far_inputs,
@@ -25,8 +26,6 @@ SHAPES = [  # images, heads, height, width, key and value channels
     (1, 1, 3, 70, 8, 20),  # rows of several segments, several blocks of queries
     (1, 1, 20, 5, 17, 33),
     (3, 1, 1, 40, 2, 1),
-    (1, 1, 25, 34, 6, 3),
-    (1, 1, 7, 63, 12, 6),
 ]
 
 
@@ -37,24 +36,31 @@ def test_equals_the_definition(shape, dtype):
     assert_equals_definition(make_inputs(*shape, dtype), "fused")
 
 
-def test_a_map_of_1280_pixels():
+@pytest.mark.parametrize(
+    ("size", "channels", "queries"),
+    [((25, 34), (6, 3), None), ((7, 63), (12, 6), None), ((1, 40), (16, 32), None), ((80, 80), (16, 32), 70)],
+)
+def test_maps_of_detectors(size, channels, queries):
     torch.manual_seed(0)
-    assert_equals_definition(make_inputs(1, 1, 80, 80, 16, 32, torch.bfloat16), "fused")
+    # On a map of one row the gradient of its bias is zero, and what is found is the rounding of the output.
+    tolerance = 2 * TOLERANCE[torch.bfloat16] if size[0] == 1 else None
+    inputs = make_inputs(1, 1, *size, *channels, torch.bfloat16, queries=queries)
+    assert_equals_definition(inputs, "fused", tolerance=tolerance)
 
 
 @pytest.mark.parametrize("channels", [(64, 128), (96, 96), (128, 128)])
 @pytest.mark.parametrize("dtype", [torch.float, torch.bfloat16])
 def test_wide_heads(channels, dtype):
     torch.manual_seed(0)
-    assert_equals_definition(make_inputs(1, 1, 5, 17, *channels, dtype, scale=0.5), "fused")
+    assert_equals_definition(make_inputs(1, 1, 3, 17, *channels, dtype, scale=0.5), "fused")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_errors_are_those_of_rounded_inputs(dtype):
     """Products and weights in half precision add less than the rounding of what goes in has brought already."""
     torch.manual_seed(0)
-    wide = make_inputs(2, 2, 12, 20, 16, 32, torch.double)
-    weight = torch.randn(2, 2, 240, 32, dtype=torch.double)
+    wide = make_inputs(1, 2, 7, 20, 16, 32, torch.double)
+    weight = torch.randn(1, 2, 140, 32, dtype=torch.double)
     rounded = [t.detach().to(dtype) for t in wide[:3]] + [t.detach().float() for t in wide[3:]]
 
     def results(inputs, backend):
@@ -110,9 +116,9 @@ def test_memory_order_and_empty_batch():
 def test_excluded_keys(excluded, dtype):
     """The first tiles of the walk may hold no key at all."""
     torch.manual_seed(0)
-    inputs = make_inputs(1, 1, 9, 40, 4, 8, dtype)
+    inputs = make_inputs(1, 1, 4, 20, 4, 8, dtype)
     with torch.no_grad():
-        inputs[4 if excluded == "row" else 3][..., : 8 if excluded == "row" else 39] = float("-inf")
+        inputs[4 if excluded == "row" else 3][..., : 3 if excluded == "row" else 19] = float("-inf")
     assert_equals_definition(inputs, "fused")
 
 
