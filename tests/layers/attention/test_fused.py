@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lesa_d2.layers.attention import BACKENDS, fastest_backend, fused
+from lesa_d2.layers.attention import BACKENDS, describe_backend, fastest_backend, fused
 from lesa_d2.layers.attention.fused import fused_obstacle
 
 # Triton comes with PyTorch for CUDA on Linux; before 3.3 its interpreter fails with current NumPy.
@@ -103,6 +103,22 @@ def test_older_cards_are_served_block_by_block(capability):
         inputs = on_gpu(torch.float32, size=(64, 64))
         assert f"this device has {capability}" in fused_obstacle(*inputs)
         assert fastest_backend(*inputs) is BACKENDS["blockwise"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "backend", "dtype", "head", "words"),
+    [
+        ((8, 0), "auto", torch.bfloat16, (16, 32), "fused, products in bfloat16"),
+        ((9, 0), "auto", torch.float32, (64, 128), "fused, products in float32"),
+        ((7, 5), "auto", torch.float16, (16, 32), "blockwise: it needs compute capability (8, 0)"),
+        ((8, 0), "auto", torch.float16, (160, 160), "blockwise: a head may have 128 channels"),
+        ((8, 0), "sdpa", torch.float16, (16, 32), "sdpa, as configured"),
+    ],
+)
+def test_what_computes_the_attention_is_said_before(capability, backend, dtype, head, words):
+    with fake_cuda(capability):
+        assert words in describe_backend(backend, torch.device("cuda"), dtype, head)
+    assert describe_backend("auto", torch.device("cpu"), dtype, head) == "blockwise, on the CPU"
 
 
 def test_a_compiler_is_needed_by_older_versions_of_triton(monkeypatch):
