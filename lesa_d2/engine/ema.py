@@ -6,11 +6,9 @@ from typing import Any
 
 import torch
 from detectron2.engine import HookBase
-from detectron2.utils import comm
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..checkpoint import WeightsWriter
 from ..compat import foreach_copy_
 from ..errors import ConfigError
 
@@ -65,18 +63,12 @@ def make_ema(model: nn.Module, decay: float) -> Average:
 
 
 class EMAHook(HookBase):
-    """Update the average after every step, and write it as ``model_ema_final.pth`` at the end."""
+    """Update the average after every step."""
 
-    def __init__(self, ema: Average, model: nn.Module, output_dir: str) -> None:
+    def __init__(self, ema: Average, model: nn.Module) -> None:
         self.ema = ema
         self.model = model
-        self.output_dir = output_dir
 
     def after_step(self) -> None:
         """Update the average."""
         self.ema.update_parameters(self.model)
-
-    def after_train(self) -> None:
-        """Write the average."""
-        if comm.is_main_process():
-            WeightsWriter(self.ema.module, self.output_dir).save("model_ema_final")

@@ -16,7 +16,7 @@ from fvcore.common.param_scheduler import ParamScheduler
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from ..checkpoint import RunCheckpointer, checkpoint_files, unwrap
+from ..checkpoint import RunCheckpointer, WeightsWriter, checkpoint_files, unwrap
 from ..config.lazy import parameters
 from ..config.record import Origin, save_config
 from ..data.loader import build_loader
@@ -170,9 +170,12 @@ def make_hooks(
 
     made = [hooks.IterationTimer(), hooks.LRScheduler(scheduler=build_scheduler(cfg))]
     if ema:
-        made.append(EMAHook(ema, unwrap(trainer.model), cfg.train.output_dir))
+        made.append(EMAHook(ema, unwrap(trainer.model)))
     if is_main:
         made.append(saver)
+    if is_main and ema:  # after the final checkpoint, without which it would not be continued
+        writer = WeightsWriter(ema.module, cfg.train.output_dir)
+        made.append(hooks.CallbackHook(after_train=lambda trainer: writer.save("model_ema_final")))
     made.append(Evaluation(cfg.train.eval_period, evaluate_and_keep, best))
     return [*made, StopHook(request)]
 

@@ -97,6 +97,19 @@ def test_a_kill_before_an_old_checkpoint_is_removed(disturbed):
     disturbed.finish(folder)
 
 
+def test_a_kill_between_the_final_files(disturbed):
+    """Of a run that has no other checkpoint."""
+    folder = disturbed.folder("final")
+    options = ("train.checkpointer.period=100", "train.eval_period=0", "train.best_metric=null")
+    run = disturbed.start(
+        folder, before=lambda: kill_inside("model_ema_final.pth", STAGES[1]), options=options
+    )
+    assert run.wait() == -signal.SIGKILL, run.text()[-3000:]
+    run = disturbed.start(folder, "--resume", options=options)
+    assert run.wait() == 0, run.text()[-3000:]
+    disturbed.check_weights(folder, WEIGHTS[:2])
+
+
 def test_an_evaluation_that_was_not_finished_is_made_up_for(disturbed):
     """Else the best weights of the whole run could be missed."""
 

@@ -51,14 +51,17 @@ class Disturbed:
         assert self.start(folder, "--resume").wait() == 0, Path(f"{folder}.log").read_text()[-3000:]
         self.check_result(folder)
 
-    def check_result(self, folder):
-        for name in WEIGHTS:
+    def check_weights(self, folder, names):
+        for name in names:
             ours, theirs = (
                 read_checkpoint(folder / name)["model"],
                 read_checkpoint(self.whole / name)["model"],
             )
             assert ours.keys() == theirs.keys()
             assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
+
+    def check_result(self, folder):
+        self.check_weights(folder, WEIGHTS)
         ours, theirs = (json.loads((f / "model_best.json").read_text()) for f in (folder, self.whole))
         assert ours == theirs
         assert not list(folder.glob(".unfinished-*"))
