@@ -21,9 +21,7 @@ def instantiate_model(cfg: DictConfig) -> nn.Module:
     Raises:
         ConfigError: the arguments do not make a model.
     """
-    model = _module(_built("model", instantiate, cfg))
-    check_feature_names(model)
-    return model
+    return _module(_built("model", instantiate, cfg))
 
 
 def build_yacs_model(cfg: CfgNode) -> nn.Module:
@@ -45,19 +43,21 @@ def check_feature_names(model: nn.Module) -> None:
         ConfigError: some are not; detectron2 would say so in the first forward pass, by the name alone.
     """
     backbone = getattr(model, "backbone", None)
-    if not isinstance(backbone, Backbone):
+    taken = {
+        f"{path}.{key}": names
+        for path, part in model.named_modules()
+        for key, names in vars(part).items()
+        if key.endswith("in_features") and isinstance(names, Sequence) and path.split(".")[0] != "backbone"
+    }
+    if not taken or not isinstance(backbone, Backbone):
         return
     given = backbone.output_shape()
-    for path, part in model.named_modules():
-        for key, names in vars(part).items():
-            if path.split(".")[0] == "backbone" or not key.endswith("in_features") or isinstance(names, int):
-                continue
-            unknown = [name for name in names or () if name not in given]
-            if unknown:
-                raise ConfigError(
-                    f"the config's model cannot be built: {path}.{key} has {unknown}, which the backbone does not "
-                    f"give; choose from {[*given]}"
-                )
+    for key, names in taken.items():
+        if unknown := [name for name in names if name not in given]:
+            raise ConfigError(
+                f"the config's model cannot be built: {key} has {unknown}, which the backbone does not give; choose "
+                f"from {[*given]}"
+            )
 
 
 def instantiate_part(name: str, node: Any, needs: Sequence[str] = ()) -> Any:
@@ -105,5 +105,6 @@ def _built(name: str, build: Callable[[Any], Any], cfg: Any) -> Any:
 
 def _module(model: Any) -> nn.Module:
     if isinstance(model, nn.Module):
+        check_feature_names(model)
         return model
     raise ConfigError(f"the config's model must describe a module by its _target_, got {model!r}")

@@ -5,7 +5,7 @@ import random
 import signal
 import time
 
-from disturbed_runs import KEPT, STEPS, check_files
+from disturbed_runs import KEPT, STEPS, WEIGHTS, check_files
 
 from lesa_d2.engine.hooks import Best, Saver
 
