@@ -54,29 +54,8 @@ def train(
     """
     saved_config = copy.deepcopy(cfg)  # before objects are put into it
     seed_all_rng(cfg.train.seed + comm.get_rank())  # for data loaders without a seed
-    model = build_model(cfg)
-    if not OmegaConf.is_dict(OmegaConf.select(cfg, "optimizer.params")):
-        raise ConfigError(
-            "the config's optimizer has no params, which describe how it takes those of the model"
-        )
-    fuse_optimizer(cfg)
-    cfg.optimizer.params.model = model
-    optimizer = instantiate_part("optimizer", cfg.optimizer, ("step", "zero_grad", "param_groups"))
-    ema = make_ema(model, cfg.train.ema.decay) if cfg.train.ema.enabled else None
-    if cfg.train.compile:
-        compile_backbone(model)
-    model = distributed(model, cfg)
-    trainer = Trainer(
-        model,
-        None,
-        optimizer,
-        seed=cfg.train.seed,
-        accumulate=cfg.train.accumulate,
-        precision=precision_of(cfg),
-        clip_grad_norm=cfg.train.clip_grad_norm,
-        skip_non_finite=cfg.train.non_finite.skip,
-        output_dir=cfg.train.output_dir,
-    )
+    trainer, ema = make_trainer(cfg)
+    model = trainer.model
     checkpointer = RunCheckpointer(
         model, cfg.train.output_dir, trainer=trainer, **({"ema": ema} if ema else {})
     )
@@ -116,6 +95,38 @@ def train(
                 f"{what}. LESA_TRACEBACK=1 shows where"
             ) from error
     return trainer.last_results
+
+
+def make_trainer(cfg: DictConfig) -> tuple[Trainer, Average | None]:
+    """Build model, optimizer and average of a settled config, and the trainer of them, which has no data yet.
+
+    Raises:
+        ConfigError: the config does not describe one of them.
+    """
+    model = build_model(cfg)
+    if not OmegaConf.is_dict(OmegaConf.select(cfg, "optimizer.params")):
+        raise ConfigError(
+            "the config's optimizer has no params, which describe how it takes those of the model"
+        )
+    fuse_optimizer(cfg)
+    cfg.optimizer.params.model = model
+    optimizer = instantiate_part("optimizer", cfg.optimizer, ("step", "zero_grad", "param_groups"))
+    ema = make_ema(model, cfg.train.ema.decay) if cfg.train.ema.enabled else None
+    if cfg.train.compile:
+        compile_backbone(model)
+    model = distributed(model, cfg)
+    trainer = Trainer(
+        model,
+        None,
+        optimizer,
+        seed=cfg.train.seed,
+        accumulate=cfg.train.accumulate,
+        precision=precision_of(cfg),
+        clip_grad_norm=cfg.train.clip_grad_norm,
+        skip_non_finite=cfg.train.non_finite.skip,
+        output_dir=cfg.train.output_dir,
+    )
+    return trainer, ema
 
 
 def make_train_loader(cfg: DictConfig, first_iter: int) -> Iterable[Any]:

@@ -16,6 +16,7 @@ Model = TypeVar("Model", bound=nn.Module)
 class OfHeads:
     """What both kinds of attention have."""
 
+    is_channels_last = True  # of the inputs
     backend: str
     scale: float
 

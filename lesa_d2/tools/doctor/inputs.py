@@ -22,6 +22,7 @@ class Inputs:
         dataset: a COCO-format folder, or with a classifier's config ``train/CLASS`` and ``val/CLASS``.
         checkpoint: anything that PathManager reads.
         overrides: ``key=value`` of the config.
+        gpu: train some steps on the config's device, and check the attention there.
     """
 
     def __init__(
@@ -30,9 +31,10 @@ class Inputs:
         dataset: str = "",
         checkpoint: str = "",
         overrides: Sequence[str] = (),
+        gpu: bool = False,
     ) -> None:
         self.config_file, self.dataset, self.checkpoint = config_file, dataset, checkpoint
-        self.overrides = list(overrides)
+        self.overrides, self.gpu = list(overrides), gpu
         self.cfg: Any = None
         self.model: Any = None
 
@@ -57,6 +59,8 @@ class Inputs:
                 findings += checked("start", self._check_start, "is missing")
         if self.checkpoint:
             findings += checked("checkpoint", self._check_checkpoint)
+        if self.gpu:
+            findings += checked("gpu", lambda: self._check_gpu(findings))
         return findings
 
     @property
@@ -149,6 +153,15 @@ class Inputs:
         heads = {"num_classes": self.cfg.MODEL.ROI_HEADS.NUM_CLASSES}
         check_datasets(OmegaConf.create({"dataloader": loaders, "model": {"roi_heads": heads}}))
         return [Finding("data of the config", f"is there: {heads['num_classes']} classes, as the model")]
+
+    def _check_gpu(self, findings: Sequence[Finding]) -> list[Finding]:
+        from .gpu import check_gpu
+
+        if self.cfg is None or self.is_yacs:
+            return [Finding("gpu", "not checked", "--gpu needs --config-file with a LazyConfig")]
+        if any(finding.fix for finding in findings):
+            return [Finding("gpu", "not checked", "fix what is wrong above first")]
+        return check_gpu(self.cfg)
 
     def _build(self) -> list[Finding]:
         """Build the model on the meta device, which needs no memory and no initial values."""

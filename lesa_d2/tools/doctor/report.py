@@ -26,6 +26,11 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--checkpoint", default="", metavar="F", help="weights of this package, or to be converted"
     )
+    parser.add_argument(
+        "--gpu",
+        action="store_true",
+        help="on the config's device: compare the attention with its definition, and time some training steps",
+    )
     parser.add_argument("--bug-report", action="store_true", help="add what a report of a problem needs")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
     return parser.parse_intermixed_args(arguments)
@@ -45,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def diagnose(args: argparse.Namespace) -> list[Finding]:
     """Return the findings of every check that the arguments allow, in order; no check raises an error."""
-    inputs = Inputs(args.config_file, args.dataset, args.checkpoint, args.opts)
+    inputs = Inputs(args.config_file, args.dataset, args.checkpoint, args.opts, args.gpu)
     return [*check_environment(), *inputs.check()]
 
 
