@@ -61,7 +61,7 @@ TILES = {
     ("keys", "tf32"): {96: Tile(16, 128, 4, 2), 128: Tile(16, 128, 8, 1), 256: Tile(16, 32, 2, 1)},
     ("forward", "ieee"): {48: Tile(64, 32, 4, 1), 192: Tile(32, 32, 4, 1), 256: Tile(32, 32, 8, 1)},
     ("queries", "ieee"): {256: Tile(32, 32, 8, 1)},
-    ("keys", "ieee"): {256: Tile(32, 32, 8, 1)},
+    ("keys", "ieee"): {128: Tile(32, 32, 8, 1), 256: Tile(16, 32, 4, 1)},
 }
 """Tiles by pass, arithmetic, and the largest number of padded channels, keys and values together, that they are for."""
 ON_HOPPER = {
