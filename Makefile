@@ -31,7 +31,7 @@ test: $(READY)
 
 # Kills, signals, full disks and files of others, many of each; the table goes into docs/faults.md.
 faults: $(READY)
-	LESA_FAULTS=docs/faults.md LESA_FUZZ=10000 $(BIN)/python -m pytest tests/faults tests/test_fuzz.py --deselect tests/faults/test_endurance.py
+	LESA_FAULTS=docs/faults.md LESA_FUZZ=10000 $(BIN)/python -m pytest tests/faults --deselect tests/faults/test_endurance.py
 
 # 2,000 steps and 1,000 predictions, into the same table.
 endurance: $(READY)
