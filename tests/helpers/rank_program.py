@@ -110,9 +110,15 @@ def main(args):
     globals()[args.case](args.folder)
 
 
-def threads():
-    """Names of the threads of this process."""
-    return [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
+def threads_of_gloo():
+    """Count the threads of gloo; those that were joined are gone from /proc a moment later."""
+    end = time.monotonic() + 5
+    while True:
+        names = [file.read_text() for file in Path("/proc/self/task").glob("*/comm") if file.exists()]
+        number = sum("gloo" in name for name in names)
+        if not number or time.monotonic() > end:
+            return number
+        time.sleep(0.05)
 
 
 if __name__ == "__main__":
@@ -120,5 +126,5 @@ if __name__ == "__main__":
     torch.cuda.device_count = lambda: 2
     arguments = argparse.Namespace(case=sys.argv[1], folder=Path(sys.argv[2]), **spawned)
     status = launch(main, arguments)
-    print("threads of gloo:", sum("gloo" in name for name in threads()))
+    print("threads of gloo:", threads_of_gloo())
     sys.exit(status)
