@@ -115,9 +115,7 @@ def allowed(path: str) -> Any:
     is_listed = home in LISTED or path in LISTED
     if is_listed or (isinstance(found, type) and issubclass(found, _kinds()) and _is_in_place(home)):
         return found
-    raise ConfigError(
-        f"the config names {path!r}, which is not allowed: {_EXPECTED}; to trust this one, set {NAMES_VARIABLE}={path}"
-    )
+    raise _refusal(path, path)
 
 
 def imported(path: str) -> Any:
@@ -132,16 +130,22 @@ def imported(path: str) -> Any:
             "${key} or ${oc.env:NAME}"
         )
     if not _is_in_place(path, but=()):
-        raise ConfigError(
-            f"the config names {path!r}, which is not allowed: {_EXPECTED}; or from a package that you trust: to "
-            f"trust this one, set the environment variable {NAMES_VARIABLE}={path.partition('.')[0]}"
-        )
+        package = path.partition(".")[0]
+        is_known = package in sys.stdlib_module_names or any(_is_below(place, package) for place in PLACES)
+        raise _refusal(path, path if is_known else package)
     try:
         return _located(path)
     except Exception as error:  # importing a module may raise anything
         raise ConfigError(
             f"the config names {path!r}, which cannot be imported: {type(error).__name__}: {error}"
         ) from error
+
+
+def _refusal(path: str, trusted: str) -> ConfigError:
+    return ConfigError(
+        f"the config names {path!r}, which is not allowed: {_EXPECTED}. By other names, a file could run any command; "
+        f"if you know who wrote it and what this does, set the environment variable {NAMES_VARIABLE}={trusted}"
+    )
 
 
 def check_names(content: Any, known: Collection[str] = ()) -> None:

@@ -126,7 +126,7 @@ def _load_torch(file: str, unsafe: bool) -> Any:
             with contextlib.suppress(Exception):  # it reads torch's present format alone
                 objects = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
             message += f", got {listed(objects)}" if objects else ""
-            message += ". If it holds objects and you trust its maker, convert_checkpoint.py --unsafe "
+            message += ". If it holds objects and you trust its maker, lesa convert --unsafe "
             message += "unpickles them, which can run code from the file"
         raise CheckpointError(message) from error
 
@@ -138,7 +138,10 @@ def _check_sums(file: str) -> None:
         CheckpointError: the file has changed since it was written.
     """
     if not zipfile.is_zipfile(file):
-        return  # of torch before 1.6, or cut off, which torch.load notices
+        with open(file, "rb") as opened:
+            if opened.read(len(TORCH_ZIP)) == TORCH_ZIP:
+                raise CheckpointError(f"{file} is cut off: its end is missing; take another copy of it")
+        return  # of torch before 1.6
     try:
         with zipfile.ZipFile(file) as archive:
             changed = archive.testzip()

@@ -82,6 +82,7 @@ def train(
         try:
             trainer.train(first_iter, cfg.train.max_iter)
         except StoppedError as stop:
+            stop.saved = "the main process saves the state"
             if comm.is_main_process():
                 stop.saved = f"step {saver.save()} of {cfg.train.max_iter} is saved in {cfg.train.output_dir}"
             wait_for_all()  # the first process that ends has the others ended

@@ -222,14 +222,19 @@ def test_a_truncated_detector_names_file_and_key(run, saved, tmp_path, released,
     assert "theirs: roi_head.mask_head.upsample.bias" in message
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04 cut"])
-def test_files_that_are_no_checkpoints(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", r"cannot be read \(\w+\): expected a file of plain"),
+        (b"<html>not found</html>", r"cannot be read \(\w+\): expected a file of plain"),
+        (b"PK\x03\x04 cut", "is cut off: its end is missing"),
+    ],
+)
+def test_files_that_are_no_checkpoints(tmp_path, content, words):
     source = tmp_path / "source.pth"
     source.write_bytes(content)
     for unsafe in (False, True):
-        with pytest.raises(
-            CheckpointError, match=r"source\.pth cannot be read \(\w+\): expected a file of plain"
-        ):
+        with pytest.raises(CheckpointError, match=rf"source\.pth {words}"):
             convert_file("torchvision", source, tmp_path / "result.pth", unsafe=unsafe)
 
 
