@@ -1,10 +1,13 @@
 """Stop a run by a signal: its state is saved first."""
 
 import itertools
+import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
+from functools import cache
+from multiprocessing.util import Finalize
 from types import FrameType
 from typing import Any
 
@@ -78,6 +81,18 @@ class StopHook(HookBase):
             self.request.check()
 
 
+@cache
+def _kill_readers_at_exit() -> None:
+    """Have processes of loaders killed when this process ends: Python asks them by SIGTERM, and waits for them."""
+    Finalize(None, _kill_readers, exitpriority=100)
+
+
+def _kill_readers() -> None:
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
+
+
 class Watched:
     """Give the batches of a loader until a signal arrives."""
 
@@ -98,8 +113,9 @@ def start_reading(loader: Iterable[Any]) -> Iterator[Any]:
     """Start a loader, and return its batches; the processes that it starts with the first batch never get a signal.
 
     Clusters signal all processes of a job.  A loader's process that ends makes PyTorch raise an error in the middle of
-    a step; they end with the process that started them.
+    a step.  They end with the process that started them, which kills those that are left.
     """
+    _kill_readers_at_exit()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         batches = iter(loader)
