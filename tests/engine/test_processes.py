@@ -14,7 +14,7 @@ from lesa_d2.engine.processes import DEFAULT_TIMEOUT, TIMEOUT, collective_timeou
 from lesa_d2.errors import STOPPED, ConfigError
 
 PROGRAM = ROOT / "tests/helpers/rank_program.py"
-STARTS = int(os.environ.get("LESA_STARTS", 2))
+STARTS = int(os.environ.get("LESA_STARTS", 1))
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
