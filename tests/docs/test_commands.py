@@ -26,7 +26,7 @@ NOT_HERE = {
 }
 FIRST = """
 python projects/LESA/quickstart.py --operator lesa
-python train_net.py --config-file configs/quickstart_conv.py
+python train_net.py --config-file configs/quickstart_conv.py train.output_dir=output/quickstart/conv
 python train_net.py --config-file configs/quickstart_lesa.py --dataset own_data train.output_dir=output/mine
 """
 FENCED = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
