@@ -7,6 +7,7 @@ Nothing else in the package uses such names, or changes other libraries.  Tested
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -26,6 +27,7 @@ __all__ = [
     "CPU_ATTENTION",
     "DEFORM_CONV_BACKWARD",
     "TorchDispatchMode",
+    "at_exit",
     "foreach_copy_",
     "forget_process_groups",
     "fresh_logger",
@@ -116,6 +118,14 @@ def keep_evaluations(evaluator: "COCOEvaluator", keep: Callable[[str, "COCOeval 
         return derive(coco_eval, iou_type, **options)
 
     evaluator._derive_coco_results = derive_and_keep
+
+
+def at_exit(function: Callable[[], object]) -> None:
+    """Have a function called when this process ends, before multiprocessing waits for the processes it has started.
+
+    Python's ``atexit`` is too late in a process that multiprocessing started itself.
+    """
+    Finalize(None, function, exitpriority=100)
 
 
 def name_in_scope(storage: "EventStorage", name: str) -> str:

@@ -7,13 +7,13 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 from functools import cache
-from multiprocessing.util import Finalize
 from types import FrameType
 from typing import Any
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from ..compat import at_exit
 from ..errors import StoppedError
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -82,9 +82,12 @@ class StopHook(HookBase):
 
 
 @cache
-def _kill_readers_at_exit() -> None:
-    """Have processes of loaders killed when this process ends: Python asks them by SIGTERM, and waits for them."""
-    Finalize(None, _kill_readers, exitpriority=100)
+def _kill_readers_at_exit(pid: int) -> None:
+    """Have processes of loaders killed when process ``pid``, this one, ends: Python asks by SIGTERM, and waits.
+
+    A process that was forked from one with such a finalizer has none.
+    """
+    at_exit(_kill_readers)
 
 
 def _kill_readers() -> None:
@@ -115,7 +118,7 @@ def start_reading(loader: Iterable[Any]) -> Iterator[Any]:
     Clusters signal all processes of a job.  A loader's process that ends makes PyTorch raise an error in the middle of
     a step.  They end with the process that started them, which kills those that are left.
     """
-    _kill_readers_at_exit()
+    _kill_readers_at_exit(os.getpid())
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         batches = iter(loader)

@@ -3,7 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
+import multiprocessing
 import sys
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -16,13 +19,22 @@ class Endless(Dataset):
     def __getitem__(self, index):
         return torch.zeros(300_000)
 
-sys.modules["kept"] = batches = start_reading(DataLoader(Endless(), batch_size=4, num_workers=1))
-print(next(batches).shape)
+def read(name):
+    sys.modules[name] = batches = start_reading(DataLoader(Endless(), batch_size=4, num_workers=1))
+    print(next(batches).shape, flush=True)
+
+read("kept")
+if sys.argv[1] == "forked":
+    forked = multiprocessing.get_context("fork").Process(target=read, args=["kept of the fork"])
+    forked.start()
+    forked.join()
 """
 
 
-def test_a_program_ends_that_has_not_read_all(tmp_path):
+@pytest.mark.parametrize(("kind", "read"), [("alone", 1), ("forked", 2)])
+def test_a_program_ends_that_has_not_read_all(kind, read):
     """What is left in the pipe of a reader keeps it from ending, and Python waits for it."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", PROGRAM, kind]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "torch.Size([4, 300000])" in done.stdout
+    assert done.stdout.count("torch.Size([4, 300000])") == read
