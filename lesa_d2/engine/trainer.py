@@ -133,8 +133,7 @@ class Trainer(SimpleTrainer):
         at which the trainer waits for the device; the model and a GradScaler may wait themselves.  Several processes
         exchange them before, so that all agree on whether the step can be made.
         """
-        if isinstance(self.storage, StepStorage):
-            self.storage.start_step()
+        self.storage.start_step()
         if self._batches is None:
             self._batches = start_reading(self.data_loader)
         self._keep_buffers()
@@ -150,7 +149,7 @@ class Trainer(SimpleTrainer):
             except FloatingPointError as error:  # detectron2 checks its proposals
                 self._leave_out(self._non_finite(batches, part, str(error)), is_alone=True)
                 return
-        notes = self.storage.end_step() if isinstance(self.storage, StepStorage) else []
+        notes = self.storage.end_step()
         metrics = read_metrics(self._clip(), self._means(losses), data_time, notes)
         if self._check(batches, losses, metrics):
             self._skipped = 0

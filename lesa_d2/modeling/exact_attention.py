@@ -13,8 +13,8 @@ from ..layers.attention import check_backend, relative_attention
 Model = TypeVar("Model", bound=nn.Module)
 
 
-class OfHeads:
-    """What both kinds of attention have."""
+class _Described:
+    """Say what the start of a run reports of an attention."""
 
     is_channels_last = True  # of the inputs
     backend: str
@@ -27,7 +27,7 @@ class OfHeads:
         return channels, channels
 
 
-class ExactAttention(OfHeads, vit.Attention):
+class ExactAttention(_Described, vit.Attention):
     """The attention of ViTDet without a map of all pairs: (N, H, W, C) -> (N, H, W, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class ExactAttention(OfHeads, vit.Attention):
         return self.proj(_attend(self, q, k, v).permute(0, 2, 3, 1, 4).flatten(3))
 
 
-class ExactMultiScaleAttention(OfHeads, mvit.MultiScaleAttention):
+class ExactMultiScaleAttention(_Described, mvit.MultiScaleAttention):
     """The attention of MViTv2 without a map of all pairs: (N, H, W, C) -> (N, H', W', C')."""
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,10 +5,10 @@ import pytest
 import torch
 from detectron2.engine import HookBase
 from detectron2.structures import Boxes, Instances, PolygonMasks
-from detectron2.utils.events import EventStorage
 from torch import nn
 
 from lesa_d2.engine import Trainer
+from lesa_d2.engine.metrics import StepStorage
 from lesa_d2.errors import ConfigError, NonFiniteError
 
 
@@ -31,7 +31,7 @@ def step(batches, rate=0.1, **options):
     model = Square()
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
     trainer = Trainer(model, batches, optimizer, **options)
-    with EventStorage(0) as trainer.storage:
+    with StepStorage(0) as trainer.storage:
         trainer.iter = 0
         trainer.run_step()
         return model.inner.weight.item(), trainer

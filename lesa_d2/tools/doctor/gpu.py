@@ -34,13 +34,13 @@ class Attended:
     Attributes:
         stage: the first part of the module's path that says where it is.
         size: height and width.
-        heads: channels of a head, for keys and for values.
+        channels: of a head, for keys and for values.
         backend: of the module.
     """
 
     stage: str
     size: tuple[int, int]
-    heads: tuple[int, int]
+    channels: tuple[int, int]
     backend: str
 
 
@@ -97,7 +97,7 @@ def check_attention(one: Attended, device: "torch.device", dtype: "torch.dtype")
     from ...layers.attention import describe_backend
 
     inputs = random_inputs(one, device, dtype)
-    how = describe_backend(one.backend, device, dtype, one.heads)
+    how = describe_backend(one.backend, device, dtype, one.channels)
     name = f"attention {one.stage}, {one.size[0]}×{one.size[1]}"
     exact, _ = results([t.double() for t in inputs], "reference")
     rounded, seconds = results(inputs, one.backend)
@@ -121,9 +121,9 @@ def random_inputs(one: Attended, device: "torch.device", dtype: "torch.dtype") -
     keys, queries = height * width, min(height * width, MOST_QUERIES)
     numbers = torch.Generator().manual_seed(0)
     shapes = [
-        (queries, one.heads[0]),
-        (keys, one.heads[0]),
-        (keys, one.heads[1]),
+        (queries, one.channels[0]),
+        (keys, one.channels[0]),
+        (keys, one.channels[1]),
         (queries, width),
         (queries, height),
     ]
