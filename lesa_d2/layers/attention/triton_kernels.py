@@ -81,6 +81,21 @@ def tile_of_keys(x0, y0, width, height, ROWS: tl.constexpr, SEGMENT: tl.constexp
 
 
 @triton.jit
+def places_of_map(number, m, n):
+    """Return where a map's queries and keys begin among those of all maps, in 64 bits."""
+    return number.to(tl.int64) * m, number.to(tl.int64) * n
+
+
+@triton.jit
+def block_of_queries(m, n, QUERIES: tl.constexpr):
+    """Return where the map of this program begins, its indices of queries, and which of them are inside of the map."""
+    blocks = tl.cdiv(m, QUERIES)
+    first, first_key = places_of_map(tl.program_id(0) // blocks, m, n)
+    i = (tl.program_id(0) % blocks) * QUERIES + tl.arange(0, QUERIES)
+    return first, first_key, i, i < m
+
+
+@triton.jit
 def nearest_whole(x):
     """Round to a whole number, within one."""
     return tl.where(tl.abs(x) < ALL_WHOLE, (x + ROUNDING) - ROUNDING, x)
@@ -104,11 +119,7 @@ def attention_forward(
     The softmax is computed online.  Its shift is the highest logit so far, rounded to a whole number: a new one scales
     the sums by a power of two, exactly and without an exponential.
     """
-    blocks = tl.cdiv(m, QUERIES)
-    first = (tl.program_id(0) // blocks).to(tl.int64) * m
-    first_key = (tl.program_id(0) // blocks).to(tl.int64) * height * width
-    i = (tl.program_id(0) % blocks) * QUERIES + tl.arange(0, QUERIES)
-    inside = i < m
+    first, first_key, i, inside = block_of_queries(m, height * width, QUERIES)
     col, row = col_ptr + first * width, row_ptr + first * height
     k_map, v_map = k_ptr + first_key * D, v_ptr + first_key * DV
     q = load_rows(q_ptr + first * D, i, inside, D, DP)
@@ -144,11 +155,7 @@ def attention_backward_queries(
     ONE_SEGMENT: tl.constexpr,
 ):  # fmt: skip
     """Compute the gradients of a block of queries and of their biases; drow starts at zero unless ONE_SEGMENT."""
-    blocks = tl.cdiv(m, QUERIES)
-    first = (tl.program_id(0) // blocks).to(tl.int64) * m
-    first_key = (tl.program_id(0) // blocks).to(tl.int64) * height * width
-    i = (tl.program_id(0) % blocks) * QUERIES + tl.arange(0, QUERIES)
-    inside = i < m
+    first, first_key, i, inside = block_of_queries(m, height * width, QUERIES)
     col, row, drow = col_ptr + first * width, row_ptr + first * height, drow_ptr + first * height
     k_map, v_map = k_ptr + first_key * D, v_ptr + first_key * DV
     q = load_rows(q_ptr + first * D, i, inside, D, DP)
@@ -194,8 +201,7 @@ def attention_backward_keys(
     """Compute the gradients of the keys and values of a tile; a col_bias tile is read once for all its rows."""
     segments = tl.cdiv(width, SEGMENT)
     tiles = segments * tl.cdiv(height, ROWS)
-    first = (tl.program_id(0) // tiles).to(tl.int64) * m
-    first_key = (tl.program_id(0) // tiles).to(tl.int64) * height * width
+    first, first_key = places_of_map(tl.program_id(0) // tiles, m, height * width)
     tile = tl.program_id(0) % tiles
     x0, y0 = (tile % segments) * SEGMENT, (tile // segments) * ROWS
     j, j_inside = tile_of_keys(x0, y0, width, height, ROWS, SEGMENT)
