@@ -63,9 +63,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error(
             "--device cuda: PyTorch finds no CUDA device here; leave the option out to measure on the CPU"
         )
-    for file in filter(None, (args.json, args.report)):
-        if not file.parent.is_dir():
-            parser.error(f"there is no folder {file.parent} for {file.name}; make it first")
+    _check_folders(parser, args.json, args.report)
     if args.image_sizes and not set(SIZED) & set(args.tables):
         parser.error(
             "--image-sizes is for backbone, detector, htc and memory; attention and operator have fixed sizes"
@@ -108,12 +106,19 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _check_folders(parser: argparse.ArgumentParser, *files: Path | None) -> None:
+    """End with a message if a file to be written has no folder: measuring takes long."""
+    for file in filter(None, files):
+        if not file.parent.is_dir():
+            parser.error(f"there is no folder {file.parent} for {file.name}; make it first")
+
+
 def parse_kernels_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line of ``lesa benchmark kernels``."""
     parser = argparse.ArgumentParser(
         prog="lesa benchmark kernels",
         description="Registers, spills, shared memory, instructions and exponentials of the fused kernels, and the "
-        "least time that follows for one image of 1024 px and 8 heads; half an hour on 2 cores for all.",
+        "least time that follows for one image of 1024 px and 8 heads. All of it takes long; what is compiled is kept.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     capabilities = [card.capability for card in CARDS]
@@ -138,6 +143,7 @@ def parse_kernels_args(arguments: Sequence[str]) -> argparse.Namespace:
     if unknown:
         parser.error(f"--heads takes some of {', '.join(shown)}, got {', '.join(unknown)}")
     args.heads = [shown[head] for head in args.heads or shown]
+    _check_folders(parser, args.report)
     return args
 
 

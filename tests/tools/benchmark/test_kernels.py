@@ -4,6 +4,7 @@ import pytest
 
 pytest.importorskip("triton", minversion="3.3")
 
+from lesa_d2.commands.benchmark import main
 from lesa_d2.tools.benchmark.kernels import (
     CARDS,
     LOGITS,
@@ -44,6 +45,20 @@ def test_limits(capability, arithmetic, heads, name):
     """A sample; ``lesa benchmark kernels`` has them all."""
     card = BY_CAPABILITY[capability]
     assert compile_case(Case(card, arithmetic, *heads, name)).breaches(card) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--heads", "7/7"], "--heads takes some of 6/3"),
+        (["--report", "none/kernels.md"], "there is no folder none"),
+        (["--capabilities", "75"], "invalid choice: 75"),
+    ],
+)
+def test_arguments_are_checked_before_anything_is_compiled(arguments, words, capsys):
+    with pytest.raises(SystemExit):
+        main(["kernels", *arguments])
+    assert words in capsys.readouterr().err
 
 
 def test_breaches_are_named():
