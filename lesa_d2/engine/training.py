@@ -18,7 +18,7 @@ from torch import nn
 
 from ..checkpoint import RunCheckpointer, WeightsWriter, checkpoint_files, unwrap
 from ..config.lazy import parameters
-from ..config.record import Origin, save_config
+from ..config.record import Origin, changed_since, save_config
 from ..data.loader import build_loader
 from ..errors import ConfigError, DatasetError, StoppedError, described, is_of_user
 from ..modeling.build import check_kind, instantiate_part
@@ -72,6 +72,9 @@ def train(
             remove_run(cfg.train.output_dir)  # an earlier one, where --overwrite allows it
         writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
         trainer.register_hooks([hooks.PeriodicWriter(writers, period=cfg.train.log_period)])
+        others = changed_since(cfg.train.output_dir, saved_config) if resume else []
+        if others:
+            logger.warning("--resume continues the run with other settings: %s", ", ".join(others))
         save_config(saved_config, cfg.train.output_dir, origin)
         logger.info("Environment\n%s", collect_env_info())
         report = start_report(cfg, unwrap(model), loaded, task.describe(cfg))

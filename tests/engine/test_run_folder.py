@@ -64,6 +64,20 @@ def test_resume_in_an_empty_folder_starts_anew(finished, tmp_path):
     assert "holds no checkpoint, so that training starts anew" in (tmp_path / "run/log.txt").read_text()
 
 
+def test_resume_says_which_settings_are_others(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    (folder / "log.txt").unlink()
+    same = ("train.best_metric=bbox/AP", "train.checkpointer.period=1")
+    assert run(folder, *same, flags=["--resume"]) == 0
+    assert "with other settings" not in (folder / "log.txt").read_text()
+    assert run(folder, *same, "train.log_period=7", "optimizer.weight_decay=0.5", flags=["--resume"]) == 0
+    text = (folder / "log.txt").read_text()
+    line = next(line for line in text.splitlines() if "continues the run with other settings" in line)
+    assert line.endswith("settings: train.log_period=7, optimizer.weight_decay=0.5") or line.endswith(
+        "settings: optimizer.weight_decay=0.5, train.log_period=7"
+    )
+
+
 def test_resume_removes_no_weights_of_a_run_whose_checkpoints_are_gone(finished, tmp_path, capsys):
     folder = shutil.copytree(finished, tmp_path / "run")
     for file in (folder / "last_checkpoint", folder / "model_final.pth", *folder.glob("model_0*.pth")):
