@@ -184,7 +184,7 @@ def changed(before: DictConfig, after: DictConfig) -> list[dict[str, Any]]:
         without a value where ``after`` lacks the key.  Values without a YAML form are left out: they are from the
         file, as the command line and the data set plain values only.
     """
-    return list(_changed(*map(unresolved, (before, after)), []))
+    return list(_changed(unresolved(before), unresolved(after), []))
 
 
 def _changed(before: Any, after: Any, key: list[str | int]) -> Iterator[dict[str, Any]]:
