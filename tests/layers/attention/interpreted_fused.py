@@ -13,6 +13,7 @@ from exactness import (
     make_inputs,
     rounding_of_logits,
 )
+from waits import CountWaits
 
 from lesa_d2.layers import LESA, EvalBatchNorm2d
 from lesa_d2.layers.attention import fastest_backend, fused, relative_attention
@@ -148,6 +149,16 @@ def test_whole_operator(norm):
         out.square().sum().backward()
     for ours, theirs in zip(fast.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-3)
+
+
+def test_nothing_waits_for_the_device():
+    """As a CUDA graph requires, which records launches and no wait."""
+    torch.manual_seed(0)
+    operator = LESA(16, 16, num_heads=2, feat_size=6, backend="fused", norm=EvalBatchNorm2d).train()
+    operator(torch.randn(1, 16, 5, 6)).sum().backward()  # what is computed once comes before the recording
+    with CountWaits() as counted:
+        operator(torch.randn(1, 16, 5, 6)).sum().backward()
+    assert counted.by("lesa_d2") == {}
 
 
 @pytest.mark.parametrize(

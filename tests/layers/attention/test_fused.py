@@ -9,13 +9,17 @@ from unittest import mock
 
 import pytest
 import torch
+from exactness import make_inputs
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lesa_d2.layers.attention import BACKENDS, describe_backend, fastest_backend, fused
 from lesa_d2.layers.attention.fused import fused_obstacle
+from lesa_d2.layers.attention.tiles import KERNELS
 
 # Triton comes with PyTorch for CUDA on Linux; before 3.3 its interpreter fails with current NumPy.
 pytest.importorskip("triton", minversion="3.3")
+from lesa_d2.layers.attention import triton_kernels
+
 HERE = Path(__file__).parent
 
 
@@ -119,6 +123,29 @@ def test_what_computes_the_attention_is_said_before(capability, backend, dtype, 
     with fake_cuda(capability):
         assert words in describe_backend(backend, torch.device("cuda"), dtype, head)
     assert describe_backend("auto", torch.device("cpu"), dtype, head) == "blockwise, on the CPU"
+
+
+def test_kernels_are_launched_on_the_device_of_their_tensors(monkeypatch):
+    """Triton launches on the current stream of the current device, which need not be that of the tensors."""
+    guarded, launched = [], []
+
+    @contextlib.contextmanager
+    def device_of(tensor):
+        guarded.append(tensor)
+        yield
+        guarded.pop()
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *tensors, **options: launched.append((grid, guarded[-1] is tensors[0]))
+
+    for name in KERNELS.values():
+        monkeypatch.setattr(triton_kernels, name, Kernel())
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    inputs = make_inputs(1, 2, 40, 64, 16, 32, torch.bfloat16)
+    fused.fused_attention(*inputs).sum().backward()
+    assert [(len(grid), is_guarded) for grid, is_guarded in launched] == 3 * [(1, True)]
 
 
 def test_a_compiler_is_needed_by_older_versions_of_triton(monkeypatch):
