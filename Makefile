@@ -11,7 +11,7 @@ export GOMP_SPINCOUNT ?= 10000
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup quickstart test faults endurance starts mutations bench lint format doctor clean
+.PHONY: setup quickstart test faults endurance starts mutations bench docs lint format doctor clean
 
 setup: $(READY)
 
@@ -50,6 +50,10 @@ bench: $(READY)
 	for table in attention operator backbone detector htc pretraining memory; do \
 		$(BIN)/lesa benchmark $$table --report projects/LESA/BENCHMARKS.md || exit 1; \
 	done
+
+# The documentation site, output/docs/index.html.
+docs: $(READY)
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -c docs . output/docs
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
