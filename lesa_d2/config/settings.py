@@ -58,8 +58,13 @@ NAMES = Rule(
 ).or_null()
 SEED = Rule(lambda value: type(value) is int and 0 <= value < 2**32, "a whole number from 0 to below 2^32")
 SCALES = Rule(
-    lambda value: isinstance(value, ListConfig) and len(value) > 0 and all(map(POSITIVE.test, value)),
-    "a list of positive numbers such as [0.75, 1.0, 1.25]",
+    lambda value: (
+        isinstance(value, ListConfig)
+        and len(value) > 0
+        and all(map(POSITIVE.test, value))
+        and max(value) <= 8
+    ),
+    "a list of positive numbers up to 8 such as [0.75, 1.0, 1.25]",
 )
 AP = r"(bbox|segm|keypoints)/AP(50|75|s|m|l|-.+)?"
 SEMANTIC = r"sem_seg/(mIoU|fwIoU|mACC|pACC|IoU-.+|ACC-.+)|panoptic_seg/(PQ|SQ|RQ)(_th|_st)?"
