@@ -21,6 +21,7 @@ model = L(ImageClassifier)(
     label_smoothing=0.0,
     mixup=0.0,
     cutmix=0.0,
+    init="detectron2",  # "released": the linear layer starts as in the released code
 )
 
 dataloader = dict(

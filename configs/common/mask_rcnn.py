@@ -4,6 +4,9 @@ The zoo's settings are the paper's: RPN with L1, 2000 anchors a level and 1000 p
 tests), class-specific boxes with L1, score threshold 0.05, NMS 0.5, 100 detections.
 """
 
+from lesa_d2.modeling import LesaRCNN
+
 from .detectron2_models import on_lesa
 
 model = on_lesa("mask_rcnn_fpn")
+model.update(_target_=LesaRCNN, init="detectron2")  # "released": weights start as in the released code
