@@ -1,6 +1,6 @@
 """Hybrid Task Cascade with its semantic branch on a LESA backbone, from detectron2's cascade.
 
-Every value that differs from detectron2's says why; "released" is the configuration of the paper's numbers.
+Every value that differs from detectron2's says why; "released" is the authors' configuration.
 """
 
 from detectron2 import model_zoo

@@ -1,4 +1,4 @@
-"""The binary term of LESA, the sum over all positions in eq. 5: what the positions of the map say to one of them.
+"""The binary term of LESA, the sum in eq. 5: over all positions of the map, the own position among them.
 
     binary = BN_out( softmax_j( logits_ij ) v_j )        q, k, v = BN( W_qkv x )
 

@@ -186,12 +186,11 @@ def comparison_figure(runs: Sequence[Run], metric: Metric) -> Figure:
     if has_curves:
         for axes in (right, *detail):
             _draw_metric(axes, groups, metric)
-        right.legend(title=legend, loc="lower right")
         _enlarge(right, detail[0], runs, metric)
     else:
         _draw_finals(right, [(name, [run.final(metric) for run in group]) for name, group in groups])
         right.set(xlabel=f"final validation {metric.name} (%): each seed, and their mean")
-        left.legend(title=legend, loc="upper right")
+    left.legend(title=legend, loc="upper right")
     for axes in (left, right, *detail):
         axes.grid(alpha=0.3)
     return figure

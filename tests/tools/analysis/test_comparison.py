@@ -127,7 +127,7 @@ def test_curves_by_hand(folder):
         assert [line.get_xydata().tolist() for line in axes.lines] == validation + training
     shaded = top1.collections[1].get_paths()[0].vertices
     assert {tuple(point) for point in shaded.tolist()} == {(20, 50), (20, 52), (40, 90), (40, 97)}
-    assert top1.get_legend().get_title().get_text() == "mean and range of 3 seeds"
+    assert loss.get_legend().get_title().get_text() == "mean and range of 3 seeds"
     (outline,) = top1.patches  # from two thirds of 40 iterations on, where the seeds lie from 90 to 97
     assert (*detail.get_xlim(), *detail.get_ylim()) == pytest.approx((80 / 3, 40, 89.65, 97.35))
     assert outline.get_bbox().extents == pytest.approx((80 / 3, 89.65, 40, 97.35))
