@@ -1,7 +1,7 @@
 """Mask R-CNN with FPN (detectron2's model zoo) on a LESA backbone.
 
-The zoo's settings are those of the released configuration: RPN with L1, 2000 anchors a level and 1000 proposals (1000 and 1000 in
-tests), class-specific boxes with L1, score threshold 0.05, NMS 0.5, 100 detections.
+The zoo's settings are those of the released configuration: RPN with L1, 2000 anchors a level and 1000 proposals
+(1000 and 1000 in tests), class-specific boxes with L1, score threshold 0.05, NMS 0.5, 100 detections.
 """
 
 from lesa_d2.modeling import LesaRCNN
