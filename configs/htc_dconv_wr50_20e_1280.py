@@ -1,4 +1,4 @@
-"""htc_dconv_wr50_20e, tested at 1280×1280 (paper, Tables 3 and 4)."""
+"""htc_dconv_wr50_20e, tested at 1280×1280 (paper, Table 3)."""
 
 from .htc_dconv_wr50_20e import dataloader, lr_multiplier, model, optimizer, train
 

@@ -1,4 +1,4 @@
-"""Hybrid Task Cascade, WideResNet-50-2 with deformable LESA, COCO, 20 epochs (paper, Table 3)."""
+"""Hybrid Task Cascade, WideResNet-50-2 with deformable LESA, COCO, 20 epochs (paper, Tables 3 and 4)."""
 
 from .common.coco_stuff import dataloader
 from .common.htc import model

@@ -1,4 +1,4 @@
-"""WideResNet-50-2 with convolutions, ImageNet, 224 px, 5 + 90 epochs."""
+"""WideResNet-50-2 with convolutions, ImageNet, 224 px, 5 + 90 epochs (in the paper's Table 2: torchvision's model)."""
 
 from .common.imagenet import dataloader, lr_multiplier, model, optimizer, train
 

@@ -1,4 +1,4 @@
-"""WideResNet-50-2 with LESA, ImageNet, 224 px, 5 + 90 epochs."""
+"""WideResNet-50-2 with LESA, ImageNet, 224 px, 5 + 90 epochs (paper, Table 2)."""
 
 from .common.imagenet import dataloader, lr_multiplier, model, optimizer, train
 

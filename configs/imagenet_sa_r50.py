@@ -1,4 +1,4 @@
-"""ResNet-50 with self-attention, ImageNet, 224 px, 5 + 90 epochs (paper, Table 6)."""
+"""ResNet-50 with self-attention, ImageNet, 224 px, 5 + 90 epochs (paper, Tables 2 and 6)."""
 
 from .common.imagenet import dataloader, lr_multiplier, model, optimizer, train
 

@@ -1,4 +1,4 @@
-"""Mask R-CNN, ResNet-50 with deformable LESA, COCO, 20 epochs at 1024×1024 (paper, Table 3)."""
+"""Mask R-CNN, ResNet-50 with deformable LESA, COCO, 20 epochs at 1024×1024 (paper, Tables 3 and 4)."""
 
 from .common.coco import dataloader
 from .common.mask_rcnn import model

@@ -1,4 +1,4 @@
-"""Mask R-CNN, WideResNet-50-2 with LESA, COCO, 12 epochs at 1024×1024 (paper, Table 3)."""
+"""Mask R-CNN, WideResNet-50-2 with LESA, COCO, 12 epochs at 1024×1024 (paper, Tables 3 and 4)."""
 
 from .common.coco import dataloader
 from .common.mask_rcnn import model

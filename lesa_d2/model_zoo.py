@@ -54,7 +54,7 @@ class Zoo(dict[str, Row]):
             for name, row in self.items()
             for got in [row.results]
         ]
-        formats = ("", "", "", ".1f", ".1f", ".2f", "", "")
+        formats = ("", "", "", ".1f", ".1f", "g", "", "")
         return tabulate(lines, headers=headers, floatfmt=formats, missingval="–")
 
 

@@ -34,7 +34,8 @@ class Result:
     """Hold the published results of a model.
 
     AP on COCO and top-1 accuracy on ImageNet's validation set are in percent; None is unknown.  ``source``
-    says whose results they are: "paper" and "release" are the authors'.
+    says whose results they are: "paper" and "release" are the authors', "torchvision" those of its weights of
+    version 1, which the paper compares with.
     """
 
     source: str | None = None
@@ -47,9 +48,27 @@ DOWNLOADS: dict[str, Download] = {}
 """Weights by name that can be downloaded; none are published yet."""
 
 RESULTS = {
+    "imagenet_conv_r50": Result("torchvision", top1=76.13),
+    "imagenet_conv_wr50": Result("torchvision", top1=78.47),
+    "imagenet_aa_r50": Result("paper", top1=78.74),
+    "imagenet_sa_r50": Result("paper", top1=78.69),
+    "imagenet_sa_wr50": Result("paper", top1=79.7),
+    "imagenet_static_lesa_r50": Result("paper", top1=79.12),
     "imagenet_lesa_r50": Result("release", top1=79.55),
     "imagenet_lesa_wr50": Result("release", top1=80.18),
+    "mask_rcnn_conv_r50": Result("paper", box_ap=37.8, mask_ap=34.5),
+    "mask_rcnn_sa_r50": Result("paper", box_ap=38.5, mask_ap=34.7),
+    "mask_rcnn_lesa_r50": Result("paper", box_ap=40.3, mask_ap=36.5),
+    "mask_rcnn_conv_wr50": Result("paper", box_ap=40.9, mask_ap=36.9),
+    "mask_rcnn_sa_wr50": Result("paper", box_ap=42.0, mask_ap=37.6),
+    "mask_rcnn_lesa_wr50": Result("paper", box_ap=44.8, mask_ap=39.9),
+    "mask_rcnn_dconv_r50_20e": Result("paper", box_ap=43.0, mask_ap=38.6),
     "mask_rcnn_lesa_dconv_r50_20e": Result("paper", box_ap=44.0, mask_ap=39.2),
+    "mask_rcnn_dconv_wr50_20e": Result("paper", box_ap=44.7, mask_ap=39.8),
+    "mask_rcnn_lesa_dconv_wr50_20e": Result("paper", box_ap=46.3, mask_ap=40.9),
+    "htc_dconv_wr50_20e": Result("paper", box_ap=47.4, mask_ap=41.9),
+    "htc_lesa_dconv_wr50_20e": Result("paper", box_ap=48.8, mask_ap=43.0),
+    "htc_dconv_wr50_20e_1280": Result("paper", box_ap=48.5, mask_ap=42.8),
     "htc_lesa_dconv_wr50_20e_1280": Result("paper", box_ap=50.1, mask_ap=43.9),
 }
 

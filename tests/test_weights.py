@@ -59,7 +59,7 @@ def test_missing_weights_say_what_is_there_and_what_to_do(tmp_path, monkeypatch)
 
 def test_nothing_is_published_yet_and_results_are_the_authors():
     assert weights.DOWNLOADS == {}
-    assert {result.source for result in weights.RESULTS.values()} == {"paper", "release"}
+    assert {result.source for result in weights.RESULTS.values()} == {"paper", "release", "torchvision"}
     detector = weights.RESULTS["htc_lesa_dconv_wr50_20e_1280"]
     assert (detector.box_ap, detector.mask_ap, detector.source) == (50.1, 43.9, "paper")
 

@@ -18,7 +18,7 @@ dataloader = dict(
             ],
             image_format="${model.input_format}",
             use_instance_mask=True,
-            # The paper's targets are RoIAlign of bitmaps; detectron2's default rasterises polygons instead.
+            # The released code's targets are RoIAlign of bitmaps; detectron2's default rasterises polygons instead.
             instance_mask_format="bitmask",
         ),
         total_batch_size=8,

@@ -1,6 +1,6 @@
 """Hybrid Task Cascade with its semantic branch on a LESA backbone, from detectron2's cascade.
 
-Every value that differs from detectron2's says why; "released" is the configuration of the paper's numbers.
+Every value that differs from detectron2's says why; "released" is the authors' configuration.
 """
 
 from detectron2 import model_zoo
@@ -22,6 +22,7 @@ STAGE_WEIGHTS = [1.0, 0.5, 0.25]  # of the losses of boxes and masks
 
 model = model_zoo.get_config("common/models/cascade_rcnn.py").model
 model._target_ = SemanticRCNN  # hands the stuff maps on to the RoI heads
+model.init = "detectron2"  # "released": weights start as in the released code
 model.backbone.bottom_up = bottom_up
 model.update(preprocessing)
 model.proposal_generator.update(

@@ -31,7 +31,7 @@ def coco_schedule(epochs, milestones, batch):
         warmup_factor=0.001,
     )
     optimizer = L(torch.optim.SGD)(
-        # the paper's weight decay concerns norms and biases too; detectron2's default spares norms
+        # the released weight decay concerns norms and biases too; detectron2's default spares norms
         params=L(get_default_optimizer_params)(),
         lr=RATE * batch,
         momentum=0.9,

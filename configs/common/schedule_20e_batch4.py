@@ -1,4 +1,4 @@
-"""The paper's 20-epoch schedule for COCO with the batch of 4 that its Hybrid Task Cascades trained with."""
+"""The paper's 20-epoch schedule for COCO with the batch of 4 of the released Hybrid Task Cascade."""
 
 from .schedule import coco_schedule
 

@@ -80,7 +80,7 @@ def show_images(args: argparse.Namespace, models: list[DemoModel], files: list[P
         summary.add(str(file), panels)
         if report:
             report.add(shown[file], panels)
-        drawn = panels.draw(models, args.confidence_threshold)
+        drawn = panels.draw(models, args.confidence_threshold, args.original)
         if args.output:
             write_picture(drawn, args.output / names[file])
         elif not show(drawn, file.name, wait=0):
@@ -107,7 +107,7 @@ def show_video(args: argparse.Namespace, models: list[DemoModel], reader: VideoR
     try:
         for number, panels in enumerate(predict(models, progress(reader, args.frames)), start=1):
             summary.add(f"frame {number}", panels)
-            drawn = panels.draw(models, args.confidence_threshold)
+            drawn = panels.draw(models, args.confidence_threshold, args.original)
             if writer:
                 writer.write(drawn)
             elif not show(drawn, stem, wait=1):
@@ -180,6 +180,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="FILE",
         help="a checkpoint for each config; default: its run's last",
     )
+    add("--original", action="store_true", help="also draw the picture as it is, before the others")
     add("--titles", nargs="+", default=[], metavar="TITLE", help="a title for each config; default: its name")
     add("--input", nargs="+", default=[], metavar="PATH", help="images, folders of them, or quoted patterns")
     add("--video-input", metavar="FILE", help="a video file")

@@ -22,6 +22,7 @@ from ..engine.device import settle
 from ..engine.folder import make_folder
 from ..engine.run import derive
 from ..errors import ConfigError, LesaError
+from ..layers.attention.reference import OwnPosition
 from ..tools.analysis import (
     Accuracy,
     ImageReader,
@@ -60,10 +61,10 @@ def main(arguments: Sequence[str]) -> int:
     batches = (reader.read(file).batch for file in files)
     report = inspect_terms(model.backbone, batches, total=len(files))
     if args.accuracy:
-        report = replace(report, accuracy=accuracy(cfg, model))
+        report = replace(report, accuracy=accuracy(cfg, model, args.own_position))
     report.save(output)
     plot_terms(report, output / PLOT_FILE)
-    print(f"\n{report.table()}\n\n{report.explanation()}\n\nTable, numbers and plot: {output}")
+    print(f"\n{report.text()}\n\nTable, numbers and plot: {output}")
     return 0
 
 
@@ -95,11 +96,11 @@ def load_model(args: argparse.Namespace) -> tuple[DictConfig, Any]:
     return cfg, model
 
 
-def accuracy(cfg: DictConfig, model: nn.Module) -> Accuracy:
+def accuracy(cfg: DictConfig, model: nn.Module, own_position: OwnPosition) -> Accuracy:
     """Compute top-1 on the config's validation pictures, as trained and without attention to own positions."""
     as_trained = evaluate(cfg, model)["accuracy"]["top1"]
-    with without_own_position(model):
-        return Accuracy(as_trained, evaluate(cfg, model)["accuracy"]["top1"])
+    with without_own_position(model, own_position):
+        return Accuracy(as_trained, evaluate(cfg, model)["accuracy"]["top1"], own_position)
 
 
 def evenly(files: list[Path], limit: int | None) -> list[Path]:
@@ -194,6 +195,13 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add("--limit", type=int, metavar="N", help="look at N images only, evenly chosen; default: all")
     add("--accuracy", action="store_true", help="classifiers: also top-1, and without own positions")
+    add(
+        "--own-position",
+        choices=("dropped", "masked"),
+        default="dropped",
+        help="how --accuracy leaves it out: dropped, only its term, as in the paper's Table 1 (default), or masked, "
+        "so that the weights of the others sum to one again",
+    )
     add("--data", metavar="DIR", help="evaluate on DIR/val/CLASS/*.jpg; implies --accuracy")
     add("--click", action="store_true", help="ask for a position on every picture that is drawn")
     add("opts", nargs="*", default=[], metavar="key=value", help="overrides of the config")

@@ -20,7 +20,8 @@ def add_lesa_config(cfg: CfgNode) -> None:
     Use it with ``MODEL.BACKBONE.NAME: build_lesa_resnet_fpn_backbone``, for RetinaNet and FCOS
     ``build_retinanet_lesa_resnet_fpn_backbone``, or ``build_lesa_resnet_backbone`` without FPN.
     The keys are the arguments of :func:`lesa_d2.modeling.build_lesa_resnet`.  Channels, norm, freezing and
-    outputs come from detectron2's own keys ``MODEL.RESNETS`` and ``MODEL.BACKBONE``.
+    outputs come from detectron2's own keys ``MODEL.RESNETS`` and ``MODEL.BACKBONE``.  ``INIT`` is read by the
+    meta-architecture ``LesaRCNN``: how weights start that no checkpoint gives.
     """
     from .. import modeling  # noqa: F401  (registers addresses of weights and the builders)
 
@@ -34,6 +35,7 @@ def add_lesa_config(cfg: CfgNode) -> None:
             "BLOCKS": [3, 4, 6, 3],
             "BACKEND": "auto",
             "CHECKPOINT_STAGES": [],
+            "INIT": "detectron2",  # or "released", for MODEL.META_ARCHITECTURE "LesaRCNN"
         }
     )
 

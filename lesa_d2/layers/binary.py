@@ -1,4 +1,4 @@
-"""The binary term of LESA, the sum over all positions in eq. 5: what the positions of the map say to one of them.
+"""The binary term of LESA, the sum in eq. 5: over all positions of the map, the own position among them.
 
     binary = BN_out( softmax_j( logits_ij ) v_j )        q, k, v = BN( W_qkv x )
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import check_backend
-from .attention.reference import relative_logits, softmax_without_self
+from .attention.reference import relative_logits, softmax
 from .exporting import sizes_are_open
 from .folding import (
     batch_affine,
@@ -150,11 +150,11 @@ class DecomposedBinaryTerm(BinaryTerm, ThinAttention):
     def _values_carry_output_norm(self) -> bool:
         """Return whether the output's norm is folded into the values.
 
-        The weights of a query sum to one, so that an affine map of the output is one of the values.  Without its
-        own position they sum to one too, except on a map of one position, where none remains.
+        The weights of a query sum to one, so that an affine map of the output is one of the values.  Without the
+        own position that need not be so.
         """
         are_foldable = is_foldable(self.qkv_norm) and is_foldable(self.out_norm)
-        return are_foldable and not must_be_called(self.qkv) and not self.without_self
+        return are_foldable and not must_be_called(self.qkv) and self.own_position == "kept"
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, size: Size) -> Tensor:
         """Attend by the operator's backend: q, k (N, G, n, dq), v (N, G, n, dv) -> (N, C', n)."""
@@ -171,8 +171,7 @@ class DecomposedBinaryTerm(BinaryTerm, ThinAttention):
         with no_autocast(q):
             q, k, wide = map(at_least_float32, (q, k, v))
             logits = self.call_logit_norm(q @ k.mT, relative_logits(*self.positions(q, size)))
-            weights = softmax_without_self(logits) if self.leaves_out_self() else logits.softmax(-1)
-            return weights @ wide
+            return softmax(logits, self.checked_own_position()) @ wide
 
     def attention_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return q, k, v and the biases of an input (N, C, H, W), with the logit norm folded in."""

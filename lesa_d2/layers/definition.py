@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention.reference import relative_logits, softmax_without_self
+from .attention.reference import OwnPosition, relative_logits
+from .attention.reference import softmax as softmax_over_keys
 from .baselines import AttentionAugmentation, SelfAttention, StaticLESA
 from .binary import BinaryTerm, DecomposedBinaryTerm
 from .fusion import Gate
@@ -30,9 +31,12 @@ from .slot import SlotOperator
 from .unary import UnaryTerm
 
 
-def softmax(logits: Tensor, without_self: bool = False) -> Tensor:
-    """Compute S of eq. 3 over the keys: (N, G, n, n) -> (N, G, n, n); over j ≠ i with ``without_self``."""
-    return softmax_without_self(logits) if without_self else logits.softmax(-1)
+def softmax(logits: Tensor, own_position: OwnPosition = "kept") -> Tensor:
+    """Compute S of eq. 3 over the keys: (N, G, n, n) -> (N, G, n, n).
+
+    The ablation of Table 1, which removes the unary term of eq. 2, is "dropped": S_ii = 0, all others as they are.
+    """
+    return softmax_over_keys(logits, own_position)
 
 
 def attention(logits: Tensor, v: Tensor) -> Tensor:
@@ -73,7 +77,7 @@ def binary(term: BinaryTerm, x: Tensor) -> Tensor:
     q, k, v = project(term, x)
     with no_autocast(x):
         q, k, wide = map(at_least_float32, (q, k, v))
-        weights = softmax(logits(term, q, k, size), term.without_self)
+        weights = softmax(logits(term, q, k, size), term.own_position)
         out = weights @ wide
         if not isinstance(term, DecomposedBinaryTerm):
             # Released: with flattened positions the values depend on the positions too, by Σ_j S_ij Rv[i − j].
@@ -132,7 +136,7 @@ def attention_augmentation(op: AttentionAugmentation, x: Tensor) -> Tensor:
     with no_autocast(x):
         q, k, wide = map(at_least_float32, (q / q.shape[-1] ** 0.5, k, v))
         scores = q @ k.mT + relative_logits(*op.positions(q, size))
-        out = softmax(scores, op.without_self) @ wide
+        out = softmax(scores, op.own_position) @ wide
     maps = op.project(out.to(v.dtype).mT.flatten(1, 2).unflatten(2, size))
     return op.norm(op.pool(torch.cat([op.conv(x), maps], dim=1)))
 

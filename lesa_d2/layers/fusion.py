@@ -2,7 +2,8 @@
 
     gate = sigmoid( BN( fc2( ReLU( BN( fc1( ReLU( [unary, binary] ))))))      fc1: 2C -> C, fc2: C -> C
 
-The first BN of eq. 7's pre-activation is that of the two branches, so that the gate starts with the ReLU.
+Eq. 7 begins with a BN.  In the released code that is the norm at the end of each of the two terms, so that the gate
+starts with the ReLU.
 """
 
 from collections.abc import Callable

@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 from .attention import attention_of, attention_without_self, relative_attention, self_weights
-from .attention.reference import softmax_without_self
+from .attention.reference import OwnPosition, softmax
 
 
 class InspectableAttention(ABC):
     """An operator of the slot, or the module inside it, that attends.
 
     Attributes:
-        without_self: whether positions attend to all others but not to themselves; for evaluation, see
+        own_position: what the softmax does with it: "kept"; for evaluation also "dropped" or "masked", see
             :func:`lesa_d2.tools.analysis.without_own_position`.
     """
 
     training: bool
-    without_self: bool = False
+    own_position: OwnPosition = "kept"
 
     def self_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the softmax weight that a position gives itself, and that of all others together.
@@ -56,15 +56,15 @@ class InspectableAttention(ABC):
         with torch.no_grad():
             return self._attention_of(x, row * width + column).unflatten(2, (height, width))
 
-    def leaves_out_self(self) -> bool:
-        """Return ``without_self``.
+    def checked_own_position(self) -> OwnPosition:
+        """Return ``own_position``.
 
         Raises:
-            RuntimeError: it is set in training mode.
+            RuntimeError: it is not "kept" in training mode.
         """
-        if self.without_self:
+        if self.own_position != "kept":
             self._check_mode("attention without the own position")
-        return self.without_self
+        return self.own_position
 
     def _check_mode(self, what: str) -> None:
         if self.training:
@@ -93,9 +93,10 @@ class ThinAttention(InspectableAttention):
 
     def attend_thinly(self, q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
         """Attend by the operator's backend, without the own position where that is set; return (N, G, n, dv)."""
-        if self.leaves_out_self():
-            return attention_without_self(q, k, v, col_bias, row_bias)
-        return relative_attention(q, k, v, col_bias, row_bias, self.backend)
+        own_position = self.checked_own_position()
+        if own_position == "kept":
+            return relative_attention(q, k, v, col_bias, row_bias, self.backend)
+        return attention_without_self(q, k, v, col_bias, row_bias, renormalise=own_position == "masked")
 
     def _self_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
         q, k, _, col_bias, row_bias = self.attention_inputs(x)
@@ -111,7 +112,7 @@ class MappedAttention(InspectableAttention):
 
     def softmax(self, logits: Tensor) -> Tensor:
         """Compute the softmax over the keys of (N, G, n, n), without the own position where that is set."""
-        return softmax_without_self(logits) if self.leaves_out_self() else logits.softmax(-1)
+        return softmax(logits, self.checked_own_position())
 
     @abstractmethod
     def attention_logits(self, x: Tensor) -> Tensor:

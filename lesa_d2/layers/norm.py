@@ -14,7 +14,7 @@ T = TypeVar("T", bound="EvalBatchNorm2d")
 class EvalBatchNorm2d(nn.BatchNorm2d):
     """Use the stored statistics of a BatchNorm in training too, while weight and bias train.
 
-    The detectors behind the paper's numbers treat every backbone norm outside the frozen stages so.
+    The released detectors treat every backbone norm outside the frozen stages so.
     detectron2's ``FrozenBatchNorm2d`` freezes weight and bias as well.
 
     In training mode with a momentum of 1, it is an ordinary batch norm: it normalises by the statistics of the batch

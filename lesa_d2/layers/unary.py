@@ -1,4 +1,4 @@
-"""The unary term of LESA, eq. 6: what a position says about itself and its 3×3 neighbourhood.
+"""The unary term of LESA, m of eq. 6: what a position and its 3×3 neighbourhood say about the position.
 
     unary = BN( W1x1( conv3x3(x, groups=G) ) )
 

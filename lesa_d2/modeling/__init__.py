@@ -4,8 +4,9 @@ from ..layers.registry import operator_names
 from ..weights import register_addresses
 from .classifier import ImageClassifier
 from .exact_attention import use_exact_attention
+from .initialisation import initialise
 from .norm import NORMS, make_norm
-from .rcnn import SemanticRCNN
+from .rcnn import LesaRCNN, SemanticRCNN
 from .resnet import (
     SlotBottleneck,
     build_lesa_resnet,
@@ -27,6 +28,7 @@ __all__ = [
     "HybridTaskCascadeHeads",
     "ImageClassifier",
     "InsideRPN",
+    "LesaRCNN",
     "SemanticRCNN",
     "SlotBottleneck",
     "build_lesa_resnet",
@@ -34,6 +36,7 @@ __all__ = [
     "build_lesa_resnet_fpn_backbone",
     "build_retinanet_lesa_resnet_fpn_backbone",
     "estimate_statistics",
+    "initialise",
     "make_lesa_stages",
     "make_norm",
     "operator_names",

@@ -9,6 +9,8 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from .initialisation import initialise
+
 
 class ImageClassifier(nn.Module):
     """A classifier: normalisation, backbone with its ``linear``, and the loss.
@@ -22,9 +24,10 @@ class ImageClassifier(nn.Module):
         mixup: α of the Beta distribution that mixing weights are drawn from, 0 for none; with ``cutmix`` too,
             each batch gets one of the two.
         cutmix: as ``mixup``.
+        init: how weights start, as in :func:`.initialise`.
 
     Raises:
-        ValueError: a backbone without classifier, or numbers out of range.
+        ValueError: a backbone without classifier, numbers out of range, or an unknown ``init``.
     """
 
     pixel_mean: Tensor
@@ -40,6 +43,7 @@ class ImageClassifier(nn.Module):
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
+        init: str = "detectron2",
     ) -> None:
         super().__init__()
         if backbone.num_classes is None:
@@ -60,6 +64,7 @@ class ImageClassifier(nn.Module):
         self.mix = _mixing(mixup, cutmix, backbone.num_classes)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        initialise(self, init)
 
     def forward(self, batch: dict[str, Tensor]) -> Any:
         """Compute {"image": (N, 3, H, W) uint8, "label": (N,)} -> losses by name in training, else logits (N, K)."""

@@ -1,4 +1,4 @@
-"""Norms by name: detectron2's, and the one the paper's detectors use."""
+"""Norms by name: detectron2's, and the one the released detectors use."""
 
 import functools
 from collections.abc import Callable

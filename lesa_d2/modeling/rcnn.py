@@ -1,10 +1,14 @@
-"""detectron2's two-stage detector for RoI heads that also learn from a label of every pixel."""
+"""detectron2's two-stage detector with a choice of its start, and for heads that learn from a label of every pixel."""
 
-from detectron2.modeling import GeneralizedRCNN
+from typing import Any
+
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.structures import ImageList
 from torch import Tensor
 
 from ..errors import WITHOUT_SEMANTICS, DatasetError
+from .initialisation import initialise
 from .roi_heads.semantic_head import FusedSemanticHead
 
 
@@ -16,8 +20,26 @@ class LabelledImages(ImageList):
         self.sem_seg = sem_seg
 
 
-class SemanticRCNN(GeneralizedRCNN):
-    """GeneralizedRCNN whose RoI heads get the inputs' ``sem_seg`` with the images in training."""
+@META_ARCH_REGISTRY.register()
+class LesaRCNN(GeneralizedRCNN):
+    """GeneralizedRCNN whose weights start as :func:`.initialise` does by ``init`` (yacs: ``MODEL.LESA.INIT``).
+
+    All other arguments are those of detectron2's class, by name.
+    """
+
+    @configurable
+    def __init__(self, *, init: str = "detectron2", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        initialise(self, init)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Return the arguments that a yacs config gives."""
+        return {**super().from_config(cfg), "init": cfg.MODEL.LESA.INIT}
+
+
+class SemanticRCNN(LesaRCNN):
+    """:class:`LesaRCNN` whose RoI heads get the inputs' ``sem_seg`` with the images in training."""
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
         """Normalise and pad images; in training, return them with their label maps.

@@ -349,6 +349,11 @@ def build_lesa_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
                 f"LESA backbones need MODEL.RESNETS.{key} = {fixed}, got {resnets[key]}; "
                 "what can be chosen is in MODEL.LESA"
             )
+    if lesa.INIT != "detectron2" and cfg.MODEL.META_ARCHITECTURE != "LesaRCNN":
+        raise ValueError(
+            f"MODEL.LESA.INIT = {lesa.INIT} needs MODEL.META_ARCHITECTURE = LesaRCNN, which reads it, "
+            f"got {cfg.MODEL.META_ARCHITECTURE}"
+        )
     return build_lesa_resnet(
         operator=lesa.OPERATOR,
         width_multiplier=lesa.WIDTH_MULTIPLIER,

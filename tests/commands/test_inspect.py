@@ -167,11 +167,26 @@ def test_a_classifier_and_its_accuracy_without_own_positions(call, classifier):
     status, out, err = call(*given, "--position", 20, 20, "--images", data / "val")
     assert status == 0, err
     assert re.search(r"Top-1 accuracy: [\d.]+% as trained, [\d.]+% with no position attending to itself", out)
+    assert re.search(r"\| dropped +\| +[\d.]+ \| +[\d.]+ \| +[\d.]+ \|", out)
     found = json.loads((folder / "terms/terms.json").read_text(encoding="utf-8"))
     assert found["images"] == 3
-    assert set(found["accuracy"]) == {"as_trained", "without_own"}
+    assert found["accuracy"]["own_position"] == "dropped"
     assert all(layer["operator"] == "SelfAttention" for layer in found["layers"])
     assert len(list((folder / "terms").glob("maps_*.png"))) == 1
+
+
+def test_the_other_way_to_leave_out_own_positions(call, script, classifier, tmp_path, monkeypatch):
+    folder, data = classifier
+    asked, leave_out = [], script.without_own_position
+    monkeypatch.setattr(
+        script, "without_own_position", lambda model, *way: asked.append(way) or leave_out(model, *way)
+    )
+    given = ["--config-file", folder / "config.yaml", "--data", data, "--limit", 1, "--maps", 0]
+    given += ["--own-position", "masked", "--output", tmp_path, "--images", data / "val"]
+    status, out, err = call(*given)
+    assert status == 0, err
+    assert asked == [("masked",)]
+    assert "the weights of the others sum to one" in out
 
 
 def test_maps_of_a_classifier_need_no_data_set(call, classifier, photos, tmp_path, monkeypatch):

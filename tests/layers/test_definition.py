@@ -62,12 +62,17 @@ def test_the_two_terms_of_attention_add_up():
 
 
 @pytest.mark.parametrize("positions", ["decomposed", "flattened"])
-def test_a_term_without_the_own_position(positions):
+@pytest.mark.parametrize("own_position", ["dropped", "masked"])
+def test_a_term_without_the_own_position(positions, own_position):
     term = make(SelfAttention, positions).double().eval().binary
-    term.without_self = True
+    term.own_position = own_position
     x = torch.randn(2, 8, 4, 5, dtype=torch.double)
     torch.testing.assert_close(term(x), binary(term, x))
-    assert not softmax(torch.randn(1, 1, 3, 3), without_self=True).diagonal(dim1=-2, dim2=-1).any()
+
+
+def test_dropping_the_own_position_leaves_the_binary_term_of_the_split():
+    scores, v = torch.randn(2, 3, 6, 6), torch.randn(2, 3, 6, 4)
+    torch.testing.assert_close(softmax(scores, "dropped") @ v, split_attention(scores, v)[1])
 
 
 def test_the_operators_of_a_model_by_their_definition():

@@ -308,9 +308,10 @@ def test_hooks_of_the_backward_pass_run():
     assert sorted(calls) == sorted(FOLDED)
 
 
-def test_a_logit_norm_with_hooks_without_the_own_position():
+@pytest.mark.parametrize("own_position", ["dropped", "masked"])
+def test_a_logit_norm_with_hooks_without_the_own_position(own_position):
     term = SelfAttention(8, 8, num_heads=2, feat_size=(4, 5)).double().eval().binary
-    term.without_self, x = True, torch.randn(2, 8, 4, 5, dtype=torch.double)
+    term.own_position, x = own_position, torch.randn(2, 8, 4, 5, dtype=torch.double)
     expected = term(x)
     term.logit_norm.register_forward_hook(lambda module, args, out: None)
     torch.testing.assert_close(term(x), expected)

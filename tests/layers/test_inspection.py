@@ -61,22 +61,25 @@ def test_binary_term_weights_are_those_of_the_map(kind, backend, size):
 
 @pytest.mark.parametrize(("kind", "backend"), BINARY)
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_binary_term_without_self_is_a_masked_softmax(kind, backend, size):
-    """Both p·v and the flattened type's relative values lose the position."""
+@pytest.mark.parametrize("own_position", ["dropped", "masked"])
+def test_binary_term_without_the_own_position(kind, backend, size, own_position):
+    """Both p·v and the flattened type's relative values lose the position: every map in float64, as written."""
     term, x = make_term(kind, backend), torch.randn(2, 8, *size, dtype=torch.double)
     logits, v, rv = logits_of(term, x)
     own = torch.eye(logits.shape[-1], dtype=torch.bool)
-    weights = logits.exp().masked_fill(own, 0)
-    weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-300)  # 0/0 on a 1×1 map
+    exponentials = logits.exp()
+    weights = exponentials.masked_fill(own, 0)
+    whole = exponentials if own_position == "dropped" else weights
+    weights = weights / whole.sum(-1, keepdim=True).clamp_min(1e-300)  # 0/0 on a 1×1 map
     values = [weights @ v]
     if rv is not None:
         values.append(torch.einsum("bgij,cij->bgic", weights, rv))
     out = torch.stack(values, -1).permute(0, 1, 3, 4, 2).flatten(1, 3).unflatten(2, size)
     expected = term.out_norm(out).unflatten(1, (-1, len(values))).sum(2)
     before = term(x)
-    term.without_self = True
+    term.own_position = own_position
     torch.testing.assert_close(term(x), expected)
-    term.without_self = False
+    term.own_position = "kept"
     torch.testing.assert_close(term(x), before, rtol=0, atol=0)
     assert not torch.allclose(before, expected)
 
@@ -97,19 +100,23 @@ def test_attention_augmentation_answers_too():
     torch.testing.assert_close(own + rest, torch.ones_like(own))
     torch.testing.assert_close(layer.attention_of(x, (2, 3)).flatten(2), weights[:, :, 13])
     before = layer(x)
-    layer.without_self = True
-    masked = logits.masked_fill(torch.eye(20, dtype=torch.bool), -torch.inf).softmax(-1) @ v
-    attended = layer.project(masked.mT.flatten(1, 2).unflatten(2, (4, 5)))
-    expected = layer.norm(torch.cat([layer.conv(x), attended], 1))
-    torch.testing.assert_close(layer(x), expected)
-    assert not torch.allclose(before, expected)
+    own = torch.eye(20, dtype=torch.bool)
+    for own_position, remaining in (
+        ("dropped", weights.masked_fill(own, 0)),
+        ("masked", logits.masked_fill(own, -torch.inf).softmax(-1)),
+    ):
+        layer.own_position = own_position
+        attended = layer.project((remaining @ v).mT.flatten(1, 2).unflatten(2, (4, 5)))
+        expected = layer.norm(torch.cat([layer.conv(x), attended], 1))
+        torch.testing.assert_close(layer(x), expected)
+        assert not torch.allclose(before, expected)
 
 
 @pytest.mark.parametrize(("operator", "positions"), VARIANTS)
 def test_half_precision_and_autocast(operator, positions):
     layer, x = make(operator, positions).eval(), torch.randn(1, 8, 5, 6)
     own, _ = attention_in(layer).self_weights(x)
-    attention_in(layer).without_self = True
+    attention_in(layer).own_position = "dropped"
     expected = layer(x)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(attention_in(layer).self_weights(x)[0], own, rtol=0.2, atol=0.02)
@@ -123,7 +130,7 @@ def test_training_mode_is_refused(operator, positions):
     for ask in (attention.self_weights, lambda x: attention.attention_of(x, (0, 0))):
         with pytest.raises(RuntimeError, match=r"is for evaluation; call eval\(\)"):
             ask(x)
-    attention.without_self = True
+    attention.own_position = "dropped"
     with pytest.raises(RuntimeError, match=r"without the own position is for evaluation"):
         layer(x)
 

@@ -64,17 +64,24 @@ def relative_attention(
         return chosen.run(*(t.to(common_dtype(*inputs)) for t in inputs)).to(v.dtype)
 
 
-def attention_without_self(q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor) -> Tensor:
-    """Compute :func:`relative_attention` over j ≠ i; zero on a map of one position, where nothing remains.
+def attention_without_self(
+    q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor, *, renormalise: bool = False
+) -> Tensor:
+    """Compute Σ_{j ≠ i} p_ij v_j, the binary term of :func:`relative_attention`: (N, G, n, dv).
 
-    It is for evaluation: block by block on every device, not differentiable.
+    With ``renormalise`` the sum is divided by 1 − p_ii, so that it is the softmax over j ≠ i.  On a map of one
+    position nothing remains, and both are zero.  It is for evaluation: block by block on every device, not
+    differentiable.
     """
     inputs = (q, k, v, col_bias, row_bias)
     _check_inputs(*inputs)
     _check_own_positions(q, k)
-    with no_autocast(q):
-        wide = (t.to(common_dtype(*inputs)) for t in inputs)
-        return attention_and_logsumexp(*wide, without_self=True)[0].to(v.dtype)
+    with torch.no_grad(), no_autocast(q):
+        q, k, wide, col_bias, row_bias = (t.to(common_dtype(*inputs)) for t in inputs)
+        out, others = attention_and_logsumexp(q, k, wide, col_bias, row_bias, without_self=True)
+        if not renormalise:  # 1 − p_ii without a difference, which would be noise where p_ii is near 1
+            out *= (others - _own_logits(q, k, col_bias, row_bias)).sigmoid()[..., None]
+        return out.to(v.dtype)
 
 
 def self_weights(q: Tensor, k: Tensor, col_bias: Tensor, row_bias: Tensor) -> tuple[Tensor, Tensor]:

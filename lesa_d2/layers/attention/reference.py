@@ -1,8 +1,12 @@
 """The definition of attention with decomposed relative logits, with every logit in memory."""
 
 import math
+from typing import Literal
 
 from torch import Tensor
+
+OwnPosition = Literal["kept", "dropped", "masked"]
+"""What a softmax does with the own position, i = j: see :func:`softmax`."""
 
 
 def relative_logits(col_bias: Tensor, row_bias: Tensor) -> Tensor:
@@ -20,9 +24,18 @@ def reference_logits(q: Tensor, k: Tensor, col_bias: Tensor, row_bias: Tensor) -
     return q @ k.transpose(-2, -1) + relative_logits(col_bias, row_bias)
 
 
-def softmax_without_self(logits: Tensor) -> Tensor:
-    """Compute the softmax of (…, n, n) over j ≠ i; zero on a map of one position, where nothing remains."""
-    if logits.shape[-1] == 1:
-        return logits * 0
+def softmax(logits: Tensor, own_position: OwnPosition = "kept") -> Tensor:
+    """Compute the softmax of (…, n, n) over the keys.
+
+    Args:
+        logits: of every query i (rows) and key j (columns).
+        own_position: "kept"; "dropped" sets the weights of i = j to zero and leaves the others as they are;
+            "masked" computes the softmax over j ≠ i, whose weights sum to one.  The two differ by the factor
+            1 − p_ii of a row.  On a map of one position nothing remains, and all weights are zero.
+    """
+    if own_position == "kept":
+        return logits.softmax(-1)
     own = logits.new_ones(logits.shape[-1]).diag().bool()
-    return logits.masked_fill(own, -math.inf).softmax(-1)
+    if own_position == "dropped":
+        return logits.softmax(-1).masked_fill(own, 0.0)
+    return logits.masked_fill(own, -math.inf).softmax(-1) if len(own) > 1 else logits * 0

@@ -14,6 +14,7 @@ from statistics import mean, stdev
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from tabulate import tabulate
 
 from ...errors import LesaError
@@ -24,6 +25,7 @@ Curve = dict[int, float]
 """Values of one quantity by iteration."""
 
 LOSS = "total_loss"
+DETAIL = 2 / 3  # of the iterations, after which the curves are drawn enlarged too
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,15 @@ class Metric:
     Args:
         key: its name in metrics.json.
         name: its name in tables and plots.
+        training: the same of training batches, where that is logged.
     """
 
     key: str
     name: str
+    training: str = ""
 
 
-TOP1 = Metric("accuracy/top1", "top-1")
+TOP1 = Metric("accuracy/top1", "top-1", "train_top1")
 BOX_AP = Metric("bbox/AP", "box AP")
 MASK_AP = Metric("segm/AP", "mask AP")
 
@@ -168,33 +172,63 @@ def plot_curves(runs: Sequence[Run], metric: Metric, file: str | Path) -> Path:
 def comparison_figure(runs: Sequence[Run], metric: Metric) -> Figure:
     """Draw training loss and metric by iteration: the mean over seeds, shaded from the lowest to the highest seed.
 
-    For runs that are evaluated only once, draw the metric of every seed and the mean instead.
+    A third panel enlarges the end of the metric's curves.  For runs that are evaluated only once, draw the metric of
+    every seed and the mean instead of both.
     """
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    has_curves = any(len(run.curve(metric)) > 1 for run in runs)
+    figure = Figure(figsize=(16 if has_curves else 11, 4.2), layout="constrained")
+    left, right, *detail = figure.subplots(1, 3 if has_curves else 2)
     groups = by_name(runs, metric)
     _draw_curves(left, [(name, [run.curves[LOSS] for run in group]) for name, group in groups])
     left.set(xlabel="iteration", ylabel="training loss (median of 20 logged)", yscale="log")
     seeds = len({run.seed for run in runs})
     legend = f"mean and range of {seeds} seed{'s' * (seeds > 1)}"
-    if any(len(run.curve(metric)) > 1 for run in runs):
-        _draw_curves(right, [(name, [run.curve(metric) for run in group]) for name, group in groups])
-        right.set(xlabel="iteration", ylabel=f"validation {metric.name} (%)")
-        right.legend(title=legend, loc="lower right")
+    if has_curves:
+        for axes in (right, *detail):
+            _draw_metric(axes, groups, metric)
+        _enlarge(right, detail[0], runs, metric)
     else:
         _draw_finals(right, [(name, [run.final(metric) for run in group]) for name, group in groups])
         right.set(xlabel=f"final validation {metric.name} (%): each seed, and their mean")
-        left.legend(title=legend, loc="upper right")
-    for axes in (left, right):
+    left.legend(title=legend, loc="upper right")
+    for axes in (left, right, *detail):
         axes.grid(alpha=0.3)
     return figure
 
 
+def _draw_metric(axes: Axes, groups: Sequence[tuple[str, list[Run]]], metric: Metric) -> None:
+    """Draw the metric of the validation data and, dashed, that of training batches."""
+    _draw_curves(axes, [(name, [run.curve(metric) for run in group]) for name, group in groups])
+    logged = [(name, [run.curves.get(metric.training, {}) for run in group]) for name, group in groups]
+    for index, (_, curves) in enumerate(logged):
+        iterations, means = _mean_curve(curves)
+        axes.plot(iterations, means, "--", color=f"C{index}", linewidth=0.9, alpha=0.7)
+    dashed = any(curve for _, curves in logged for curve in curves)
+    axes.set(xlabel="iteration", ylabel=f"{metric.name} (%), validation{', dashed: training' * dashed}")
+
+
+def _enlarge(whole: Axes, detail: Axes, runs: Sequence[Run], metric: Metric) -> None:
+    """Limit ``detail`` to the end of the validation curves, which is outlined in ``whole``."""
+    last = max(max(run.curve(metric), default=0) for run in runs)
+    ends = [value for run in runs for at, value in run.curve(metric).items() if at >= DETAIL * last]
+    room = max(0.05 * (max(ends) - min(ends)), 0.1)
+    low, high = min(ends) - room, max(ends) + room
+    detail.set(xlim=(DETAIL * last, last), ylim=(low, high), title="the rectangle of the left, enlarged")
+    corner, width, height = (DETAIL * last, low), (1 - DETAIL) * last, high - low
+    whole.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="black", linewidth=0.8))
+
+
+def _mean_curve(curves: Sequence[Curve]) -> tuple[list[int], list[float]]:
+    """Return the iterations that all curves have, and the means of their values there."""
+    iterations = sorted(set.intersection(*(set(curve) for curve in curves)))
+    return iterations, [mean(curve[iteration] for curve in curves) for iteration in iterations]
+
+
 def _draw_curves(axes: Axes, groups: Sequence[tuple[str, list[Curve]]]) -> None:
     for index, (name, curves) in enumerate(groups):
-        iterations = sorted(set.intersection(*(set(curve) for curve in curves)))
+        iterations, means = _mean_curve(curves)
         values = [[curve[iteration] for curve in curves] for iteration in iterations]
-        axes.plot(iterations, [mean(row) for row in values], color=f"C{index}", label=name, linewidth=1.8)
+        axes.plot(iterations, means, color=f"C{index}", label=name, linewidth=1.8)
         lowest, highest = [min(row) for row in values], [max(row) for row in values]
         axes.fill_between(iterations, lowest, highest, color=f"C{index}", alpha=0.15, linewidth=0)
 

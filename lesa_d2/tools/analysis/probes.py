@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import LesaError
 from ...layers import InspectableAttention, SlotOperator
+from ...layers.attention.reference import OwnPosition
 
 PARTS = ("unary", "binary", "gate")
 
@@ -129,22 +130,26 @@ def _observe(layer: Layer, see: Callable[[Observation], None], stack: ExitStack)
 
 
 @contextmanager
-def without_own_position(model: nn.Module) -> Iterator[None]:
+def without_own_position(model: nn.Module, own_position: OwnPosition = "dropped") -> Iterator[None]:
     """Within, no position of any attention in ``model`` attends to itself; for evaluation, in eval mode.
 
-    The weights of the others are those of a softmax over j ≠ i.  On a map of one position nothing remains:
-    its weighted sum is zero.
+    On a map of one position nothing remains: its weighted sum is zero.
+
+    Args:
+        model: a module with operators of the slot.
+        own_position: "dropped" removes the term p_ii v_i of the sum over all positions, the ablation of the
+            paper's Table 1; "masked" computes the softmax over j ≠ i, whose weights sum to one again.
 
     Raises:
         LesaError: the model has no operator of the slot.
         RuntimeError: from the model's forward pass, in training mode.
     """
     attentions = [layer.attention for layer in find_layers(model)]
-    before = [attention.without_self for attention in attentions]
+    before = [attention.own_position for attention in attentions]
     try:
         for attention in attentions:
-            attention.without_self = True
+            attention.own_position = own_position
         yield
     finally:
         for attention, value in zip(attentions, before, strict=True):
-            attention.without_self = value
+            attention.own_position = value

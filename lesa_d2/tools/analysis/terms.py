@@ -1,6 +1,7 @@
 """How much the unary and the binary term contribute (arXiv 2107.05637, Tables 1 and 2), in numbers.
 
-- Self-attention: the softmax weight of the unary position (i = j) against that of all others.
+- Self-attention: the softmax weight of the unary position (i = j) against that of all others, and for classifiers
+  the accuracy without it.
 - LESA: 1/(1+ω) for the unary and ω/(1+ω) for the binary term, ω the gate.
 
 All are means over positions and channels, or heads, of an image, then over images; the value of a stage is the mean
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ...errors import LesaError
+from ...layers.attention.reference import OwnPosition
 from ...storage import save_figure, write_text
 from .probes import Observation, observing
 
@@ -71,10 +73,14 @@ class LayerTerms:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Hold the top-1 of a classifier in percent: as trained, and without attention of positions to themselves."""
+    """Hold the top-1 of a classifier in percent: as trained, and without attention of positions to themselves.
+
+    ``own_position`` says how that was left out; see :func:`.without_own_position`.
+    """
 
     as_trained: float
     without_own: float
+    own_position: OwnPosition = "dropped"
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,27 @@ class TermReport:
         align = ("left", "left", "left", *["right"] * 7)
         return tabulate(rows, headers=headers, tablefmt="github", colalign=align, disable_numparse=True)
 
+    def accuracy_table(self) -> str:
+        """Return accuracy, error and softmax weight, in percent, as the paper's Table 1; empty without accuracy."""
+        if self.accuracy is None:
+            return ""
+        found, rest = self.accuracy, self.overall().rest or 0.0
+        weight = rest if found.own_position == "dropped" else 1.0
+        rows = [
+            [own, f"{top1:.2f}", f"{100 - top1:.2f}", f"{100 * weight:.2f}"]
+            for own, top1, weight in (
+                ("kept", found.as_trained, 1.0),
+                (found.own_position, found.without_own, weight),
+            )
+        ]
+        headers = ["own position", "top-1 %", "top-1 error %", "softmax weight %"]
+        align = ("left", "right", "right", "right")
+        return tabulate(rows, headers=headers, tablefmt="github", colalign=align, disable_numparse=True)
+
+    def text(self) -> str:
+        """Return tables and explanation."""
+        return "\n\n".join(filter(None, (self.table(), self.accuracy_table(), self.explanation())))
+
     def explanation(self) -> str:
         """Explain the columns of the table in a few sentences."""
         lines = [
@@ -117,8 +144,8 @@ class TermReport:
             lines.append("Operators without a unary term have no entry for what concerns it.")
         if self.accuracy is not None:
             lines.append(
-                f"Top-1 accuracy: {self.accuracy.as_trained:.2f}% as trained, "
-                f"{self.accuracy.without_own:.2f}% with no position attending to itself."
+                f"Top-1 accuracy: {self.accuracy.as_trained:.2f}% as trained, {self.accuracy.without_own:.2f}% with "
+                f"no position attending to itself ({_LEFT_OUT[self.accuracy.own_position]})."
             )
         return " ".join(lines)
 
@@ -126,12 +153,17 @@ class TermReport:
         """Write ``terms.md`` and ``terms.json`` into ``folder``, which is created, and return the folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        text = f"{self.table()}\n\n{self.explanation()}\n"
-        write_text(folder / TABLE_FILE, text)
+        write_text(folder / TABLE_FILE, f"{self.text()}\n")
         means = {name: asdict(terms) for name, terms in self.stages().items()}
         data = {**asdict(self), "stages": means, "overall": asdict(self.overall())}
         write_text(folder / DATA_FILE, json.dumps(data, indent=1) + "\n")
         return folder
+
+
+_LEFT_OUT = {
+    "dropped": "its term is left out, the others keep their weights",
+    "masked": "the weights of the others sum to one",
+}
 
 
 def _range_of(sizes: list[tuple[int, int]]) -> str:

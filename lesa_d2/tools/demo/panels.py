@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
@@ -44,13 +45,15 @@ class Panels:
     detections: list[Instances]
     labels: list[np.ndarray | None] = field(default_factory=list)
 
-    def draw(self, models: Sequence[DemoModel], threshold: float) -> np.ndarray:
-        """Draw one panel for each model, with titles if there are several; return (h, w, 3) uint8, BGR.
+    def draw(self, models: Sequence[DemoModel], threshold: float, original: bool = False) -> np.ndarray:
+        """Draw one panel for each model, with titles if there are several panels; return (h, w, 3) uint8, BGR.
 
         Args:
             models: the models of ``detections``, in the same order.
             threshold: detections with a lower score are left out.
+            original: whether the image itself is a panel too, the first.
         """
+        titles = [model.title for model in models]
         panels = [
             draw_detections(
                 self.image,
@@ -63,9 +66,13 @@ class Panels:
                 self.detections, self.labels or [None] * len(models), models, strict=True
             )
         ]
+        if original:
+            height, width = panels[0].shape[:2]
+            panels.insert(0, cv2.resize(self.image, (width, height)))
+            titles.insert(0, "image")
         if len(panels) == 1:
             return panels[0]
-        titled = [add_title(panel, model.title) for panel, model in zip(panels, models, strict=True)]
+        titled = [add_title(panel, title) for panel, title in zip(panels, titles, strict=True)]
         gap = np.full((titled[0].shape[0], GAP, 3), 255, np.uint8)
         parts = [part for panel in titled for part in (gap, panel)]
         return np.concatenate(parts[1:], axis=1)

@@ -14,7 +14,7 @@ from lesa_d2.layers.attention import (
     relative_attention,
     self_weights,
 )
-from lesa_d2.layers.attention.reference import reference_logits, softmax_without_self
+from lesa_d2.layers.attention.reference import reference_logits, softmax
 
 SIZES = [(1, 2), (5, 7), (6, 6), (9, 4), (1, 1)]
 SCALES = [0.01, 1.0, 10.0, 100.0]  # logits up to its square and more
@@ -74,13 +74,17 @@ def test_self_weights_by_hand():
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.double, 1e-12), (torch.float, 1e-5)])
 @pytest.mark.parametrize("scale", [0.01, 1.0, 3.0])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_attention_without_self_is_a_masked_softmax(size, scale, dtype, tolerance):
+def test_attention_without_self_is_the_sum_over_the_others(size, scale, dtype, tolerance):
     tensors = inputs(size, dtype, scale)
+    weights, v = softmax_of_pairs(tensors), tensors[2].double()
+    own = weights.diagonal(dim1=-2, dim2=-1)
+    others = weights - own.diag_embed()  # of the softmax over all positions, in float64
     out = attention_without_self(*tensors)
-    q, k, v, col_bias, row_bias = (t.double() for t in tensors)
-    expected = softmax_without_self(reference_logits(q, k, col_bias, row_bias)) @ v
     assert out.dtype == dtype
-    torch.testing.assert_close(out.double(), expected, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(out.double(), others @ v, rtol=tolerance, atol=tolerance)
+    renormalised = attention_without_self(*tensors, renormalise=True)
+    expected = others @ v / others.sum(-1, keepdim=True).clamp_min(1e-300)  # 0/0 on a 1×1 map
+    torch.testing.assert_close(renormalised.double(), expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.usefixtures("blocks")
@@ -91,9 +95,17 @@ def test_what_remains_is_exact_where_nearly_all_weight_was_the_own(margin, dtype
     tensors = make_peaked(inputs((4, 5), dtype), margin)
     assert softmax_of_pairs(tensors).diagonal(dim1=-2, dim2=-1).max() > 1 - 1e-7
     q, k, v, col_bias, row_bias = (t.double() for t in tensors)
-    expected = softmax_without_self(reference_logits(q, k, col_bias, row_bias)) @ v
+    logits = reference_logits(q, k, col_bias, row_bias)
+    expected = softmax(logits, "masked") @ v
     tolerance = 1e-9 if dtype == torch.double else margin * 1e-6
-    torch.testing.assert_close(attention_without_self(*tensors).double(), expected, rtol=0, atol=tolerance)
+    out = attention_without_self(*tensors, renormalise=True).double()
+    torch.testing.assert_close(out, expected, rtol=0, atol=tolerance)
+    rest = (logits.masked_fill(torch.eye(20).bool(), -math.inf).logsumexp(-1) - logits.logsumexp(-1)).exp()
+    rest = rest[
+        ..., None
+    ]  # how little remains; an error is measured by it, as far as float32 holds such numbers
+    error = (attention_without_self(*tensors).double() - expected * rest).abs()
+    assert (error <= 10 * tolerance * rest + 1e-37).all()
 
 
 @pytest.mark.usefixtures("blocks")
@@ -101,20 +113,26 @@ def test_the_own_position_has_no_weight_at_all():
     """However small a weight were left to it: a value of 1e30 would show."""
     q, k, v, col_bias, row_bias = inputs((4, 5), torch.float, scale=10.0)
     v[:, :, 7] = 0
-    expected = attention_without_self(q, k, v, col_bias, row_bias)[:, :, 7]
+    expected = [attention_without_self(q, k, v, col_bias, row_bias, renormalise=r)[:, :, 7] for r in (0, 1)]
     v[:, :, 7] = 1e30
-    torch.testing.assert_close(attention_without_self(q, k, v, col_bias, row_bias)[:, :, 7], expected)
+    out = [attention_without_self(q, k, v, col_bias, row_bias, renormalise=r)[:, :, 7] for r in (0, 1)]
+    torch.testing.assert_close(out, expected)
 
 
-def test_nothing_remains_of_a_single_position():
-    assert attention_without_self(*inputs((1, 1))).eq(0).all()
-    assert softmax_without_self(torch.randn(2, 1, 1)).eq(0).all()
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_nothing_remains_of_a_single_position(renormalise):
+    assert attention_without_self(*inputs((1, 1)), renormalise=renormalise).eq(0).all()
+    assert softmax(torch.randn(2, 1, 1), "masked" if renormalise else "dropped").eq(0).all()
 
 
-def test_masked_softmax_by_hand():
+def test_softmax_without_the_own_position_by_hand():
     logits = torch.tensor([[9.0, 0.0, math.log(3.0)], [1.0, 9.0, 1.0], [-math.inf, 0.0, 9.0]])
     expected = torch.tensor([[0.0, 0.25, 0.75], [0.5, 0.0, 0.5], [0.0, 1.0, 0.0]])
-    torch.testing.assert_close(softmax_without_self(logits), expected)
+    torch.testing.assert_close(softmax(logits, "masked"), expected)
+    logits = torch.tensor([[2.0, 1.0, 1.0], [3.0, 1.0, 4.0], [1.0, 1.0, 8.0]]).log()
+    expected = torch.tensor([[0.0, 0.25, 0.25], [3 / 8, 0.0, 4 / 8], [0.1, 0.1, 0.0]])
+    torch.testing.assert_close(softmax(logits, "dropped"), expected)
+    torch.testing.assert_close(softmax(logits).sum(-1), torch.ones(3))
 
 
 @pytest.mark.parametrize("place", [0, 17, 34])

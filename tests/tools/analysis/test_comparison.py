@@ -28,6 +28,7 @@ def write_run(folder, name, seed, finals):
     place.mkdir(parents=True)
     lines = [{"iteration": 19, "total_loss": 2.0}, {"iteration": 39, "total_loss": 1.0}]
     lines += [{"iteration": 20 * k, "accuracy/top1": value} for k, value in enumerate(finals, start=1)]
+    lines += [{"iteration": 39, "train_top1": 70.0 + seed}]
     (place / "metrics.json").write_text("\n".join(map(json.dumps, lines)) + "\n")
     weights = {
         "w": torch.ones(3, 4),
@@ -68,7 +69,11 @@ def cells(table):
 def test_finished_runs_are_read(folder):
     runs = read_runs(folder)
     assert [(run.name, run.seed) for run in runs] == [("conv", 0), ("lesa", 0), ("lesa", 1), ("lesa", 2)]
-    curves = {"total_loss": {19: 2.0, 39: 1.0}, "accuracy/top1": {20: 60.0, 40: 95.0}}
+    curves = {
+        "total_loss": {19: 2.0, 39: 1.0},
+        "accuracy/top1": {20: 60.0, 40: 95.0},
+        "train_top1": {39: 70.0},
+    }
     assert runs[0] == Run("conv", 0, 12, curves)
     assert runs[3].final(TOP1) == 97.0
     assert math.isnan(runs[3].final(MASK_AP))
@@ -115,12 +120,17 @@ def test_curves_are_drawn(folder):
 
 
 def test_curves_by_hand(folder):
-    loss, top1 = comparison_figure(read_runs(folder), TOP1).axes
+    loss, top1, detail = comparison_figure(read_runs(folder), TOP1).axes
     assert [line.get_label() for line in loss.lines] == ["conv", "lesa"]
-    assert [line.get_xydata().tolist() for line in top1.lines] == [[[20, 60], [40, 95]], [[20, 51], [40, 93]]]
+    validation, training = [[[20, 60], [40, 95]], [[20, 51], [40, 93]]], [[[39, 70]], [[39, 71]]]
+    for axes in (top1, detail):
+        assert [line.get_xydata().tolist() for line in axes.lines] == validation + training
     shaded = top1.collections[1].get_paths()[0].vertices
     assert {tuple(point) for point in shaded.tolist()} == {(20, 50), (20, 52), (40, 90), (40, 97)}
-    assert top1.get_legend().get_title().get_text() == "mean and range of 3 seeds"
+    assert loss.get_legend().get_title().get_text() == "mean and range of 3 seeds"
+    (outline,) = top1.patches  # from two thirds of 40 iterations on, where the seeds lie from 90 to 97
+    assert (*detail.get_xlim(), *detail.get_ylim()) == pytest.approx((80 / 3, 40, 89.65, 97.35))
+    assert outline.get_bbox().extents == pytest.approx((80 / 3, 89.65, 40, 97.35))
 
 
 def test_one_evaluation_a_run_is_drawn_as_points(detectors):

@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lesa_d2.errors import LesaError
 from lesa_d2.layers import LESA, OPERATORS, SelfAttention, SlotOperator, definition
 from lesa_d2.modeling import build_lesa_resnet
-from lesa_d2.tools.analysis import inspect_terms, plot_terms, without_own_position
+from lesa_d2.tools.analysis import Accuracy, TermReport, inspect_terms, plot_terms, without_own_position
 from lesa_d2.tools.analysis.probes import find_layers, observing
+from lesa_d2.tools.analysis.terms import LayerTerms, Terms
 
 LABELS = ["res4.1", "res5.0"]
 
@@ -210,16 +211,17 @@ def test_a_layer_that_never_runs_is_an_error():
         inspect_terms(model, batches())
 
 
-def test_own_position_is_left_out_within_the_context_alone():
+@pytest.mark.parametrize("given", [(), ("masked",)], ids=["dropped", "masked"])
+def test_own_position_is_left_out_within_the_context_alone(given):
     model, image = make("self_attention"), torch.randn(1, 3, 64, 64)
     plain = definition.by_definition(copy.deepcopy(model))
     with torch.no_grad():
         before = model(image)["res5"]
-        with without_own_position(model), without_own_position(plain):
+        with without_own_position(model, *given), without_own_position(plain, *given):
             removed, expected = model(image)["res5"], plain(image)["res5"]
-            own = [layer.attention.without_self for layer in find_layers(model)]
+            own = [layer.attention.own_position for layer in find_layers(model)]
         after = model(image)["res5"]
-    assert own == [True, True]
+    assert own == [*(given or ("dropped",))] * 2
     torch.testing.assert_close(removed, expected, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(removed, before, rtol=1e-2, atol=1e-2)
     assert torch.equal(after, before)
@@ -229,7 +231,7 @@ def test_context_without_own_position_ends_by_an_error_too():
     model = make()
     with pytest.raises(KeyError), without_own_position(model):
         raise KeyError
-    assert not any(layer.attention.without_self for layer in find_layers(model))
+    assert [layer.attention.own_position for layer in find_layers(model)] == ["kept", "kept"]
 
 
 def test_training_without_own_position_is_an_error():
@@ -256,6 +258,22 @@ def test_table_and_files(tmp_path):
     assert data["layers"][0]["terms"]["own"] == report.layers[0].terms.own
     assert data["overall"]["own"] == pytest.approx(sum(x.terms.own for x in report.layers) / 2)
     assert set(data["stages"]) == {"res4", "res5"}
+
+
+@pytest.mark.parametrize(("own_position", "weight"), [("dropped", "90.00"), ("masked", "100.00")])
+def test_accuracy_stands_beside_error_and_weight(own_position, weight, tmp_path):
+    """As in Table 1 of the paper."""
+    terms = Terms(own=0.1, rest=0.9)
+    layers = [LayerTerms("a", "res4.1", "res4", "SelfAttention", [(4, 4)], terms)]
+    report = TermReport(1, layers, Accuracy(78.69, 71.13, own_position))
+    rows = [cells_of(line) for line in report.accuracy_table().splitlines()]
+    assert rows[0] == ["own position", "top-1 %", "top-1 error %", "softmax weight %"]
+    assert rows[2:] == [["kept", "78.69", "21.31", "100.00"], [own_position, "71.13", "28.87", weight]]
+    report.save(tmp_path)
+    assert report.accuracy_table() in (tmp_path / "terms.md").read_text(encoding="utf-8")
+    saved = json.loads((tmp_path / "terms.json").read_text(encoding="utf-8"))["accuracy"]
+    assert saved == {"as_trained": 78.69, "without_own": 71.13, "own_position": own_position}
+    assert TermReport(1, layers).accuracy_table() == ""
 
 
 def test_what_an_operator_lacks_stays_empty_and_is_explained():

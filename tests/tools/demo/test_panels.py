@@ -76,6 +76,17 @@ def test_side_by_side_under_titles(panels, models):
     assert both[:title, :320].min() < 100  # something is written
 
 
+def test_the_image_itself_is_the_first_panel(panels, models):
+    plain = panels.draw(models, 0.5)
+    drawn = panels.draw(models, 0.5, original=True)
+    assert np.array_equal(drawn[:, 320 + GAP :], plain)
+    title = drawn.shape[0] - 213
+    assert (drawn[title:, :320] == 128).all()
+    assert drawn[:title, :320].min() < 100
+    one = Panels(panels.image, panels.detections[:1]).draw(models[:1], 0.5, original=True)
+    assert one.shape[1] == 320 + GAP + 320
+
+
 def test_the_threshold_is_inclusive(panels, models):
     at, above = (Panels(panels.image, panels.detections[1:]).draw(models[1:], t) for t in (0.6, 0.601))
     assert coloured(at).any()

@@ -61,7 +61,7 @@ def test_all_in_one_go(tmp_path, capsys):
         "quickstart_lesa loads (LazyConfig)",
         "boxes without masks of 1 classes: cat",
         "is there: 1 classes, as the model",
-        "GeneralizedRCNN builds",
+        "LesaRCNN builds",
         "is a detector, or another whole model of detectron2",
         "can start the model: ",
     ):
