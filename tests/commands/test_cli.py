@@ -1,10 +1,10 @@
 """The console entry: its commands, its one message, its exit status."""
 
 import subprocess
-import sys
 
 import pytest
 from runs import ROOT, lesa
+from warm_python import program
 
 from lesa_d2.cli import COMMANDS
 from lesa_d2.errors import ConfigError, exit_status
@@ -36,9 +36,7 @@ def test_every_command_has_help(command):
 )
 def test_scripts_of_the_repository_call_the_commands(script):
     file = ROOT / f"projects/LESA/{script}.py"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", file, "--help"], capture_output=True, text=True, cwd=ROOT
-    )
+    done = subprocess.run([program(), file, "--help"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "usage: lesa " in done.stdout
 

@@ -2,8 +2,15 @@
 
 import pytest
 from runs import ROOT, TINY, lesa
+from warm_python import program
 
 CONFIGS = [ROOT / f"configs/quickstart_{name}.py" for name in ("htc", "lesa")]
+
+
+@pytest.fixture(autouse=True)
+def _warm_python(monkeypatch):
+    """Each run is a process of its own."""
+    monkeypatch.setattr("sys.executable", program())
 
 
 def test_runs_table_and_plot_and_nothing_twice(datasets, tmp_path):

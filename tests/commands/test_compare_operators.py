@@ -2,12 +2,19 @@
 
 import pytest
 from runs import TINY_CLASSIFIER, lesa
+from warm_python import program
 
 DATA = [
     f"dataloader.{split}.dataset.{key}"
     for split in ("train", "test")
     for key in ("num_images=150", "image_size=32")
 ]
+
+
+@pytest.fixture(autouse=True)
+def _warm_python(monkeypatch):
+    """Each run is a process of its own."""
+    monkeypatch.setattr("sys.executable", program())
 
 
 def test_runs_table_and_curves_and_nothing_twice(datasets, tmp_path):

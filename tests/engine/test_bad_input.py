@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -336,7 +337,7 @@ def test_unknown_precision(tmp_path, capsys, datasets):
 
 
 def test_the_script_exits_with_the_message_alone(tmp_path):
-    result = train_net("--config-file", CONFIG, "train.max_itr=5")
+    result = train_net("--config-file", CONFIG, "train.max_itr=5", python=sys.executable)
     assert result.returncode == 2
     assert "did you mean 'train.max_iter'" in result.stderr
     assert "Traceback" not in result.stderr

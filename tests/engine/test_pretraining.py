@@ -148,7 +148,7 @@ def test_two_processes_under_torchrun_train_as_one(data, start, tmp_path):
         "--data",
         data,
         *options,
-        launcher=["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29641"],
+        launcher=["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
         script=ROOT / "projects/LESA/pretrain_imagenet.py",
     )
     assert result.returncode == 0, result.stderr[-3000:]

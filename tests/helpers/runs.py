@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from warm_python import program
 
 from lesa_d2.cli import main
 from lesa_d2.config import load_config
@@ -113,10 +114,14 @@ def load_file(file):
     return module
 
 
-def train_net(*arguments, launcher=(), script=ROOT / "train_net.py"):
-    """Run train_net.py as a user does; returns the finished process with its output as text."""
+def train_net(*arguments, launcher=(), script=ROOT / "train_net.py", python=None):
+    """Run train_net.py as a user does; returns the finished process with its output as text.
+
+    The Python is the warm one that the tests share, unless ``python`` is given.
+    """
+    python = python or program()
     return subprocess.run(
-        [sys.executable, *launcher, str(script), *map(str, arguments)],
+        [python, *launcher, str(script), *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -2,18 +2,23 @@
 
 ``WarmPython(folder, environment)`` starts it; ``write_command(file)`` writes a program that takes what ``python`` takes
 (a script, ``-m MODULE`` or ``-c CODE``, then arguments) and behaves like it: standard streams, working folder,
-environment, exit status.  Flags of the interpreter are not taken.
+environment, exit status.  Of the interpreter's flags it takes torchrun's ``-u``.  A signal reaches the program alone and
+not the command: what sends signals needs a real Python.  ``program()`` is the one that tests share.
 """
 
 import array
+import atexit
+import functools
 import gc
 import json
 import os
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +29,7 @@ WARM = (
         "detectron2.evaluation",
         "detectron2.model_zoo",
         "matplotlib.pyplot",
+        "torch.distributed.run",
         "torch.onnx",
     ),
     *("lesa_d2.cli", "lesa_d2.engine", "lesa_d2.evaluation", "lesa_d2.model_zoo", "lesa_d2.predictor"),
@@ -59,6 +65,18 @@ class WarmPython:
     def close(self):
         self.process.terminate()
         self.process.wait()
+
+
+@functools.cache
+def program():
+    """The path of a warm Python that the tests of this process share; started on first use."""
+    folder = Path(tempfile.mkdtemp(prefix="warm_python"))
+    root = Path(__file__).resolve().parents[2]
+    warm = WarmPython(folder, {**os.environ, "PYTHONPATH": str(root)})
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(warm.close)
+    warm.write_command(folder / "python")
+    return str(folder / "python")
 
 
 def ask(address, program, *arguments):
@@ -129,10 +147,13 @@ def received(connection):
 def run(request):
     """Become the command."""
     os.chdir(request["folder"])
+    before = os.environ.get("DETECTRON2_DATASETS")
     os.environ.clear()
     os.environ.update(request["environment"])
+    if os.environ.get("DETECTRON2_DATASETS") != before:
+        register_builtin_datasets()
     sys.executable = request["program"]  # what the command starts is warm as well
-    kind, *rest = request["arguments"]
+    kind, *rest = (argument for argument in request["arguments"] if argument != "-u")  # of torchrun
     if kind == "-c":
         sys.argv[:], sys.path[0] = ["-c", *rest[1:]], ""
         sys.modules["__main__"] = ModuleType("__main__")
@@ -143,6 +164,18 @@ def run(request):
     else:
         sys.argv[:], sys.path[0] = [kind, *rest], str(Path(kind).resolve().parent)
         runpy.run_path(kind, run_name="__main__")
+
+
+def register_builtin_datasets():
+    """Register detectron2's own data sets again: their folder is read when it is imported."""
+    import importlib
+
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from detectron2.data.datasets import builtin
+
+    DatasetCatalog.clear()
+    MetadataCatalog.clear()
+    importlib.reload(builtin)
 
 
 def warm_up():

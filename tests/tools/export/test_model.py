@@ -1,12 +1,12 @@
 """The detector that is exported, and the command line."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from small_detector import small_detector
+from warm_python import program
 
 from lesa_d2.engine import load_config
 from lesa_d2.errors import CheckpointError, ConfigError
@@ -23,9 +23,7 @@ def tiny(folder):
 
 def run_export(*arguments):
     script = str(ROOT / "projects/LESA/export.py")
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", script, *map(str, arguments)], capture_output=True, text=True
-    )
+    return subprocess.run([program(), script, *map(str, arguments)], capture_output=True, text=True)
 
 
 def save_run(folder, **overrides):
