@@ -2,7 +2,7 @@
 
 ``WarmPython(folder, environment)`` starts it; ``write_command(file)`` writes a program that takes what ``python`` takes
 (a script, ``-m MODULE`` or ``-c CODE``, then arguments) and behaves like it: standard streams, working folder,
-environment, exit status.  Of the interpreter's flags it takes torchrun's ``-u``.  A signal reaches the program alone and
+environment, exit status.  Of the interpreter's flags it takes torchrun's ``-u``.  A signal reaches the program and
 not the command: what sends signals needs a real Python.  ``program()`` is the one that tests share.
 """
 
