@@ -19,6 +19,7 @@ from ..tools.demo import DemoModel, DetectionSummary, HtmlReport, VideoReader, V
 from ..tools.demo.files import keep_originals, output_names, short_names
 from ..tools.demo.panels import predict
 from ..tools.reports.pictures import write_picture
+from . import description
 
 EXAMPLES = """
 examples:
@@ -161,7 +162,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="lesa demo",
-        description=__doc__,
+        description=description(__doc__),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -26,6 +26,7 @@ from ..predictor import Predictor
 from ..tools.demo.panels import find_weights
 from ..tools.predictions import Job, Shard, read_inputs
 from ..tools.predictions.job import IMAGES, PREDICTIONS, SHARDS, UNREADABLE, digest, read_remaining
+from . import description
 
 EXAMPLES = f"""
 examples:
@@ -174,7 +175,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="lesa predict",
-        description=__doc__,
+        description=description(__doc__),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

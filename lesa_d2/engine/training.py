@@ -25,7 +25,7 @@ from ..modeling.build import check_kind, instantiate_part
 from .device import cudnn_benchmark, fuse_optimizer, precision_of
 from .ema import Average, EMAHook, make_ema
 from .evaluating import evaluate
-from .folder import remove_run
+from .folder import log_to_file, remove_run
 from .hooks import Best, Evaluation, Saver
 from .models import build_model, compile_backbone
 from .processes import wait_for_all
@@ -73,7 +73,7 @@ def train(
         writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
         trainer.register_hooks([hooks.PeriodicWriter(writers, period=cfg.train.log_period)])
         save_config(saved_config, cfg.train.output_dir, origin)
-        logger.info("Environment\n%s", collect_env_info())
+        log_to_file(f"Environment\n{collect_env_info()}")
         report = start_report(cfg, unwrap(model), loaded, task.describe(cfg))
         logger.info("Start\n%s", report)
         if not resume and cfg.train.init_checkpoint:

@@ -84,7 +84,7 @@ def pretrain(args: argparse.Namespace) -> Path:
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argument_parser(Detection())
-    parser.description, parser.epilog = __doc__, None
+    parser.prog, parser.description, parser.epilog = "quickstart.py", __doc__, None
     parser.add_argument("--operator", choices=OPERATORS, default="lesa")
     parser.add_argument("--from-scratch", action="store_true", help="leave out the classifier")
     args = parser.parse_args()

@@ -47,7 +47,7 @@ def test_start_report_says_what_matters(finished):
         "chosen for a batch of 4, not 2",
         "4: circle, triangle, square, star",
         "channel order  RGB",
-        "blockwise, on the CPU",
+        "(backend blockwise), on the CPU",
         "parameters",
     ):
         assert words in log

@@ -4,7 +4,6 @@ import argparse
 import platform
 import shlex
 import sys
-import warnings
 from collections.abc import Sequence
 
 from .environment import check_environment
@@ -39,12 +38,10 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report, and return the exit status: 1 when something has to be fixed."""
     args = parse_args(arguments)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        findings = diagnose(args)
-        print("\n".join(lines(findings)))
-        given = sys.argv[1:] if arguments is None else arguments
-        print("\n" + (bug_report(given) if args.bug_report else HINT))
+    findings = diagnose(args)
+    print("\n".join(lines(findings)))
+    given = sys.argv[1:] if arguments is None else arguments
+    print("\n" + (bug_report(given) if args.bug_report else HINT))
     return 1 if any(finding.fix for finding in findings) else 0
 
 
