@@ -83,7 +83,9 @@ def start(args: argparse.Namespace, predictor: Predictor) -> Job:
     job = Job(args.output, inputs, inputs.categories_of(predictor.class_names), model)
     remaining = job.start(args.overwrite)
     total = len(inputs.files)
-    print(f"{total:,} pictures, {total - len(remaining):,} of them done before; weights {predictor.weights}")
+    print(
+        f"{total:,} pictures, {total - len(remaining):,} of them done before; weights {predictor.describe_weights()}"
+    )
     return job
 
 
@@ -166,9 +168,14 @@ def finish(job: Job) -> None:
     errors = job.finish()
     print(f"Predictions: {job.folder / PREDICTIONS}; their images and categories: {job.folder / IMAGES}")
     if errors:
-        more = f"\n  … all of them: {job.folder / UNREADABLE}" if len(errors) > NAMED else ""
+        total, unread = len(job.inputs.files), len(errors)
+        more = f"\n  … and {unread - NAMED} more" if unread > NAMED else ""
         named = "\n  ".join(list(errors.values())[:NAMED])
-        raise LesaError(f"{len(errors)} of {len(job.inputs.files)} pictures were left out:\n  {named}{more}")
+        raise LesaError(
+            f"{unread} of {total} pictures cannot be read and were left out; the predictions of the other "
+            f"{total - unread} are complete. {job.folder / UNREADABLE} names those left out, and the same command "
+            f"tries them again:\n  {named}{more}"
+        )
 
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
@@ -202,7 +209,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     add("--num-gpus", type=int, default=1, metavar="N", help="one process for each; default: 1")
     add("--batch-size", type=int, default=1, metavar="N", help="pictures of one size at once; default: 1")
     add("--num-workers", type=int, default=2, metavar="N", help="processes that read pictures; default: 2")
-    add("--device", help="cuda, cpu; default: the config's, or the CPU where there is no GPU")
+    add("--device", help="cuda or cpu; default: the config's, or the CPU where there is no GPU")
     add("--amp", choices=("bfloat16", "float16"), help="mixed precision")
     add("opts", nargs="*", default=[], metavar="key=value", help="overrides of the config")
     parser.set_defaults(num_machines=1, machine_rank=0, dist_url="auto")
