@@ -1,6 +1,7 @@
 """``lesa predict``: write predictions for any number of pictures as COCO results, by one or several processes."""
 
 import argparse
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -171,10 +172,11 @@ def finish(job: Job) -> None:
         total, unread = len(job.inputs.files), len(errors)
         more = f"\n  … and {unread - NAMED} more" if unread > NAMED else ""
         named = "\n  ".join(list(errors.values())[:NAMED])
+        among = " (torchrun calls this exit status a failure)" if "TORCHELASTIC_RUN_ID" in os.environ else ""
         raise LesaError(
             f"{unread} of {total} pictures cannot be read and were left out; the predictions of the other "
             f"{total - unread} are complete. {job.folder / UNREADABLE} names those left out, and the same command "
-            f"tries them again:\n  {named}{more}"
+            f"tries them again{among}:\n  {named}{more}"
         )
 
 

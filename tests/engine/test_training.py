@@ -63,6 +63,16 @@ def test_saved_config_builds_the_same_model(finished, tmp_path):
         load_trained(tmp_path)
 
 
+def test_an_average_that_goes_on_no_longer_is_said(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    before = (folder / "model_ema_final.pth").read_bytes()
+    words = "model_ema_final.pth is the average of earlier steps, and stays as it is"
+    assert words not in (folder / "log.txt").read_text()
+    assert run(folder, "train.ema.enabled=False", "train.max_iter=5", flags=["--resume"]) == 0
+    assert words in (folder / "log.txt").read_text()
+    assert (folder / "model_ema_final.pth").read_bytes() == before
+
+
 def test_resumed_run_equals_the_uninterrupted_one_exactly(finished, tmp_path):
     interrupted = tmp_path / "run"
     interrupted.mkdir()
