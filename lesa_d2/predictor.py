@@ -262,8 +262,9 @@ def _load_lazy(cfg: DictConfig, path: str, device: str | None) -> Detector:
     loader = cfg.dataloader.test
     if cfg.train.tta.enabled:
         model, loader = with_test_time_augmentation(cfg, model)
-    names = [class_names(cfg, key, kind) for key, kind in NAMES.items()]
-    return Detector(model, instantiate_part("dataloader.test.mapper", loader.mapper), *names, report.averaged)
+    objects, stuff = (class_names(cfg, key, kind) for key, kind in NAMES.items())
+    mapper = instantiate_part("dataloader.test.mapper", loader.mapper)
+    return Detector(model, mapper, objects, stuff, report.averaged)
 
 
 NAMES = {"train.class_names": "thing_classes", "train.stuff_names": "stuff_classes"}
@@ -284,5 +285,5 @@ def _load_yacs(cfg: CfgNode, path: str, device: str | None) -> Detector:
     if path:
         load_weights(model, path)
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else {}
-    names = [list(metadata.get(kind, [])) for kind in NAMES.values()]
-    return Detector(model, DatasetMapper(cfg, is_train=False), *names)
+    objects, stuff = (list(metadata.get(kind, [])) for kind in NAMES.values())
+    return Detector(model, DatasetMapper(cfg, is_train=False), objects, stuff)

@@ -254,7 +254,7 @@ def fix_regions(model: Any, side: int) -> None:
         classes = torch.zeros(DETECTIONS, dtype=torch.long, device=scores.device)
         return [Instances((side, side), pred_boxes=shown, scores=scores, pred_classes=classes)], None
 
-    predictor.inference = detections  # type: ignore[assignment]
+    predictor.inference = detections
 
 
 def config_step(
