@@ -64,6 +64,13 @@ def test_what_libraries_log(name, monkeypatch, caplog):
     assert {*caplog.messages} == {"something else"}
 
 
+@pytest.mark.parametrize("script", ["quickstart", "lesa_in_60_seconds", "benchmark"])
+def test_scripts_are_quiet(script, monkeypatch):
+    monkeypatch.delenv("PYTHONWARNINGS", raising=False)
+    done = train_net("--help", script=ROOT / f"projects/LESA/{script}.py")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_training_is_quiet(tmp_path, monkeypatch):
     monkeypatch.delenv("PYTHONWARNINGS", raising=False)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))

@@ -9,6 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+from lesa_d2.quiet import leave_out_known_warnings
+
+leave_out_known_warnings()  # before the libraries are imported
+
 from detectron2.utils import comm
 
 from lesa_d2.config.lazy import override_keys
