@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from .errors import LesaError, exit_status
+from .quiet import leave_out_known_warnings
+
+leave_out_known_warnings()  # here, as processes that multiprocessing starts import this module and call nothing in it
 
 COMMANDS = {
     "train": "train or evaluate a detector, or any other LazyConfig of detectron2",

@@ -2,7 +2,7 @@
 
 import sys
 
-from .tools.doctor import main
+from .cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["doctor", *sys.argv[1:]]))

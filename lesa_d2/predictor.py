@@ -21,11 +21,11 @@ from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from .checkpoint import holds_trained_model, last_checkpoint, load_weights
+from .checkpoint import LoadReport, holds_trained_model, last_checkpoint, load_weights
 from .config.settings import check_settings, fill_defaults
 from .engine import Detection, build_model, load_evaluated
 from .engine.detection import own_classes
-from .engine.device import PRECISIONS, settle, usable_device
+from .engine.device import PRECISIONS, device_for, settle
 from .errors import CheckpointError, ConfigError, LesaError
 from .evaluation import with_test_time_augmentation
 from .modeling.build import build_yacs_model, instantiate_part
@@ -45,12 +45,14 @@ class Detector:
         mapper: the config's, for tests; its augmentations and channel order are what images go through.
         class_names: of the classes of objects; empty where nothing says.
         stuff_names: of the classes of pixels; empty where there are none, or nothing says.
+        averaged: whether the model has the averaged weights of its checkpoint.
     """
 
     model: nn.Module
     mapper: DatasetMapper
     class_names: list[str]
     stuff_names: list[str]
+    averaged: bool = False
 
 
 class Predictor:
@@ -71,9 +73,11 @@ class Predictor:
         class_names: of objects by class index, as in ``instances.pred_classes``.
         stuff_names: of pixels by class index, as in ``sem_seg``.
         weights: path of the checkpoint; "" for an untrained model.
+        averaged: whether the weights are the average that this checkpoint holds, which training evaluated.
 
     Raises:
-        ConfigError: the config is that of a classifier, or an argument is out of range.
+        ConfigError: the config is that of a classifier, an argument is out of range, or ``device`` is a GPU that is
+            not there.
         CheckpointError: the weights are not there, or are not those of this model.
     """
 
@@ -97,6 +101,7 @@ class Predictor:
             logger.warning("No weights: the model is untrained, and what it predicts means nothing.")
         self.model = detector.model.eval().requires_grad_(False)
         self.weights = path
+        self.averaged = detector.averaged
         self.class_names = detector.class_names
         self.stuff_names = detector.stuff_names
         if not isinstance(detector.mapper, DatasetMapper):
@@ -110,6 +115,10 @@ class Predictor:
         if self.image_format not in ("RGB", "BGR"):
             raise ConfigError(f"the predictor serves models of RGB or BGR images, got {self.image_format!r}")
         self._precision = PRECISIONS[amp or "float32"]
+
+    def describe_weights(self) -> str:
+        """Return the path of the checkpoint, and whether its averaged weights are used; "none" where untrained."""
+        return f"{self.weights or 'none'}{' (the averaged ones in it)' if self.averaged else ''}"
 
     def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> Output | list[Output]:
         """Predict for one image or several.
@@ -245,16 +254,17 @@ def trained_weights(cfg: DictConfig | CfgNode) -> str:
 
 
 def _load_lazy(cfg: DictConfig, path: str, device: str | None) -> Detector:
-    cfg.train.device = usable_device(device or cfg.train.device)
+    cfg.train.device = device_for(cfg.train.device, device)
     check_settings(cfg, sections=("train",))
     cfg.train.scale_lr = False  # nothing is trained
     settle(cfg)
-    model = load_evaluated(cfg, path)[0] if path else build_model(cfg)
+    model, report = load_evaluated(cfg, path) if path else (build_model(cfg), LoadReport())
     loader = cfg.dataloader.test
     if cfg.train.tta.enabled:
         model, loader = with_test_time_augmentation(cfg, model)
-    names = [class_names(cfg, key, kind) for key, kind in NAMES.items()]
-    return Detector(model, instantiate_part("dataloader.test.mapper", loader.mapper), *names)
+    objects, stuff = (class_names(cfg, key, kind) for key, kind in NAMES.items())
+    mapper = instantiate_part("dataloader.test.mapper", loader.mapper)
+    return Detector(model, mapper, objects, stuff, report.averaged)
 
 
 NAMES = {"train.class_names": "thing_classes", "train.stuff_names": "stuff_classes"}
@@ -270,10 +280,10 @@ def class_names(cfg: DictConfig, key: str, kind: str) -> list[str]:
 
 def _load_yacs(cfg: CfgNode, path: str, device: str | None) -> Detector:
     cfg.defrost()
-    cfg.MODEL.DEVICE = usable_device(device or cfg.MODEL.DEVICE)
+    cfg.MODEL.DEVICE = device_for(cfg.MODEL.DEVICE, device)
     model = build_yacs_model(cfg)
     if path:
         load_weights(model, path)
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else {}
-    names = [list(metadata.get(kind, [])) for kind in NAMES.values()]
-    return Detector(model, DatasetMapper(cfg, is_train=False), *names)
+    objects, stuff = (list(metadata.get(kind, [])) for kind in NAMES.values())
+    return Detector(model, DatasetMapper(cfg, is_train=False), objects, stuff)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg, instantiate
+from detectron2.config import CfgNode, get_cfg, instantiate
 from detectron2.data import DatasetMapper
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
@@ -239,8 +239,14 @@ def test_no_data_set_is_made_for_the_names(lazy, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
 def test_without_a_gpu(cfg, capsys):
-    assert next(Predictor(cfg, device="cuda").model.parameters()).device.type == "cpu"
+    if isinstance(cfg, CfgNode):
+        cfg.MODEL.DEVICE = "cuda"
+    else:
+        cfg.train.device = "cuda"
+    assert next(Predictor(cfg).model.parameters()).device.type == "cpu"
     assert "No GPU found" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="'cuda:1' was asked for, and PyTorch finds no GPU here; leave"):
+        Predictor(cfg, device="cuda:1")
 
 
 def test_without_weights_it_says_so(lazy, caplog):

@@ -7,6 +7,7 @@ With ``--share VENV``, the environment of this Python is shared with the virtual
 and a detectron2 of its own: what is installed here can be imported there, and is not installed again.
 """
 
+import argparse
 import importlib.util
 import shutil
 import subprocess
@@ -47,8 +48,13 @@ def is_installed() -> bool:
 
 def main() -> int:
     """Install detectron2 if needed, and return the exit status."""
-    if sys.argv[1:2] == ["--share"]:
-        if share(Path(sys.argv[2])):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--share", type=Path, metavar="VENV", help="install nothing; see above")
+    args = parser.parse_args()
+    if args.share:
+        if share(args.share):
             print(f"using the PyTorch and the detectron2 of {sys.prefix}")
         return 0
     if is_installed():

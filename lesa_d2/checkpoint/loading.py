@@ -77,12 +77,14 @@ def load_evaluated_weights(model: nn.Module, path: str | os.PathLike) -> LoadRep
     """
     checkpoint = read_checkpoint(path)
     average = checkpoint.get("ema")
+    is_averaged = False
     if isinstance(average, Mapping) and average.get("n_averaged", 0) > 0:  # of torch's AveragedModel
+        is_averaged = True
         checkpoint["model"] = {name: value for name, value in average.items() if name != "n_averaged"}
     matched, report = _match(model, checkpoint, str(path), start=False, keep_positions=False)
     report.check_complete()
     unwrap(model).load_state_dict(matched, strict=False)
-    return report
+    return replace(report, averaged=is_averaged)
 
 
 def compare_weights(

@@ -52,6 +52,7 @@ class LoadReport:
     not used.  ``fresh`` are the missing ones that may keep their initial value.  ``backbone`` is the prefix of
     the backbone's names, ``operators`` are those of the operators in its slots.  ``slots`` report on them where
     they start from convolutions.  An empty ``path`` stands for a start from scratch.
+    ``averaged`` says that the weights are the average that the file holds.
     """
 
     path: str = ""
@@ -66,6 +67,7 @@ class LoadReport:
     backbone: str = BACKBONE
     operators: tuple[str, ...] = ()
     slots: tuple[SlotStart, ...] = ()
+    averaged: bool = False
 
     def share(self, prefix: str = "", without: tuple[str, ...] = ()) -> float:
         """Return the share of the elements under ``prefix`` that are loaded; 1 where there are none.
@@ -88,9 +90,10 @@ class LoadReport:
         if not self.path:
             return "none: from scratch"
         loaded, total = self.convolutions()
+        averaged = " (the averaged ones in it)" if self.averaged else ""
         return (
             f"{self.share():.1%} of the model ({self.share(self.backbone):.1%} of the backbone, {loaded} of "
-            f"its {total} convolutions) from {self.path}; {len(self.renamed)} tensors renamed, "
+            f"its {total} convolutions) from {self.path}{averaged}; {len(self.renamed)} tensors renamed, "
             f"{len(self.converted)} converted, "
             f"{len(self.missing)} at their initial value, "
             f"{len(self.unexpected) + len(self.dropped)} unused in the file"

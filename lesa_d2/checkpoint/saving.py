@@ -96,19 +96,29 @@ class RunCheckpointer(WeightsWriter, DetectionCheckpointer):
         return report
 
     def _newest(self, files: Sequence[str]) -> tuple[str, dict[str, Any]]:
-        unreadable = []
+        unreadable: dict[str, str] = {}
         for path in files:
             try:
                 checkpoint = read_checkpoint(path)
             except CheckpointError as error:
-                logger.warning("Not continued from: %s", error)
-                unreadable.append(error)
+                unreadable[path] = str(error)
             else:
+                for reason in unreadable.values():
+                    logger.warning("Not continued from: %s", reason)
                 if unreadable:
                     logger.warning("Continued from %s, the newest checkpoint that can be read.", path)
                 return path, checkpoint
-        tried = "; ".join(map(str, unreadable))
-        raise CheckpointError(f"no checkpoint of {self.save_dir} can be read: {tried or 'there is none'}")
+        raise CheckpointError(
+            f"no checkpoint of {self.save_dir} can be read: {_once_each(unreadable) or 'there is none'}"
+        )
+
+
+def _once_each(reasons: Mapping[str, str]) -> str:
+    """Return the reasons by path as one text, in which one that several files have stands once."""
+    paths: dict[str, list[str]] = {}
+    for path, reason in reasons.items():
+        paths.setdefault(reason.replace(path, "\0"), []).append(path)
+    return "; ".join(reason.replace("\0", listed(names, 3)) for reason, names in paths.items())
 
 
 def _restore(member: Any, name: str, state: Any, path: str) -> None:

@@ -24,6 +24,7 @@ from ..tools.benchmark.kernels import ARITHMETIC, CARDS, HEADS, cases, compile_c
 from ..tools.benchmark.memory import MeasuredModel, Setting
 from ..tools.benchmark.report import environment, save_json
 from ..tools.benchmark.tables import TABLES, Conditions
+from . import description
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SIZED = ("backbone", "detector", "htc", "memory")
@@ -39,25 +40,43 @@ examples:
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Read and check the command line of the tables."""
     parser = argparse.ArgumentParser(
-        prog="lesa benchmark", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        prog="lesa benchmark",
+        description=description(__doc__),
+        epilog=tables_text(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "tables",
         nargs="+",
         choices=[*TABLES],
-        help="what to measure, minutes each; or alone: cost, kernels (see lesa benchmark cost --help)",
+        metavar="TABLE",
+        help="what to measure, one or several of those below",
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--dtype", choices=[*DTYPES], default="float32")
-    parser.add_argument("--rounds", type=int, default=7, help="timed runs of each variant")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     parser.add_argument(
-        "--budget", type=float, default=60, help="seconds after which a variant is not repeated"
+        "--dtype", choices=[*DTYPES], default="float32", help="bfloat16 by autocast; default: float32"
     )
     parser.add_argument(
-        "--image-sizes", type=int, nargs="+", help="sides in pixels, for backbone, detector, htc and memory"
+        "--rounds", type=int, default=7, metavar="N", help="timed runs of each variant; default: 7"
     )
-    parser.add_argument("--json", type=Path, help="file for every single run")
-    parser.add_argument("--report", type=Path, help="Markdown file whose sections to replace")
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=60,
+        metavar="SECONDS",
+        help="after which a variant is not repeated; default: 60",
+    )
+    parser.add_argument(
+        "--image-sizes",
+        type=int,
+        nargs="+",
+        metavar="SIDE",
+        help="in pixels, for backbone, detector, htc and memory; default: those of BENCHMARKS.md",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every single run there")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="Markdown file whose sections to replace; default: none"
+    )
     args = parser.parse_args(arguments)
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error(
@@ -71,6 +90,18 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     if args.rounds < 1 or not args.budget > 0 or any(size < 32 for size in args.image_sizes or ()):
         parser.error("--rounds must be at least 1, --budget positive, --image-sizes at least 32")
     return args
+
+
+def tables_text() -> str:
+    """Return a line for each table, and for the commands of the same name that measure nothing."""
+    lines = {name: (table.__doc__ or "").splitlines()[0] for name, table in TABLES.items()}
+    lines |= {
+        "cost": "Compute parameters, FLOPs and memory of a config; lesa benchmark cost --help.",
+        "kernels": "Compile the GPU kernels, read their cost; lesa benchmark kernels --help.",
+    }
+    return "tables, minutes each; cost and kernels stand alone:\n" + "\n".join(
+        f"  {name:<12} {text}" for name, text in lines.items()
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -119,24 +150,25 @@ def parse_kernels_args(arguments: Sequence[str]) -> argparse.Namespace:
         prog="lesa benchmark kernels",
         description="Registers, spills, shared memory, instructions and exponentials of the fused kernels, and the "
         "least time that follows for one image of 1024 px and 8 heads. All of it takes long; what is compiled is kept.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     capabilities = [card.capability for card in CARDS]
-    parser.add_argument("--capabilities", type=int, nargs="+", choices=capabilities, default=capabilities)
+    parser.add_argument(
+        "--capabilities", type=int, nargs="+", choices=capabilities, default=capabilities, help="default: all"
+    )
     parser.add_argument(
         "--products",
         nargs="+",
         choices=[*ARITHMETIC],
         default=[*ARITHMETIC],
-        help="of vectors in half precision, or of float32 in TF32 or exactly (ieee)",
+        help="of vectors in half precision, or of float32 in TF32 or exactly (ieee); default: all",
     )
     parser.add_argument(
         "--heads", nargs="+", metavar="DQ/DV", help="key and value channels, such as 16/32; default: all"
     )
     parser.add_argument(
-        "--jobs", type=int, help="passes that are compiled at a time; default: one for each core"
+        "--jobs", type=int, metavar="N", help="passes that are compiled at a time; default: one for each core"
     )
-    parser.add_argument("--report", type=Path, help="Markdown file whose section to replace")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="Markdown file whose section to replace")
     args = parser.parse_args(arguments)
     shown = {f"{key}/{value}": (key, value) for key, value in HEADS}
     unknown = [head for head in args.heads or () if head not in shown]

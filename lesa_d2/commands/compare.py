@@ -25,6 +25,7 @@ from ..tools.analysis.comparison import (
     read_runs,
 )
 from ..tools.analysis.repeated_runs import RepeatedRuns
+from . import description
 
 OPERATOR_KEY = "model.backbone.operator"
 RUN_KEYS = {"train.seed": "--seeds", "train.output_dir": "--output"}
@@ -33,13 +34,19 @@ DETECTORS = ("quickstart_htc", "quickstart_cascade", "quickstart_lesa")
 
 def main(arguments: Sequence[str]) -> int:
     """Train what is missing, write table and curves, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="lesa compare", description=__doc__)
+    parser = argparse.ArgumentParser(prog="lesa compare", description=description(__doc__))
     kinds = parser.add_subparsers(dest="kind", required=True)
     operators = _add_parser(kinds, "operators")
     operators.add_argument(
-        "--operators", nargs="+", dest="compared", default=operator_names(), metavar="OPERATOR"
+        "--operators",
+        nargs="+",
+        dest="compared",
+        default=operator_names(),
+        metavar="OPERATOR",
+        help=f"default: {' '.join(operator_names())}",
     )
-    operators.add_argument("--config-file", metavar="FILE", default="quickstart_classifier")
+    config = "quickstart_classifier"
+    operators.add_argument("--config-file", metavar="FILE", default=config, help=f"default: {config}")
     detectors = _add_parser(kinds, "detectors")
     detectors.add_argument(
         "--config-files",
@@ -47,6 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         dest="compared",
         default=list(DETECTORS),
         metavar="FILE",
+        help=f"default: {' '.join(DETECTORS)}",
     )
     args = parser.parse_args(arguments)
     return (
@@ -57,10 +65,19 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _add_parser(kinds: argparse._SubParsersAction, name: str) -> argparse.ArgumentParser:
-    parser = kinds.add_parser(name, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time; they share the cores")
-    parser.add_argument("--output", type=Path, default=Path(f"output/compare_{name}"))
+    parser = kinds.add_parser(name)
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each; default: 3")
+    parser.add_argument(
+        "--jobs", type=int, default=2, help="runs at a time, which share the cores; default: 2"
+    )
+    folder = f"output/compare_{name}"
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path(folder),
+        metavar="DIR",
+        help=f"folder of the runs; default: {folder}",
+    )
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config, for all runs")
     return parser
 

@@ -11,6 +11,7 @@ from ..checkpoint import CONVERSIONS, convert_file, origin_of, slots_table
 from ..config import load_any_config, load_config
 from ..engine.conversion import config_for, convert_convolution
 from ..errors import CheckpointError
+from . import description
 
 CONVOLUTION = "convolution"
 WITHOUT_IMAGES = """
@@ -49,7 +50,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="lesa convert",
-        description=__doc__,
+        description=description(__doc__),
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -15,10 +15,11 @@ from ..engine import separate_overrides
 from ..engine.folder import make_folder
 from ..errors import LesaError
 from ..tools.analysis.image_reader import find_images
-from ..tools.demo import DemoModel, DetectionSummary, HtmlReport, VideoReader, VideoWriter, load_models
+from ..tools.demo import FORMS, DemoModel, DetectionSummary, HtmlReport, VideoReader, VideoWriter, load_models
 from ..tools.demo.files import keep_originals, output_names, short_names
 from ..tools.demo.panels import predict
 from ..tools.reports.pictures import write_picture
+from . import description
 
 EXAMPLES = """
 examples:
@@ -47,7 +48,8 @@ def main(arguments: Sequence[str]) -> int:
     else:
         reader = VideoReader(args.camera if args.webcam else args.video_input)
         if args.output and args.video_input:
-            keep_originals([Path(args.video_input)], args.output, [f"{Path(args.video_input).stem}.mp4"])
+            source = Path(args.video_input)
+            keep_originals([source], args.output, [f"{source.stem}{suffix}" for suffix, _ in FORMS])
         show_video(args, load(args), reader)
     return 0
 
@@ -57,7 +59,7 @@ def load(args: argparse.Namespace) -> list[DemoModel]:
     files = [args.config_file, *args.compare]
     models = load_models(files, args.opts, args.weights, args.titles, args.device, args.amp)
     for model in models:
-        print(f"{model.title}: weights {model.predictor.weights}")
+        print(f"{model.title}: weights {model.predictor.describe_weights()}")
     return models
 
 
@@ -102,7 +104,7 @@ def show_video(args: argparse.Namespace, models: list[DemoModel], reader: VideoR
         LesaError: no frame can be read.
     """
     stem = f"camera_{args.camera}" if args.webcam else Path(args.video_input).stem
-    writer = VideoWriter(args.output / f"{stem}.mp4", reader.rate) if args.output else None
+    writer = VideoWriter(args.output / stem, reader.rate) if args.output else None
     summary = DetectionSummary(models, args.confidence_threshold)
     try:
         for number, panels in enumerate(predict(models, progress(reader, args.frames)), start=1):
@@ -161,7 +163,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="lesa demo",
-        description=__doc__,
+        description=description(__doc__),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -196,7 +198,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     add(
         "--confidence-threshold", type=float, default=0.5, metavar="S", help="least score drawn; default: 0.5"
     )
-    add("--device", help="cuda, cuda:1, cpu; default: the config's, or the CPU where there is no GPU")
+    add("--device", help="cuda, cuda:1 or cpu; default: the config's, or the CPU where there is no GPU")
     add("--amp", choices=("bfloat16", "float16"), help="mixed precision")
     add("opts", nargs="*", default=[], metavar="key=value", help="overrides of every config")
     args = parser.parse_args(arguments)

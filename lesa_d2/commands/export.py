@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from ..engine.folder import make_folder
 from ..tools.export import FORMATS, export_backbone, export_detector, load_detector
 from ..tools.export.backbone import DTYPES
+from . import description
 
 EPILOG = """
 examples:
@@ -24,7 +25,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="lesa export",
-        description=__doc__,
+        description=description(__doc__),
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -37,6 +37,7 @@ from ..tools.analysis import (
 from ..tools.analysis.image_reader import Point
 from ..tools.analysis.term_maps import choose_layers
 from ..tools.analysis.terms import PLOT_FILE
+from . import description
 
 EXAMPLES = """
 examples:
@@ -166,7 +167,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="lesa inspect",
-        description=__doc__,
+        description=description(__doc__),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

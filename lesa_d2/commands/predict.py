@@ -1,6 +1,7 @@
 """``lesa predict``: write predictions for any number of pictures as COCO results, by one or several processes."""
 
 import argparse
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -26,6 +27,7 @@ from ..predictor import Predictor
 from ..tools.demo.panels import find_weights
 from ..tools.predictions import Job, Shard, read_inputs
 from ..tools.predictions.job import IMAGES, PREDICTIONS, SHARDS, UNREADABLE, digest, read_remaining
+from . import description
 
 EXAMPLES = f"""
 examples:
@@ -82,7 +84,9 @@ def start(args: argparse.Namespace, predictor: Predictor) -> Job:
     job = Job(args.output, inputs, inputs.categories_of(predictor.class_names), model)
     remaining = job.start(args.overwrite)
     total = len(inputs.files)
-    print(f"{total:,} pictures, {total - len(remaining):,} of them done before; weights {predictor.weights}")
+    print(
+        f"{total:,} pictures, {total - len(remaining):,} of them done before; weights {predictor.describe_weights()}"
+    )
     return job
 
 
@@ -165,16 +169,22 @@ def finish(job: Job) -> None:
     errors = job.finish()
     print(f"Predictions: {job.folder / PREDICTIONS}; their images and categories: {job.folder / IMAGES}")
     if errors:
-        more = f"\n  … all of them: {job.folder / UNREADABLE}" if len(errors) > NAMED else ""
+        total, unread = len(job.inputs.files), len(errors)
+        more = f"\n  … and {unread - NAMED} more" if unread > NAMED else ""
         named = "\n  ".join(list(errors.values())[:NAMED])
-        raise LesaError(f"{len(errors)} of {len(job.inputs.files)} pictures were left out:\n  {named}{more}")
+        among = " (torchrun calls this exit status a failure)" if "TORCHELASTIC_RUN_ID" in os.environ else ""
+        raise LesaError(
+            f"{unread} of {total} pictures cannot be read and were left out; the predictions of the other "
+            f"{total - unread} are complete. {job.folder / UNREADABLE} names those left out, and the same command "
+            f"tries them again{among}:\n  {named}{more}"
+        )
 
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="lesa predict",
-        description=__doc__,
+        description=description(__doc__),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -201,7 +211,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     add("--num-gpus", type=int, default=1, metavar="N", help="one process for each; default: 1")
     add("--batch-size", type=int, default=1, metavar="N", help="pictures of one size at once; default: 1")
     add("--num-workers", type=int, default=2, metavar="N", help="processes that read pictures; default: 2")
-    add("--device", help="cuda, cpu; default: the config's, or the CPU where there is no GPU")
+    add("--device", help="cuda or cpu; default: the config's, or the CPU where there is no GPU")
     add("--amp", choices=("bfloat16", "float16"), help="mixed precision")
     add("opts", nargs="*", default=[], metavar="key=value", help="overrides of the config")
     parser.set_defaults(num_machines=1, machine_rank=0, dist_url="auto")

@@ -9,6 +9,4 @@ from ..engine import Classification, argument_parser, launch, run
 def main(arguments: Sequence[str]) -> int:
     """Do what the arguments ask for, and return the exit status."""
     task = Classification()
-    parser = argument_parser(task)
-    parser.prog = "lesa pretrain"
-    return launch(partial(run, task=task), parser.parse_args(arguments))
+    return launch(partial(run, task=task), argument_parser(task).parse_args(arguments))

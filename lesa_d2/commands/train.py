@@ -10,6 +10,4 @@ from ..tools.reports import DetectionReports
 def main(arguments: Sequence[str]) -> int:
     """Do what the arguments ask for, and return the exit status."""
     task = Detection(DetectionReports())
-    parser = argument_parser(task)
-    parser.prog = "lesa train"
-    return launch(partial(run, task=task), parser.parse_args(arguments))
+    return launch(partial(run, task=task), argument_parser(task).parse_args(arguments))

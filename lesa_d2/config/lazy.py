@@ -83,10 +83,13 @@ def read_config(file: str) -> DictConfig:
         builtins.__import__ = original_import  # after an error detectron2 does not restore it
     missing = [name for name in SECTIONS if name not in cfg]
     if missing:
-        hint = " This is a yacs file: see 'yacs' in the README." if "MODEL" in cfg else ""
-        raise ConfigError(
-            f"{file} does not define {missing}; a training config needs {list(SECTIONS)}.{hint}"
-        )
+        if "MODEL" in cfg:
+            raise ConfigError(
+                f"{file} is a yacs file, and a LazyConfig is expected here, such as mask_rcnn_lesa_r50 (lesa zoo lists "
+                'all). detectron2\'s DefaultTrainer trains yacs files: docs/from_detectron2.md, "In a yacs project", '
+                "has the lines; lesa demo and lesa predict take them as they are"
+            )
+        raise ConfigError(f"{file} does not define {missing}; a training config needs {list(SECTIONS)}")
     _check_sections(cfg, file)
     fill_defaults(cfg)
     return cfg

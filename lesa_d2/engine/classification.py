@@ -27,6 +27,7 @@ class Classification(Task):
     name = "classification"
     pictures = ""  # how many each part has, for the start report
     command = "lesa pretrain"
+    trains = "a classifier on folders of pictures, one for each class"
 
     examples = """
 examples:

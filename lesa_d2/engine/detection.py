@@ -47,6 +47,7 @@ class Detection(Task):
 
     name = "detection"
     command = "lesa train"
+    trains = "a detector, or any other LazyConfig of detectron2"
 
     examples = """
 examples:
@@ -59,7 +60,9 @@ examples:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the options ``--dataset`` and ``--drop-invalid``."""
         parser.add_argument(
-            "--dataset", metavar="DIR", help="train and evaluate on this folder instead, in COCO format"
+            "--dataset",
+            metavar="DIR",
+            help="train and evaluate on this folder instead: COCO, YOLO, VOC, LabelMe",
         )
         parser.add_argument(
             "--drop-invalid", action="store_true", help="leave out what the check of --dataset finds wrong"

@@ -37,6 +37,20 @@ def usable_device(device: str) -> str:
     return device
 
 
+def device_for(configured: str, asked: str | None) -> str:
+    """Return the device that is asked for; without one, the configured device, or the CPU where that is not there.
+
+    Raises:
+        ConfigError: one of them is not the name of a device, or the one that is asked for is not there.
+    """
+    if asked is not None and asked.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(
+            f"device {asked!r} was asked for, and PyTorch finds no GPU here; leave the device out, or give cpu. lesa "
+            "doctor says which PyTorch is installed"
+        )
+    return usable_device(configured if asked is None else asked)
+
+
 def settle(cfg: DictConfig) -> None:
     """Set, in place, what depends on the machine: device, precision, and the scaled learning rate."""
     cfg.train.device = usable_device(cfg.train.device)

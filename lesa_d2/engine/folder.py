@@ -109,22 +109,28 @@ def logging_to(output_dir: str) -> Iterator[None]:
                 handler.handleError = _raise_error  # type: ignore[method-assign]
         yield
     except Exception as error:
-        _log_to_file(error)
+        _log_error(error)
         raise
     finally:
         for name in LOGGERS:
             release_logger(name)
 
 
-def _log_to_file(error: Exception) -> None:
+def log_to_file(text: str, level: int = logging.INFO) -> None:
+    """Write a text into the log of this process, and not to the console."""
+    record = logging.LogRecord("lesa_d2", level, __file__, 0, text, None, None)
+    for handler in _file_handlers("lesa_d2"):
+        handler.handle(record)
+
+
+def _log_error(error: Exception) -> None:
     """Write an error with the rank into the log of this process; the console gets it from the command."""
     where = f"[rank {comm.get_rank()}] " if comm.get_world_size() > 1 else ""
     text = str(error) if isinstance(error, LesaError | StoppedError) else traceback.format_exc()
-    record = logging.LogRecord("lesa_d2", logging.ERROR, __file__, 0, f"{where}{text}", None, None)
-    for handler in _file_handlers("lesa_d2"):
-        try:
-            handler.handle(record)
-        except OSError:  # of the disk, which is the error that ends the run
+    try:
+        log_to_file(f"{where}{text}", logging.ERROR)
+    except OSError:  # of the disk, which is the error that ends the run
+        for handler in _file_handlers("lesa_d2"):
             with suppress(OSError):
                 handler.stream.close()
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 import torch
-from detectron2.engine import default_argument_parser
 from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
 from torch.distributed.elastic.multiprocessing.errors import record
@@ -26,15 +25,67 @@ Main = Callable[[argparse.Namespace], object]
 
 
 def argument_parser(task: Task) -> argparse.ArgumentParser:
-    """Return a parser of detectron2's arguments and those of the task."""
-    parser = default_argument_parser(epilog=task.examples)
-    parser.add_argument(
+    """Return a parser with the names of detectron2's arguments, as this package uses them, and those of the task."""
+    parser = argparse.ArgumentParser(
+        prog=task.command,
+        description=f"Train or evaluate {task.trains}.",
+        epilog=task.examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--config-file",
+        default="",
+        metavar="FILE",
+        help="a LazyConfig (.py, or the config.yaml of a run), or the name of one of configs/; lesa zoo lists them",
+    )
+    add(
+        "--resume",
+        action="store_true",
+        help="continue from the last checkpoint in train.output_dir; in an empty folder, begin",
+    )
+    add(
         "--overwrite",
         action="store_true",
         help="replace the run that is in train.output_dir; else it is refused",
     )
+    add(
+        "--eval-only",
+        action="store_true",
+        help="evaluate the weights of train.init_checkpoint=FILE, or else those that the run in train.output_dir has "
+        "trained",
+    )
+    add(
+        "--num-gpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="GPUs of this machine, a process for each; default: 1, or the CPU where there is no GPU. torchrun "
+        "starts its processes itself",
+    )
+    add("--num-machines", type=int, default=1, metavar="N", help="start the command on each; default: 1")
+    add("--machine-rank", type=int, default=0, metavar="R", help="number of this machine, from 0")
+    add(
+        "--dist-url",
+        default=f"tcp://127.0.0.1:{port_of_user()}",
+        metavar="URL",
+        help="address of machine 0 for all of them, such as tcp://HOST:29500; default: a port of this machine",
+    )
     task.add_arguments(parser)
+    add(
+        "opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="key=value",
+        help="overrides of the config, such as train.max_iter=100, after all options; docs/settings.md lists the keys "
+        "of train, and docs/configs.md says how others are written",
+    )
     return parser
+
+
+def port_of_user() -> int:
+    """Return a port that other users of the machine are unlikely to take."""
+    return 2**15 + 2**14 + (os.getuid() if hasattr(os, "getuid") else 1) % 2**14
 
 
 def separate_overrides(args: argparse.Namespace, *lists: list[str]) -> None:

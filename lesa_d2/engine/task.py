@@ -40,6 +40,9 @@ class Task(ABC):
     command: ClassVar[str]
     """The command that trains it."""
 
+    trains: ClassVar[str]
+    """What it trains, for ``--help``."""
+
     examples: ClassVar[str]
     """Command lines, for ``--help``."""
 

@@ -25,7 +25,7 @@ from ..modeling.build import check_kind, instantiate_part
 from .device import cudnn_benchmark, fuse_optimizer, precision_of
 from .ema import Average, EMAHook, make_ema
 from .evaluating import evaluate
-from .folder import remove_run
+from .folder import log_to_file, remove_run
 from .hooks import Best, Evaluation, Saver
 from .models import build_model, compile_backbone
 from .processes import wait_for_all
@@ -37,6 +37,8 @@ from .trainer import Trainer
 
 UNFIT = (TypeError, AttributeError, LookupError, AssertionError)
 """What the first step raises where a part of the config is missing, or of another kind than its place."""
+
+AVERAGE = "model_ema_final"
 
 logger = logging.getLogger("lesa_d2")
 
@@ -65,6 +67,8 @@ def train(
     loaded = checkpointer.resume(resume) if resume else load_start(cfg, checkpointer)
     if ema is not None and "ema" not in checkpointer.loaded:
         ema.module.load_state_dict(unwrap(model).state_dict())
+    if resume and ema is None and comm.is_main_process():
+        warn_of_old_average(Path(cfg.train.output_dir))
     first_iter = trainer.last_step + 1
     trainer.data_loader = make_train_loader(cfg, first_iter)
     if comm.is_main_process():
@@ -76,7 +80,7 @@ def train(
         if others:
             logger.warning("--resume continues the run with other settings: %s", ", ".join(others))
         save_config(saved_config, cfg.train.output_dir, origin)
-        logger.info("Environment\n%s", collect_env_info())
+        log_to_file(f"Environment\n{collect_env_info()}")
         report = start_report(cfg, unwrap(model), loaded, task.describe(cfg))
         logger.info("Start\n%s", report)
         if not resume and cfg.train.init_checkpoint:
@@ -99,6 +103,16 @@ def train(
                 f"{what}. LESA_TRACEBACK=1 shows where"
             ) from error
     return trainer.last_results
+
+
+def warn_of_old_average(folder: Path) -> None:
+    """Warn where a run that averages nothing is continued in a folder with the average of earlier steps."""
+    file = folder / f"{AVERAGE}.pth"
+    if file.is_file():
+        logger.warning(
+            "%s is the average of earlier steps, and stays as it is: with train.ema.enabled=False nothing is averaged",
+            file,
+        )
 
 
 def make_trainer(cfg: DictConfig) -> tuple[Trainer, Average | None]:
@@ -190,7 +204,7 @@ def make_hooks(
         made.append(saver)
     if is_main and ema:  # after the final checkpoint, without which it would not be continued
         writer = WeightsWriter(ema.module, cfg.train.output_dir)
-        made.append(hooks.CallbackHook(after_train=lambda trainer: writer.save("model_ema_final")))
+        made.append(hooks.CallbackHook(after_train=lambda trainer: writer.save(AVERAGE)))
     made.append(Evaluation(cfg.train.eval_period, evaluate_and_keep, best))
     return [*made, StopHook(request)]
 

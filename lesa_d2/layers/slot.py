@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .binary import BINARY_TERMS, BinaryTerm
 from .checkpointing import may_be_repeated, statistics_once
+from .exporting import sizes_are_open
 from .positions import parse_size
 from .unary import UnaryTerm
 
@@ -94,11 +95,24 @@ class SlotOperator(nn.Module, ABC):
         """Compute the operator before pooling and trailing norm: (N, C, H, W) -> (N, C', H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the operator: (N, C, H, W) -> (N, C', ⌈H/s⌉, ⌈W/s⌉)."""
+        """Compute the operator: (N, C, H, W) -> (N, C', ⌈H/s⌉, ⌈W/s⌉).
+
+        Raises:
+            ValueError: ``x`` has another number of axes or channels.
+        """
+        self._check_maps(x)
         if not may_be_repeated(self):
             return self.norm(self.pool(self.combine(x)))
         with statistics_once(self):
             return self.norm(self.pool(self.combine(x)))
+
+    def _check_maps(self, x: Tensor) -> None:
+        if sizes_are_open() or (x.ndim == 4 and x.shape[1] == self.in_channels):
+            return
+        advice = "; x[None] makes a batch of one map" if x.ndim == 3 else ""
+        raise ValueError(
+            f"{type(self).__name__}: expected maps (N, C, H, W) with C={self.in_channels}, got {tuple(x.shape)}{advice}"
+        )
 
     def make_unary(self, norm: Callable[[int], nn.Module]) -> UnaryTerm:
         """Make the unary term for this operator's arguments."""

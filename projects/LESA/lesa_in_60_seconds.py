@@ -10,6 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from lesa_d2.quiet import leave_out_known_warnings
+
+leave_out_known_warnings()  # before the libraries are imported
+
 import numpy as np
 import torch
 import torch.nn.functional as F

@@ -9,6 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+from lesa_d2.quiet import leave_out_known_warnings
+
+leave_out_known_warnings()  # before the libraries are imported
+
 from detectron2.utils import comm
 
 from lesa_d2.config.lazy import override_keys
@@ -84,7 +88,7 @@ def pretrain(args: argparse.Namespace) -> Path:
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argument_parser(Detection())
-    parser.description, parser.epilog = __doc__, None
+    parser.prog, parser.description, parser.epilog = "quickstart.py", __doc__, None
     parser.add_argument("--operator", choices=OPERATORS, default="lesa")
     parser.add_argument("--from-scratch", action="store_true", help="leave out the classifier")
     args = parser.parse_args()

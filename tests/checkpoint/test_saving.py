@@ -196,3 +196,15 @@ def test_order_of_the_files(tmp_path):
     (tmp_path / "last_checkpoint").unlink()
     os.utime(tmp_path / "model_final.pth", (1, 1))  # of an earlier, shorter run
     assert checkpoint_files(tmp_path) == [str(tmp_path / names[i]) for i in (1, 2, 0)]
+
+
+def test_where_nothing_can_be_read_the_reason_stands_once(tmp_path, caplog):
+    checkpointer = run_of(tmp_path)[2]
+    names = ["model_0000001.pth", "model_0000002.pth", "model_final.pth"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"junk")
+    with pytest.raises(CheckpointError) as caught:
+        checkpointer.resume()
+    assert str(caught.value).count("expected a file of plain tensors") == 1
+    assert all(name in str(caught.value) for name in names)
+    assert "Not continued from" not in caplog.text

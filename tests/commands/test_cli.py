@@ -1,5 +1,6 @@
 """The console entry: its commands, its one message, its exit status."""
 
+import re
 import subprocess
 
 import pytest
@@ -8,6 +9,8 @@ from warm_python import program
 
 from lesa_d2.cli import COMMANDS
 from lesa_d2.errors import ConfigError, exit_status
+
+MORE = ("benchmark cost", "benchmark kernels", "compare operators", "compare detectors")
 
 
 def test_help_names_every_command():
@@ -105,3 +108,30 @@ def test_the_traceback_on_request(monkeypatch, capsys):
     printed = capsys.readouterr().err
     assert "Traceback" in printed
     assert "raise ConfigError" in printed
+
+
+@pytest.mark.parametrize("command", ["train", "pretrain"])
+def test_the_help_of_trainings_is_of_this_program(command):
+    text = " ".join(lesa(command, "--help").stdout.split())
+    assert f"usage: lesa {command} " in text
+    assert "DefaultTrainer" not in text
+    assert "PATH.KEY VALUE" not in text
+    for told in (
+        "--resume continue from the last checkpoint in",
+        "overrides of the config, such as train.max",
+    ):
+        assert told in text
+
+
+@pytest.mark.parametrize("words", [*([command] for command in COMMANDS), *map(str.split, MORE)], ids=" ".join)
+def test_defaults_in_the_help_are_values(words):
+    text = lesa(*words, "--help").stdout
+    assert "default: None" not in " ".join(text.split())
+    assert "``" not in text  # the marks of docstrings
+
+
+def test_a_yacs_file_is_told_where_it_trains():
+    done = lesa("train", "--config-file", ROOT / "configs/yacs/mask_rcnn_lesa_r50.yaml")
+    assert done.returncode == 2
+    page, title = re.search(r'(docs/\S+), "([^"]+)"', done.stderr).groups()
+    assert f"## {title}\n" in (ROOT / page).read_text(encoding="utf-8")

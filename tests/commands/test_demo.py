@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model as build_yacs_model
+from PIL import Image
 from runs import ROOT, lesa, tiny_options
 from torch import nn
 
@@ -35,7 +36,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
-    writer = VideoWriter(tmp_path_factory.mktemp("video") / "clip.mp4", 10)
+    writer = VideoWriter(tmp_path_factory.mktemp("video") / "clip", 10)
     for index in range(5):
         writer.write(np.full((48, 64, 3), 40 * index, np.uint8))
     writer.close()
@@ -137,8 +138,8 @@ def test_video(trained, video, tmp_path, call):
         "--config-file", trained / "config.yaml", "--video-input", video, "--output", tmp_path, "--frames", 3
     )
     assert status == 0
-    assert written(tmp_path) == ["clip.json", "clip.mp4"]
-    reader = VideoReader(str(tmp_path / "clip.mp4"))
+    assert written(tmp_path) == ["clip.json", "clip.webm"]
+    reader = VideoReader(str(tmp_path / "clip.webm"))
     assert (len(list(reader)), reader.rate) == (3, 10)
     assert "/3 [" in err  # progress knows the end
     assert len(json.loads((tmp_path / "clip.json").read_text())["pictures"]) == 3
@@ -160,6 +161,43 @@ def test_broken_pictures_are_named_and_the_rest_is_done(trained, photos, tmp_pat
     assert "deep.png cannot be read as an image: it has more than 8 bits" in err
     assert written(out) == ["a.png", "b.jpg", "predictions.json"]
     assert "of 2" in printed
+
+
+def test_what_a_folder_holds_beside_pictures_is_said(trained, tmp_path, call, caplog):
+    """Pictures of all kinds are drawn, a GIF too."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    Image.new("RGB", (40, 30), (200, 30, 30)).save(folder / "moving.gif")
+    for name in ("clip.mp4", "phone.heic", "other.heic", ".hidden"):
+        (folder / name).touch()
+    out = tmp_path / "out"
+    status, printed, _ = call("--config-file", trained / "config.yaml", "--input", folder, "--output", out)
+    assert status == 0
+    assert "of 1" in printed
+    assert written(out) == ["moving.gif.jpg", "predictions.json"]
+    assert "left out: 2 with the suffix .heic, 1 with the suffix .mp4; pictures are .jpg" in caplog.text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
+def test_a_gpu_that_is_asked_for_must_be_there(trained, photos, tmp_path, call):
+    arguments = ("--input", photos, "--output", tmp_path, "--device", "cuda")
+    status, _, err = call("--config-file", trained / "config.yaml", *arguments)
+    assert status == 2
+    assert "'cuda' was asked for, and PyTorch finds no GPU" in err
+
+
+def test_averaged_weights_are_named(trained, photos, tmp_path, call):
+    file = trained / "model_final.pth"
+    weights = torch.load(file, weights_only=True)["model"]
+    averaged = tmp_path / "averaged.pth"
+    torch.save({"model": weights, "ema": {**weights, "n_averaged": torch.tensor(3)}}, averaged)
+    for path, named in (
+        (file, f"weights {file}\n"),
+        (averaged, f"weights {averaged} (the averaged ones in it)\n"),
+    ):
+        arguments = ("--input", photos / "a.png", "--output", tmp_path / "out", "--weights", path)
+        _, out, _ = call("--config-file", trained / "config.yaml", *arguments)
+        assert named in out
 
 
 def test_windows(trained, photos, video, call, script, monkeypatch):

@@ -141,8 +141,13 @@ def test_pictures_that_cannot_be_read_are_named_and_tried_again(place, finished,
     given = ["--input", tmp_path / "list.txt"]
     result = lesa(*arguments(place, tmp_path / "out", given=given))
     assert result.returncode == 2
-    for words in ("3 of 4 pictures were left out", "empty.jpg", "no known format", "gone.png does not exist"):
-        assert words in result.stderr
+    words = (
+        "3 of 4 pictures cannot be read",
+        "the other 1 are complete",
+        str(tmp_path / "out/unreadable.txt"),
+    )
+    for told in (*words, "empty.jpg", "no known format", "gone.png does not exist"):
+        assert told in result.stderr
     assert len((tmp_path / "out/unreadable.txt").read_text().splitlines()) == 3
     assert [image["id"] for image in json.loads((tmp_path / "out/images.json").read_bytes())["images"]] == [4]
     for name in names[:3]:

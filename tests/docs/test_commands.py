@@ -11,7 +11,7 @@ ELSEWHERE = {
 }
 NOT_HERE = {
     r"make (setup|test|lint|doctor)": "run by CI itself, which starts with nothing",
-    r"make quickstart": "what it starts is run here as a command of its own",
+    r"make quickstart( OPERATOR=conv)?": "what it starts is run here as a command of its own",
     r"make bench": "tests/tools/benchmark runs its tables small; three quarters of an hour in full",
     r"pip install .*": "what `make setup` does",
     r"python tools/install_detectron2.py": "what `make setup` does",

@@ -47,7 +47,7 @@ def test_start_report_says_what_matters(finished):
         "chosen for a batch of 4, not 2",
         "4: circle, triangle, square, star",
         "channel order  RGB",
-        "blockwise, on the CPU",
+        "(backend blockwise), on the CPU",
         "parameters",
     ):
         assert words in log
@@ -61,6 +61,16 @@ def test_saved_config_builds_the_same_model(finished, tmp_path):
     (tmp_path / "config.yaml").write_text((finished / "config.yaml").read_text())
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         load_trained(tmp_path)
+
+
+def test_an_average_that_goes_on_no_longer_is_said(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    before = (folder / "model_ema_final.pth").read_bytes()
+    words = "model_ema_final.pth is the average of earlier steps, and stays as it is"
+    assert words not in (folder / "log.txt").read_text()
+    assert run(folder, "train.ema.enabled=False", "train.max_iter=5", flags=["--resume"]) == 0
+    assert words in (folder / "log.txt").read_text()
+    assert (folder / "model_ema_final.pth").read_bytes() == before
 
 
 def test_resumed_run_equals_the_uninterrupted_one_exactly(finished, tmp_path):

@@ -68,3 +68,10 @@ def test_make_shares_what_the_active_environment_has(tmp_path):
     assert run(tmp_path / "ours/bin/python", "-c", "import torch; print(torch.WHERE)") == str(
         tmp_path / "active"
     )
+
+
+def test_help_installs_nothing(tmp_path):
+    """The environment has no pip, so that an installation would fail."""
+    told = run(make_environment(tmp_path / "empty"), SCRIPT, "--help")
+    assert "usage: install_detectron2.py" in told
+    assert "--share VENV" in told

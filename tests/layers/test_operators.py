@@ -120,3 +120,13 @@ def test_flattened_augmentation_is_an_error():
 def test_a_norm_that_does_not_fold_is_an_error():
     with pytest.raises(TypeError, match="the logits need a batch norm"):
         make(LESA, norm=lambda channels: nn.GroupNorm(1, channels))
+
+
+@pytest.mark.parametrize("operator", [*OPERATORS.values()])
+@pytest.mark.parametrize("shape", [(8, 6, 5), (1, 9, 6, 5), (8,)])
+def test_maps_of_another_shape(operator, shape):
+    advice = r"; x\[None\] makes a batch of one map" if len(shape) == 3 else ""
+    with pytest.raises(
+        ValueError, match=rf"expected maps \(N, C, H, W\) with C=8, got \({shape[0]},.*{advice}$"
+    ):
+        make(operator)(torch.randn(shape))

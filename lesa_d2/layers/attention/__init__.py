@@ -184,6 +184,9 @@ def fastest_backend(*inputs: Tensor) -> Backend:
     return BACKENDS["reference" if is_small else "blockwise"]
 
 
+_BLOCKWISE = "exact, a few queries at a time (backend blockwise)"
+
+
 def describe_backend(name: str, device: torch.device, dtype: torch.dtype, head: tuple[int, int]) -> str:
     """Say what an attention will be computed by, and why, before it has any input.
 
@@ -197,9 +200,9 @@ def describe_backend(name: str, device: torch.device, dtype: torch.dtype, head: 
         return f"{name}, as configured"
     obstacle = device_obstacle(device) or head_obstacle(dtype, *head)
     if device.type != "cuda":
-        return f"blockwise, on the {device.type.upper()}"
+        return f"{_BLOCKWISE}, on the {device.type.upper()}"
     if obstacle is not None:
-        return f"blockwise: {obstacle}"
+        return f"{_BLOCKWISE}: {obstacle}"
     products = {"ieee": "float32", "tf32": "TF32", "half": str(dtype).removeprefix("torch.")}[
         arithmetic(dtype)
     ]

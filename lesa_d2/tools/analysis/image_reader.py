@@ -1,8 +1,9 @@
 """Image files as a network sees them after the preprocessing of its own config."""
 
 import glob
+import logging
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import cv2
 import numpy as np
 from torch import Tensor, nn
 
-from ...data.pictures import SUFFIXES, list_pictures, read_picture
-from ...errors import LesaError
+from ...data.pictures import HIDDEN, SUFFIXES, list_pictures, read_picture
+from ...errors import LesaError, listed
+
+logger = logging.getLogger("lesa_d2")
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 Point = tuple[float, float]
@@ -50,7 +53,9 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
         if not path.exists():
             raise LesaError(f"there is no file or folder {path}; give images or folders of them")
         if path.is_dir():
-            images += sorted(map(Path, list_pictures(path)[0]))
+            files, left_out = list_pictures(path)
+            images += sorted(map(Path, files))
+            warn_of_others(path, left_out)
         else:
             images.append(path)
     if not images:
@@ -58,6 +63,15 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
             f"expected images ({', '.join(SUFFIXES)}), found none in {', '.join(map(str, given))}"
         )
     return list(dict.fromkeys(images))
+
+
+def warn_of_others(folder: Path, left_out: Mapping[str, int]) -> None:
+    """Warn of files in a folder that are not taken for pictures; of hidden ones nobody expects it."""
+    others = [f"{number} {kind}" for kind, number in sorted(left_out.items()) if kind != HIDDEN]
+    if others:
+        logger.warning(
+            "%s: files that are left out: %s; pictures are %s", folder, listed(others), ", ".join(SUFFIXES)
+        )
 
 
 def _expand(path: Path) -> list[Path]:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import instantiate
 from detectron2.modeling.backbone.vit import Attention as ViTAttention
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig
 from torch import Tensor, nn
@@ -27,6 +29,8 @@ from .measure import Step, Variant
 from .step import generate_inputs, prepare_config
 
 HEADS = 8
+PROPOSALS, DETECTIONS = 1000, 100
+"""Of a detector that is measured: what the paper's configs keep of an image at most."""
 DEFINITION = "definition"
 """What cases take as ``backend`` for operators computed by :mod:`lesa_d2.layers.definition`."""
 FLOAT = torch.float32
@@ -199,7 +203,8 @@ def detector(
 ) -> Step:
     """Make a config's detector on one random image: a training step's losses and gradients, or predictions.
 
-    ``bottom_up`` are arguments of the backbone beside those of the config.
+    Its heads work on the same regions whatever the backbone is (:func:`fix_regions`).  ``bottom_up`` are arguments of
+    the backbone beside those of the config.
     """
     cfg = load_config(config_file)
     for node in lesa_backbones(cfg).values():
@@ -209,7 +214,47 @@ def detector(
     build = partial(make_backbone, **{**options, "freeze_at": 0})
     state = with_stored_statistics(build, torch.randn(1, 3, image_size, image_size)).state_dict()
     model.backbone.bottom_up.load_state_dict(state)
+    fix_regions(model, image_size)
     return _model_step(mode, cfg, model.to(device), 1, image_size, device, dtype)
+
+
+def fix_regions(model: Any, side: int) -> None:
+    """Have a two-stage detector of one image go on with the same proposals and, of Mask R-CNN, the same detections.
+
+    How many an untrained model finds depends on its random numbers, and so would the time of its heads.  All parts
+    run as they are, and which regions come out of them is replaced: ``PROPOSALS`` boxes, the first ``DETECTIONS`` of
+    them detected.
+
+    Args:
+        model: changed in place.
+        side: of the square image, in pixels.
+    """
+    numbers = torch.Generator().manual_seed(0)
+    corners = torch.rand(PROPOSALS, 2, generator=numbers) * side * 0.7
+    sides = torch.rand(PROPOSALS, 2, generator=numbers) * side * 0.2 + side * 0.1
+    boxes = Boxes(torch.cat([corners, corners + sides], 1))
+    propose = model.proposal_generator.forward
+
+    def proposals(*args: Any, **options: Any) -> tuple[list[Instances], dict[str, Tensor]]:
+        found, losses = propose(*args, **options)
+        device = found[0].proposal_boxes.device
+        logits = torch.zeros(PROPOSALS, device=device)
+        return [Instances((side, side), proposal_boxes=boxes.to(device), objectness_logits=logits)], losses
+
+    model.proposal_generator.forward = proposals
+    predictor = getattr(model.roi_heads, "box_predictor", None)
+    if not isinstance(predictor, FastRCNNOutputLayers):  # a cascade has one for each stage
+        return
+
+    def detections(
+        predictions: tuple[Tensor, Tensor], found: list[Instances]
+    ) -> tuple[list[Instances], None]:
+        scores = predictions[0].softmax(-1)[:DETECTIONS, 0]
+        shown = boxes[:DETECTIONS].to(scores.device)
+        classes = torch.zeros(DETECTIONS, dtype=torch.long, device=scores.device)
+        return [Instances((side, side), pred_boxes=shown, scores=scores, pred_classes=classes)], None
+
+    predictor.inference = detections
 
 
 def config_step(

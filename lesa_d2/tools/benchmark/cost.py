@@ -16,6 +16,12 @@ Section = tuple[str, int, int]
 """Name, parameters, and FLOPs of one forward pass of all images."""
 
 
+CONVENTION = (
+    "GFLOP: 10⁹ floating-point operations of convolutions, matrix products and attention; a multiplication and an "
+    "addition are two. Papers that count a multiply-add as one give half as many."
+)
+
+
 def section_costs(setting: Setting) -> list[Section]:
     """Return the cost of the model's children, with the backbone split into the bottom-up network and the rest.
 
@@ -48,7 +54,7 @@ def cost_table(sections: Sequence[Section]) -> str:
     rows = [
         [name, f"{parameters:,}", f"{flops / 1e9:,.1f}"] for name, parameters, flops in (*sections, total)
     ]
-    return _table(rows, ["section", "parameters", "GFLOP, forward"])
+    return f"{_table(rows, ['section', 'parameters', 'GFLOP, forward'])}\n\n{CONVENTION}"
 
 
 def memory_table(memory: Mapping[str, int]) -> str:

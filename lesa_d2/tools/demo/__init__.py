@@ -3,9 +3,10 @@
 from .panels import DemoModel, Panels, load_models
 from .report import HtmlReport
 from .summary import DetectionSummary
-from .video import VideoReader, VideoWriter
+from .video import FORMS, VideoReader, VideoWriter
 
 __all__ = [
+    "FORMS",
     "DemoModel",
     "DetectionSummary",
     "HtmlReport",

@@ -52,7 +52,13 @@ def check_gpu(cfg: Any, steps: int = TIMED) -> list[Finding]:
     from ...engine.training import make_train_loader, make_trainer
 
     if torch.device(cfg.train.device).type == "cuda" and not torch.cuda.is_available():
-        return [Finding("gpu", "PyTorch finds none", "run this where the training will run")]
+        return [
+            Finding(
+                "gpu",
+                "PyTorch finds none",
+                "run this where the training will run, or with train.device=cpu to check the attention on the CPU",
+            )
+        ]
     cfg = copy.deepcopy(cfg)
     settle(cfg)
     trainer, _ = make_trainer(cfg)

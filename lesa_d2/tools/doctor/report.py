@@ -4,7 +4,6 @@ import argparse
 import platform
 import shlex
 import sys
-import warnings
 from collections.abc import Sequence
 
 from .environment import check_environment
@@ -31,6 +30,11 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="on the config's device: compare the attention with its definition, and time some training steps",
     )
+    parser.add_argument(
+        "--quiet",
+        action="store_true",
+        help="print what must be fixed alone",
+    )
     parser.add_argument("--bug-report", action="store_true", help="add what a report of a problem needs")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
     return parser.parse_intermixed_args(arguments)
@@ -39,11 +43,11 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report, and return the exit status: 1 when something has to be fixed."""
     args = parse_args(arguments)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        findings = diagnose(args)
-        print("\n".join(lines(findings)))
-        given = sys.argv[1:] if arguments is None else arguments
+    findings = diagnose(args)
+    if text := lines(findings, args.quiet):
+        print("\n".join(text))
+    given = sys.argv[1:] if arguments is None else arguments
+    if args.bug_report or not args.quiet:
         print("\n" + (bug_report(given) if args.bug_report else HINT))
     return 1 if any(finding.fix for finding in findings) else 0
 
@@ -54,12 +58,17 @@ def diagnose(args: argparse.Namespace) -> list[Finding]:
     return [*check_environment(), *inputs.check()]
 
 
-def lines(findings: Sequence[Finding]) -> list[str]:
-    """Return one line for each finding, then every fix under the names of the findings that it is for."""
-    width = max(len(finding.name) for finding in findings)
-    text = [
-        f"{'!!' if finding.fix else 'ok'}  {finding.name:<{width}}  {finding.state}" for finding in findings
-    ]
+def lines(findings: Sequence[Finding], quiet: bool = False) -> list[str]:
+    """Return one line for each finding, problems first, then every fix under the names that it is for.
+
+    Args:
+        findings: in the order of the checks.
+        quiet: leave out what is as it should be.
+    """
+    shown = [finding for finding in findings if finding.fix]
+    shown += [] if quiet else [finding for finding in findings if not finding.fix]
+    width = max((len(finding.name) for finding in shown), default=0)
+    text = [f"{'!!' if finding.fix else 'ok'}  {finding.name:<{width}}  {finding.state}" for finding in shown]
     fixes: dict[str, list[str]] = {}
     for finding in findings:
         if finding.fix:

@@ -3,7 +3,6 @@
 import importlib.util
 import logging
 import sys
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -175,14 +174,12 @@ def _check_deformable() -> None:
 
 @contextmanager
 def _quiet(*loggers: str) -> Iterator[None]:
-    """Log, while open, only errors of these loggers, and suppress warnings about the exporter's own code."""
+    """Log, while open, only errors of these loggers."""
     levels = {name: logging.getLogger(name).level for name in loggers}
     for name in loggers:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)

@@ -16,6 +16,7 @@ LEAST_WIDTH = 320  # pixels; smaller images are drawn enlarged, so that their la
 STUFF_ALPHA = 0.4  # opacity of the colours of pixel classes, which are drawn below the objects
 LEAST_SIDE = 3  # pixels; Visualizer refuses thinner masks
 MOST_DRAWN = 20  # detections of a picture in a report; more hide it and each other
+LABEL_MARGIN = 1.5  # pixels of a drawing around a label
 LABEL = 22  # letters of a class name in a plot or picture of a report
 TITLE_SHARE = 26  # the width of a picture, divided by the height of the letters in its title
 TITLE_SIZES = (13, 40)  # least and greatest height of these letters in pixels
@@ -53,14 +54,19 @@ class ClassVisualizer(Visualizer):
         ``draw_instance_predictions`` of detectron2 is not used, as it hides what is below its masks.
         """
         names, colours = self.metadata.thing_classes, self.metadata.thing_colors
+        detections = most_confident(
+            detections, len(detections)
+        )  # whose labels have the first choice of places
         scored = list(zip(detections.pred_classes.tolist(), detections.scores.tolist(), strict=True))
+        assigned = [tuple(part / 255 for part in colours[index]) for index, _ in scored]
         self.overlay_instances(
             boxes=detections.pred_boxes,
             masks=detections.pred_masks.numpy() if detections.has("pred_masks") else None,
-            labels=[f"{names[index]} {score:.0%}" for index, score in scored],
             keypoints=detections.pred_keypoints if detections.has("pred_keypoints") else None,
-            assigned_colors=[tuple(part / 255 for part in colours[index]) for index, _ in scored],
+            assigned_colors=assigned,
         )
+        labels = [f"{names[index]} {score:.0%}" for index, score in scored]
+        self._draw_labels(labels, detections.pred_boxes.tensor.numpy(), assigned)
         return self.output.get_image()
 
     def draw_truth(self, record: dict) -> np.ndarray:
@@ -74,16 +80,58 @@ class ClassVisualizer(Visualizer):
         lengths = {len(a.get("keypoints") or ()) for a in objects}
         has_keypoints = len(lengths) == 1 and lengths != {0}
         has_masks = bool(objects) and all("segmentation" in a for a in objects)
+        boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in objects]
+        assigned = [tuple(part / 255 for part in colours[a["category_id"]]) for a in objects]
         self.overlay_instances(
-            boxes=[BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in objects],
+            boxes=boxes,
             masks=[a["segmentation"] for a in objects] if has_masks else None,
-            labels=[names[a["category_id"]] + "|crowd" * bool(a.get("iscrowd")) for a in objects],
             keypoints=np.array([a["keypoints"] for a in objects]).reshape(len(objects), -1, 3)
             if has_keypoints
             else None,
-            assigned_colors=[tuple(part / 255 for part in colours[a["category_id"]]) for a in objects],
+            assigned_colors=assigned,
         )
+        labels = [names[a["category_id"]] + "|crowd" * bool(a.get("iscrowd")) for a in objects]
+        self._draw_labels(labels, np.array(boxes).reshape(-1, 4), assigned)
         return self.output.get_image()
+
+    def _draw_labels(self, labels: Sequence[str], boxes: np.ndarray, colours: Sequence[tuple]) -> None:
+        """Write labels at their boxes (N, 4), the first first; one that finds no free place is left out."""
+        taken: list[np.ndarray] = []
+        margin = LABEL_MARGIN / self.output.scale
+        side = np.sqrt(self.output.height * self.output.width)
+        for label, box, colour in zip(labels, boxes, colours, strict=True):
+            share = (box[3] - box[1]) / side  # letters as detectron2 has them: of small boxes smaller
+            self.draw_text(
+                label,
+                (0, 0),
+                color=self._change_color_brightness(colour, brightness_factor=0.7),
+                horizontal_alignment="left",
+                font_size=np.clip((share - 0.02) / 0.08 + 1, 1.2, 2) * 0.5 * self._default_font_size,
+            )
+            text = self.output.ax.texts[-1]
+            extent = text.get_window_extent(self.output.canvas.get_renderer())
+            size = np.array([extent.width, extent.height]) / self.output.scale + 2 * margin
+            place = self._free_place(box, size, taken)
+            if place is None:
+                text.remove()
+                continue
+            text.set_position(place + margin)
+            taken.append(np.concatenate([place, place + size]))
+
+    def _free_place(
+        self, box: np.ndarray, size: np.ndarray, taken: Sequence[np.ndarray]
+    ) -> np.ndarray | None:
+        """Return a corner (x, y) at a box where a label of this size (w, h) covers none of the taken rectangles."""
+        x0, y0, x1, y1 = box
+        above, below, inside, beside = (x0, y0 - size[1]), (x0, y1), (x0, y0), (x1, y0)
+        is_small = min(x1 - x0, y1 - y0) * self.output.scale < 40  # pixels: a label inside would hide it
+        places = (below, above, beside, inside) if is_small else (inside, above, below, beside)
+        room = np.maximum([self.output.width - size[0], self.output.height - size[1]], 0)
+        for place in places:
+            corner = np.clip(place, 0, room)
+            if not any((corner < other[2:]).all() and (corner + size > other[:2]).all() for other in taken):
+                return corner
+        return None
 
     def draw_text(self, text: str, *args: Any, **options: Any) -> VisImage:
         """Draw text in which ``$`` is a plain character."""

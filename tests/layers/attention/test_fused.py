@@ -114,15 +114,16 @@ def test_older_cards_are_served_block_by_block(capability):
     [
         ((8, 0), "auto", torch.bfloat16, (16, 32), "fused, products in bfloat16"),
         ((9, 0), "auto", torch.float32, (64, 128), "fused, products in float32"),
-        ((7, 5), "auto", torch.float16, (16, 32), "blockwise: it needs compute capability (8, 0)"),
-        ((8, 0), "auto", torch.float16, (160, 160), "blockwise: a head may have 128 channels"),
+        ((7, 5), "auto", torch.float16, (16, 32), "(backend blockwise): it needs compute capability (8, 0)"),
+        ((8, 0), "auto", torch.float16, (160, 160), "(backend blockwise): a head may have 128 channels"),
         ((8, 0), "sdpa", torch.float16, (16, 32), "sdpa, as configured"),
     ],
 )
 def test_what_computes_the_attention_is_said_before(capability, backend, dtype, head, words):
     with fake_cuda(capability):
         assert words in describe_backend(backend, torch.device("cuda"), dtype, head)
-    assert describe_backend("auto", torch.device("cpu"), dtype, head) == "blockwise, on the CPU"
+    on_cpu = describe_backend("auto", torch.device("cpu"), dtype, head)
+    assert on_cpu == "exact, a few queries at a time (backend blockwise), on the CPU"
 
 
 def test_kernels_are_launched_on_the_device_of_their_tensors(monkeypatch):

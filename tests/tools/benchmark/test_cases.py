@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.modeling.roi_heads import FastRCNNConvFCHead, MaskRCNNConvUpsampleHead
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from lesa_d2.tools.benchmark import cases
 
+NAMES = {FastRCNNConvFCHead: "box_head", MaskRCNNConvUpsampleHead: "mask_head"}
 ROOT = Path(__file__).resolve().parents[3]
 BUILDS = {
     "attention": partial(cases.relative, backend="blockwise", side=5),
@@ -39,6 +42,26 @@ BUILDS = {
 def test_steps_run(name, mode):
     out = BUILDS[name](mode)()
     assert (out is None) == (mode == "training")
+
+
+@pytest.mark.parametrize("mode", ["forward", "training"])
+def test_heads_of_detectors_work_on_equally_many_regions(mode):
+    seen = []
+    for operator in ("conv", "lesa"):
+        numbers = {"box_head": [], "mask_head": []}
+
+        def count(module, inputs, numbers=numbers):
+            if type(module) in NAMES:
+                numbers[NAMES[type(module)]].append(len(inputs[0]))
+
+        handle = register_module_forward_pre_hook(count)
+        config = str(ROOT / f"configs/mask_rcnn_{operator}_r50.py")
+        out = cases.detector(mode, config_file=config, image_size=64)()
+        handle.remove()
+        seen.append(numbers)
+        assert mode == "training" or len(out[0]["instances"]) == 100
+    assert seen[0] == seen[1]
+    assert seen[0]["box_head"] == ([512] if mode == "training" else [1000])
 
 
 def test_training_leaves_gradients_and_forward_none():

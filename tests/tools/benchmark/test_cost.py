@@ -61,6 +61,7 @@ def test_training_sees_other_numbers_of_regions():
 def test_tables():
     table = cost_table([("a", 1000, 2 * 10**9), ("b", 1, 10**9)])
     assert "| **all**   |        1,001 |              3.0 |" in table
+    assert "a multiplication and an addition are two" in table
     assert "| **peak** |  0.75 |" in memory_table({"a": 2**29, "b": 2**28})
 
 

@@ -101,3 +101,19 @@ def test_the_folder_of_weights(tmp_path, monkeypatch):
     finding = environment.check_weights()
     assert finding.state == f"{tmp_path}: mine.pth"
     assert not finding.fix
+
+
+def test_problems_come_first_and_quiet_leaves_the_rest_out(monkeypatch, capsys):
+    findings = [
+        report.Finding("fine", "1"),
+        report.Finding("bad", "broken", "mend it"),
+        report.Finding("good", "2"),
+    ]
+    monkeypatch.setattr(report, "check_environment", lambda: findings)
+    assert main([]) == 1
+    assert capsys.readouterr().out.startswith("!!  bad   broken\nok  fine  1\nok  good  2\n\nTo fix:")
+    assert main(["--quiet"]) == 1
+    assert capsys.readouterr().out == "!!  bad  broken\n\nTo fix:\n  bad\n    mend it\n"
+    findings.pop(1)
+    assert main(["--quiet"]) == 0
+    assert capsys.readouterr().out == ""
