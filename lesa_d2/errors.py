@@ -5,7 +5,8 @@ import signal
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 WITHOUT_SEMANTICS = "model.roi_heads.semantic_head=null model.roi_heads.semantic_pooler=null"
 """Overrides that take the semantic branch out of Hybrid Task Cascade: the way out that messages name."""
@@ -13,6 +14,10 @@ WITHOUT_SEMANTICS = "model.roi_heads.semantic_head=null model.roi_heads.semantic
 FAILED, STOPPED, INTERRUPTED = 2, 75, 130
 """Exit statuses: an error of the user's; saved and stopped by a signal (EX_TEMPFAIL of sysexits.h: try again later);
 Ctrl-C as shells report it, saved as well where a training was in progress."""
+
+
+UNFIT = (TypeError, AttributeError, LookupError, AssertionError)
+"""What is raised where a part of a config is missing, or of another kind than its place."""
 
 
 class LesaError(ValueError):
@@ -111,6 +116,29 @@ def described(error: BaseException) -> str:
     frames = _frames_of_user(error)
     where = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
     return f"{where}{type(error).__name__}: {shortened(error)}"
+
+
+@contextmanager
+def parts_fit(what: str, parts: str) -> Iterator[None]:
+    """Report, while open, what is raised where parts of a config are missing or of other kinds than their places.
+
+    Args:
+        what: is done meanwhile, such as "the first step".
+        parts: the sections of the config that take part.
+
+    Raises:
+        ConfigError: instead of such an error, unless a file of the user's raised it.
+    """
+    try:
+        yield
+    except UNFIT as error:
+        if is_of_user(error):
+            raise
+        told = described(error) if str(error) else traceback.extract_tb(error.__traceback__)[-1].line
+        raise ConfigError(
+            f"{what} failed, as it does where parts of {parts} do not fit together: {told}. LESA_TRACEBACK=1 "
+            "shows where"
+        ) from error
 
 
 def shortened(error: BaseException, most: int = 12) -> str:

@@ -26,7 +26,7 @@ from .config.settings import check_settings, fill_defaults
 from .engine import Detection, build_model, load_evaluated
 from .engine.detection import own_classes
 from .engine.device import PRECISIONS, device_for, settle
-from .errors import CheckpointError, ConfigError, LesaError
+from .errors import CheckpointError, ConfigError, LesaError, parts_fit
 from .evaluation import with_test_time_augmentation
 from .modeling.build import build_yacs_model, instantiate_part
 
@@ -133,7 +133,7 @@ class Predictor:
             "panoptic_seg".
 
         Raises:
-            LesaError: something else than such images.
+            LesaError: something else than such images; or parts of the model do not fit together.
         """
         if isinstance(images, np.ndarray) and images.ndim == 4:
             images = list(images)
@@ -166,7 +166,8 @@ class Predictor:
         device = next(self.model.parameters()).device.type
         half = self._precision is not torch.float32
         autocast = torch.autocast(device, self._precision if half else None, enabled=half)
-        with torch.no_grad(), autocast, _numpy_numbers_kept():  # test-time augmentation resizes too
+        fits = parts_fit("predicting", "model")
+        with torch.no_grad(), autocast, fits, _numpy_numbers_kept():  # test-time augmentation resizes too
             return self.model(batch)
 
 

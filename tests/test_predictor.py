@@ -90,6 +90,12 @@ def cfg(request):
     return request.getfixturevalue(request.param)
 
 
+def test_parts_of_a_model_that_do_not_fit_are_one_message(lazy):
+    lazy.model.proposal_generator.pre_nms_topk = [10, None]
+    with pytest.raises(ConfigError, match=r"predicting failed, .*TypeError: '<' not supported"):
+        Predictor(lazy)(np.zeros((48, 64, 3), np.uint8))
+
+
 def by_hand(cfg, file):
     """The config's own mapper and model, as evaluation runs them."""
     if isinstance(cfg, type(get_cfg())):

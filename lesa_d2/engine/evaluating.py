@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from ..data.loader import build_loader
-from ..errors import ConfigError
+from ..errors import ConfigError, parts_fit
 from ..evaluation import build_evaluator, with_test_time_augmentation
 from ..modeling.build import check_kind
 from .models import last_checkpoint, load_evaluated
@@ -41,6 +41,7 @@ def evaluate(
 
     Raises:
         StoppedError: a process has got a signal.
+        ConfigError: parts of the config do not fit together.
     """
     if cfg.dataloader.get("evaluator") is None:
         logger.info("Not evaluated: the config has no dataloader.evaluator")
@@ -57,9 +58,10 @@ def evaluate(
         wait_for_all()  # shares of the images take different times
         request.check()
 
-    results = inference_on_dataset(
-        detector, request.watch(batches), evaluator, callbacks={"on_end": wait_and_check}
-    )
+    with parts_fit("evaluation", "model, dataloader.test and dataloader.evaluator"):
+        results = inference_on_dataset(
+            detector, request.watch(batches), evaluator, callbacks={"on_end": wait_and_check}
+        )
     model.train(was_training)
     if comm.is_main_process():
         print_csv_format(results)

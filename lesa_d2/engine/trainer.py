@@ -23,7 +23,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from ..checkpoint import last_checkpoint, unwrap
 from ..compat import without_process_group
 from ..data.loader import mix_seed
-from ..errors import ConfigError, NonFiniteError, listed
+from ..errors import ConfigError, NonFiniteError, listed, parts_fit
 from ..storage import whole_file
 from .batches import as_plain, file_names, on_device
 from .device import PRECISIONS, keep_ways
@@ -98,12 +98,14 @@ class Trainer(SimpleTrainer):
         self.iter = self.start_iter = start_iter
         self.max_iter = max_iter
         logger.info("Training from step %d to %d", start_iter, max_iter)
+        first = parts_fit("the first step", "model and dataloader.train")
         with StepStorage(start_iter) as self.storage:
             try:
                 self.before_train()
                 for self.iter in range(start_iter, max_iter):
                     self.before_step()
-                    self.run_step()
+                    with first if self.iter == start_iter else contextlib.nullcontext():
+                        self.run_step()
                     self.last_step = self.iter
                     self.after_step()
                 self.iter = max_iter

@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from ..checkpoint import RunCheckpointer, WeightsWriter, checkpoint_files, unwra
 from ..config.lazy import parameters
 from ..config.record import Origin, changed_since, save_config
 from ..data.loader import build_loader
-from ..errors import ConfigError, DatasetError, StoppedError, described, is_of_user
+from ..errors import ConfigError, DatasetError, StoppedError
 from ..modeling.build import check_kind, instantiate_part
 from .device import cudnn_benchmark, fuse_optimizer, precision_of
 from .ema import Average, EMAHook, make_ema
@@ -34,9 +33,6 @@ from .start import load_start
 from .stopping import StopHook, StopRequest
 from .task import Task
 from .trainer import Trainer
-
-UNFIT = (TypeError, AttributeError, LookupError, AssertionError)
-"""What the first step raises where a part of the config is missing, or of another kind than its place."""
 
 AVERAGE = "model_ema_final"
 
@@ -94,14 +90,6 @@ def train(
                 stop.saved = f"step {saver.save()} of {cfg.train.max_iter} is saved in {cfg.train.output_dir}"
             wait_for_all()  # the first process that ends has the others ended
             raise
-        except UNFIT as error:
-            if trainer.last_step >= first_iter or is_of_user(error):
-                raise
-            what = described(error) if str(error) else traceback.extract_tb(error.__traceback__)[-1].line
-            raise ConfigError(
-                "the first step failed, as it does where parts of model and dataloader.train do not fit together: "
-                f"{what}. LESA_TRACEBACK=1 shows where"
-            ) from error
     return trainer.last_results
 
 

@@ -184,6 +184,10 @@ IDENTITY = "{_target_: torch.nn.Identity}"
         ("model.proposal_generator=null", 'the first step failed, .*assert "proposals" in'),
         ("model.backbone=null", "the first step failed"),
         ("model.roi_heads.box_predictor=null", "the first step failed"),
+        (
+            "model.proposal_generator.pre_nms_topk=[10,null]",
+            "evaluation failed, .*TypeError: '<' not supported",
+        ),
         (f"optimizer={IDENTITY}", "optimizer must describe an object with step"),
         ("optimizer.params=3", "optimizer has no params"),
         (f"lr_multiplier={IDENTITY}", "lr_multiplier must describe an object with step"),
