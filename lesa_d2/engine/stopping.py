@@ -91,6 +91,9 @@ def _kill_readers_at_exit(pid: int) -> None:
 
 
 def _kill_readers() -> None:
+    signal.signal(
+        signal.SIGCHLD, signal.SIG_DFL
+    )  # PyTorch raises an error where a process of a loader is killed
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()

@@ -102,7 +102,7 @@ def test_what_no_batch_reaches_stays():
 
 def test_a_failing_batch_leaves_modes_and_momenta():
     model = make_model("EvalBN", "decomposed").train()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="expected maps"):
         estimate_statistics(model, [torch.randn(2, 5, 4, 4)])
     assert {n.momentum for n in norms_of(model)} == {0.1}
     assert all(module.training for module in model.modules())

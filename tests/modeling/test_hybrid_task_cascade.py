@@ -384,6 +384,7 @@ def test_bad_stuff_maps_name_their_image():
 def test_a_plain_rcnn_around_the_heads_says_what_is_missing():
     cfg = small_config(HTC).model
     cfg._target_ = GeneralizedRCNN
+    del cfg.init
     with pytest.raises(ConfigError, match=r"build the detector as lesa_d2\.modeling\.SemanticRCNN"):
         train_losses(instantiate(cfg), picture())
 
