@@ -1,6 +1,7 @@
 """Errors that a user can fix, and the one place where an error becomes the message that a command prints."""
 
 import os
+import re
 import signal
 import sys
 import sysconfig
@@ -18,6 +19,14 @@ Ctrl-C as shells report it, saved as well where a training was in progress."""
 
 UNFIT = (TypeError, AttributeError, LookupError, AssertionError)
 """What is raised where a part of a config is missing, or of another kind than its place."""
+
+SHAPES = re.compile(
+    r"shapes?\b|size mismatch|sizes? of tensor|expected .*input|must match|channels|dimension", re.IGNORECASE
+)
+"""What PyTorch says of tensors that do not fit together."""
+
+LIBRARIES = ("detectron2", "torch", "torchvision", "fvcore", "iopath", "omegaconf")
+"""Packages that are not the user's, wherever they lie: detectron2 is often run from its sources."""
 
 
 class LesaError(ValueError):
@@ -131,19 +140,30 @@ def parts_fit(what: str, parts: str) -> Iterator[None]:
     """
     try:
         yield
-    except UNFIT as error:
-        if is_of_user(error):
+    except (*UNFIT, RuntimeError) as error:
+        if is_of_user(error) or not _is_misfit(error):
             raise
-        told = described(error) if str(error) else traceback.extract_tb(error.__traceback__)[-1].line
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        told = described(error) if str(error) else place.line or f"{type(error).__name__} in {place.name}"
         raise ConfigError(
             f"{what} failed, as it does where parts of {parts} do not fit together: {told}. LESA_TRACEBACK=1 "
             "shows where"
         ) from error
 
 
+def _is_misfit(error: BaseException) -> bool:
+    """Tell whether an error is what parts that do not fit raise; of PyTorch's own, only those about shapes are."""
+    return isinstance(error, UNFIT) or (type(error) is RuntimeError and bool(SHAPES.search(str(error))))
+
+
 def shortened(error: BaseException, most: int = 12) -> str:
-    """Return the message of an error, its first lines; OmegaConf's has three for each section around a key."""
+    """Return the message of an error, its first lines; OmegaConf's has three for each section around a key.
+
+    Of an error in a data loader's process, which has that process's traceback in its message, it is the last line.
+    """
     lines = str(error).splitlines()
+    if any(line.startswith("Original Traceback") for line in lines):
+        return lines[-1]
     more = [f"… ({len(lines) - most} lines more)"] if len(lines) > most else []
     return "\n".join([*(line if len(line) <= 500 else f"{line[:500]}…" for line in lines[:most]), *more])
 
@@ -155,11 +175,22 @@ def is_of_user(error: BaseException) -> bool:
 
 def _frames_of_user(error: BaseException) -> list[traceback.FrameSummary]:
     installed = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    folders = [os.path.realpath(folder) for folder in (*installed, os.path.dirname(__file__))]
-    running = os.path.realpath(sys.argv[0])  # the script that was called has the first frame of every error
-    frames = [(os.path.realpath(f.filename), f) for f in traceback.extract_tb(error.__traceback__)]
+    packages = [getattr(sys.modules.get(name), "__file__", None) for name in LIBRARIES]
+    libraries = [os.path.dirname(file) for file in (__file__, *packages) if file]
+    folders = [os.path.realpath(folder) for folder in (*installed, *libraries)]
+    frames = [*traceback.extract_tb(error.__traceback__), *_frames_of_reader(error)]
+    if frames and os.path.realpath(frames[0].filename) == os.path.realpath(sys.argv[0]):
+        del frames[0]  # the script that was called has the first frame of every error
+    paths = [os.path.realpath(frame.filename) for frame in frames]
     return [
         frame
-        for path, frame in frames
-        if os.path.isfile(path) and path != running and not any(path.startswith(f + os.sep) for f in folders)
+        for path, frame in zip(paths, frames, strict=True)
+        if os.path.isfile(path) and not any(path.startswith(f + os.sep) for f in folders)
     ]
+
+
+def _frames_of_reader(error: BaseException) -> list[traceback.FrameSummary]:
+    """Return the frames in the message of an error that a data loader's process has sent."""
+    text = str(error).partition("Original Traceback")[2]
+    found = re.findall(r'File "([^"]+)", line (\d+), in (.*)', text)
+    return [traceback.FrameSummary(file, int(line), name) for file, line, name in found]

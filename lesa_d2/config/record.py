@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ..errors import ConfigError
 from ..layers.registry import OPERATORS
 from ..storage import write_text
 from ..trust import check_names
 from .lazy import config_sources, lesa_backbones, read_config
-from .yaml_form import NoYamlFormError, plain, to_yaml, unresolved
+from .yaml_form import NoYamlFormError, plain, to_yaml
 
 YAML_FILE, PYTHON_FILE = "config.yaml", "config.py"
 SOURCES, MAIN, CHANGES = "config_source", "main.txt", "changes.yaml"
@@ -159,21 +159,27 @@ def restored(file: str) -> dict[str, Any]:
 
 
 def changed_since(folder: str | Path, cfg: DictConfig) -> list[str]:
-    """Return the settings of ``cfg`` that the saved config of the run in ``folder`` has otherwise or lacks.
+    """Return the settings of ``cfg`` that the ``config.yaml`` of the run in ``folder`` has otherwise or lacks.
 
-    Each is an override, ``key=value``, or ``~key`` where ``cfg`` lacks it; none where no config is saved, or it
-    cannot be read.  The folder itself does not count: it may have been moved.
+    Each is ``key=value``, or ``key is gone``; none where one of the two configs has no YAML form, since a ``config.py``
+    would have to be run.  The folder itself does not count: it may have been moved.
+
+    Raises:
+        ConfigError: the file cannot be read.
     """
+    file = Path(folder) / YAML_FILE
     try:
-        before = read_config(str(run_config(folder)))
-    except ConfigError:
+        after = plain(cfg)
+    except NoYamlFormError:
         return []
-    overrides = []
-    for change in changed(before, cfg):
+    if not file.is_file():
+        return []
+    found = []
+    for change in _changed(plain(read_config(str(file))), after, []):
         key = ".".join(map(str, change["key"]))
         if key != "train.output_dir":
-            overrides.append(f"{key}={change['value']}" if "value" in change else f"~{key}")
-    return overrides
+            found.append(f"{key}={change['value']}" if "value" in change else f"{key} is gone")
+    return found
 
 
 def changed(before: DictConfig, after: DictConfig) -> list[dict[str, Any]]:
@@ -184,14 +190,15 @@ def changed(before: DictConfig, after: DictConfig) -> list[dict[str, Any]]:
         without a value where ``after`` lacks the key.  Values without a YAML form are left out: they are from the
         file, as the command line and the data set plain values only.
     """
-    return list(_changed(unresolved(before), unresolved(after), []))
+    first, second = (OmegaConf.to_container(cfg, resolve=False) for cfg in (before, after))
+    return list(_changed(first, second, []))
 
 
 def _changed(before: Any, after: Any, key: list[str | int]) -> Iterator[dict[str, Any]]:
-    before, after = (_without_objects(value, is_target=key[-1:] == ["_target_"]) for value in (before, after))
     if isinstance(before, dict) and isinstance(after, dict):
-        for name in before.keys() - after.keys():
-            yield {"key": [*key, name]}
+        for name in before:
+            if name not in after:
+                yield {"key": [*key, name]}
         for name, value in after.items():
             yield from _changed(before.get(name, _ABSENT), value, [*key, name])
     elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
@@ -199,14 +206,5 @@ def _changed(before: Any, after: Any, key: list[str | int]) -> Iterator[dict[str
             yield from _changed(*pair, [*key, index])
     elif before is not after and before != after:
         with contextlib.suppress(NoYamlFormError):
-            yield {"key": key, "value": plain(after)}
-
-
-def _without_objects(value: Any, is_target: bool) -> Any:
-    """Return the form of a value that YAML can hold, where there is one; a class and its name are the same."""
-    if value is _ABSENT:
-        return value
-    try:
-        return plain({"_target_": value})["_target_"] if is_target else plain(value)
-    except NoYamlFormError:
-        return value
+            is_target = key[-1:] == ["_target_"]
+            yield {"key": key, "value": plain({"_target_": after})["_target_"] if is_target else plain(after)}

@@ -41,11 +41,6 @@ def to_yaml(cfg: Any) -> str:
     return yaml.safe_dump(plain(cfg), default_flow_style=None, allow_unicode=True, width=9999, sort_keys=True)
 
 
-def unresolved(cfg: Any) -> Any:
-    """Return a config as dicts and lists with its references and its objects, such as a ``ShapeSpec``."""
-    return OmegaConf.to_container(cfg, resolve=False, structured_config_mode=SCMode.INSTANTIATE)
-
-
 def plain(value: Any) -> Any:
     """Return a config, or a value in it, as dicts, lists, text and numbers, from which it can be built again.
 
@@ -53,7 +48,7 @@ def plain(value: Any) -> Any:
         NoYamlFormError: there is no such form.
     """
     if OmegaConf.is_config(value):
-        return plain(unresolved(value))
+        return plain(OmegaConf.to_container(value, resolve=False, structured_config_mode=SCMode.INSTANTIATE))
     if isinstance(value, Mapping):
         target = {"_target_": _path(value["_target_"])} if "_target_" in value else {}
         return {**{_key(k): plain(v) for k, v in value.items() if k != "_target_"}, **target}

@@ -19,7 +19,7 @@ from ..checkpoint import RunCheckpointer, WeightsWriter, checkpoint_files, unwra
 from ..config.lazy import parameters
 from ..config.record import Origin, changed_since, save_config
 from ..data.loader import build_loader
-from ..errors import ConfigError, DatasetError, StoppedError
+from ..errors import ConfigError, DatasetError, StoppedError, listed
 from ..modeling.build import check_kind, instantiate_part
 from .device import cudnn_benchmark, fuse_optimizer, precision_of
 from .ema import Average, EMAHook, make_ema
@@ -72,9 +72,8 @@ def train(
             remove_run(cfg.train.output_dir)  # an earlier one, where --overwrite allows it
         writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
         trainer.register_hooks([hooks.PeriodicWriter(writers, period=cfg.train.log_period)])
-        others = changed_since(cfg.train.output_dir, saved_config) if resume else []
-        if others:
-            logger.warning("--resume continues the run with other settings: %s", ", ".join(others))
+        if resume:
+            tell_other_settings(saved_config)
         save_config(saved_config, cfg.train.output_dir, origin)
         log_to_file(f"Environment\n{collect_env_info()}")
         report = start_report(cfg, unwrap(model), loaded, task.describe(cfg))
@@ -101,6 +100,18 @@ def warn_of_old_average(folder: Path) -> None:
             "%s is the average of earlier steps, and stays as it is: with train.ema.enabled=False nothing is averaged",
             file,
         )
+
+
+def tell_other_settings(cfg: DictConfig) -> None:
+    """Log which settings of a resumed run are others than before."""
+    try:
+        others = changed_since(cfg.train.output_dir, cfg)
+    except ConfigError as error:
+        logger.warning("--resume: which settings are others than before cannot be told: %s", error)
+        return
+    if others:
+        told = listed([other if len(other) <= 120 else f"{other[:120]}…" for other in others], 12)
+        logger.warning("--resume continues the run with other settings: %s", told)
 
 
 def make_trainer(cfg: DictConfig) -> tuple[Trainer, Average | None]:

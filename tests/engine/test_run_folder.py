@@ -77,6 +77,25 @@ def test_resume_says_which_settings_are_others(finished, tmp_path):
     assert named == {"train.log_period=7", "optimizer.weight_decay=0.5"}
 
 
+def test_resume_runs_no_config_of_the_folder_and_says_what_it_cannot_compare(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    (folder / "log.txt").unlink()
+    (folder / "config.yaml").write_text("a: [1")
+    (folder / "config.py").write_text("raise SystemExit(0)")
+    assert run(folder, flags=["--resume"]) == 0
+    assert "which settings are others than before cannot be told: " in (folder / "log.txt").read_text()
+
+
+def test_other_settings_are_told_in_short(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    (folder / "log.txt").unlink()
+    names = ",".join(f"{letter}{'x' * 300}" for letter in "abcd")
+    assert run(folder, f"train.class_names=[{names}]", flags=["--resume"]) == 0
+    text = (folder / "log.txt").read_text()
+    line = next(line for line in text.splitlines() if "continues the run with other settings" in line)
+    assert len(line) < 500
+
+
 def test_resume_removes_no_weights_of_a_run_whose_checkpoints_are_gone(finished, tmp_path, capsys):
     folder = shutil.copytree(finished, tmp_path / "run")
     for file in (folder / "last_checkpoint", folder / "model_final.pth", *folder.glob("model_0*.pth")):

@@ -126,5 +126,6 @@ if __name__ == "__main__":
     torch.cuda.device_count = lambda: 2
     arguments = argparse.Namespace(case=sys.argv[1], folder=Path(sys.argv[2]), **spawned)
     status = launch(main, arguments)
-    print("threads of gloo:", threads_of_gloo())
+    # In one piece: torchrun's processes write unbuffered, and between each other's words.
+    print(f"threads of gloo: {threads_of_gloo()}\n", end="")
     sys.exit(status)
