@@ -1,7 +1,8 @@
 """Warnings of libraries about their own code, which who runs a command of ``lesa`` can do nothing about.
 
 The commands leave them out, each by its category, its message and the module that it names; every other warning is
-shown, of the user's code and of this package in particular.  ``python -W default``, or PYTHONWARNINGS, shows them all.
+shown, of the user's code and of this package.  PyTorch gives some in its own name, whoever calls it: those of torch.jit
+and of meshgrid are left out for a user's calls as well.  ``python -W default``, or PYTHONWARNINGS, shows them all.
 ``import lesa_d2`` and :class:`lesa_d2.predictor.Predictor` change nothing about the warnings of a program.
 """
 
