@@ -26,9 +26,8 @@ class Known(NamedTuple):
 WARNINGS = (
     # detectron2's model zoo finds its configs by it
     Known(r"pkg_resources is deprecated", DETECTRON2, Warning),
-    Known(
-        r"pkg_resources is deprecated", r"importlib\Z", Warning
-    ),  # the doctor, which imports all that is needed
+    # the doctor imports all that is needed
+    Known(r"pkg_resources is deprecated", r"importlib\Z", Warning),
     # fvcore and detectron2 script their losses as they are imported; TorchScript is what the export of whole
     # detectors writes.  PyTorch names itself, whoever calls it, and has changed the category once.
     Known(r"`torch\.jit\.\w+` is deprecated", TORCH, FutureWarning),

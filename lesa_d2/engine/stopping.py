@@ -91,9 +91,8 @@ def _kill_readers_at_exit(pid: int) -> None:
 
 
 def _kill_readers() -> None:
-    signal.signal(
-        signal.SIGCHLD, signal.SIG_DFL
-    )  # PyTorch raises an error where a process of a loader is killed
+    # else PyTorch raises an error where a process of a loader is killed
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()

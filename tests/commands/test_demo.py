@@ -178,8 +178,8 @@ def test_what_a_folder_holds_beside_pictures_is_said(trained, tmp_path, call, ca
     assert "left out: 2 with the suffix .heic, 1 with the suffix .mp4; pictures are .jpg" in caplog.text
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
-def test_a_gpu_that_is_asked_for_must_be_there(trained, photos, tmp_path, call):
+def test_a_gpu_that_is_asked_for_must_be_there(trained, photos, tmp_path, call, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     arguments = ("--input", photos, "--output", tmp_path, "--device", "cuda")
     status, _, err = call("--config-file", trained / "config.yaml", *arguments)
     assert status == 2
