@@ -259,18 +259,19 @@ def _bytes(*tensors: Any) -> int:
 
 
 def _attention_forward(args: tuple, out: Any) -> int:
-    """Return the bytes of contiguous inputs and a block of logits for each thread."""
-    return _bytes(*args[:3]) + _block(*args[:2])
+    """Return the bytes of contiguous inputs and of the block of logits of each thread."""
+    return _bytes(*args[:3]) + _blocks(*args[:2], buffers=1)
 
 
 def _attention_backward(args: tuple, out: Any) -> int:
-    """Return the bytes of contiguous inputs, two thin products, and two blocks of logits for each thread."""
+    """Return the bytes of contiguous inputs, two thin products, and of the two blocks of logits of each thread."""
     grad, q, k, v, col_bias = args[:5]
-    return _bytes(q, k, grad, grad, v, col_bias) + 2 * _block(q, k)
+    return _bytes(q, k, grad, grad, v, col_bias) + _blocks(q, k, buffers=2)
 
 
-def _block(q: Tensor, k: Tensor) -> int:
-    return min(BLOCK_LOGITS * torch.get_num_threads(), q.shape[0] * q.shape[1] * k.shape[1]) * 4
+def _blocks(q: Tensor, k: Tensor, buffers: int) -> int:
+    most = BLOCK_LOGITS * torch.get_num_threads()
+    return min(most, buffers * q.shape[0] * q.shape[1] * k.shape[1]) * 4
 
 
 def _deform_forward(args: tuple, out: Any) -> int:

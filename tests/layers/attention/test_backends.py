@@ -46,6 +46,17 @@ def test_any_shape_dtype_and_memory_order(backend, shape, dtype, transposed, see
 
 
 @pytest.mark.usefixtures("blocks")
+@pytest.mark.parametrize(("capability", "is_base_2"), [("AVX2", True), ("AVX512", False)])
+@pytest.mark.parametrize("scale", [1.0, 10.0, 100.0])
+def test_exponentials_to_either_base(monkeypatch, capability, is_base_2, scale):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    inputs = make_inputs(2, 2, 3, 5, 4, 6, torch.float, scale)
+    assert (blockwise.Exponentials(inputs[0]).scale > 1) == is_base_2
+    tolerance = rounding_of_logits(inputs) if scale > 1 else None
+    assert_equals_definition(inputs, "blockwise", relative_attention, tolerance)
+
+
+@pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("backend", ON_CPU)
 @pytest.mark.parametrize("queries", [1, 7, 50])
 @pytest.mark.parametrize("scale", [1.0, 100.0])
