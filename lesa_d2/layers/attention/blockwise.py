@@ -139,7 +139,8 @@ def _forward(
     buffer = blocks.buffer(q)
     col_bias, row_bias, bound = col_bias * scale, row_bias * scale, content_bound(q, k) * scale
     # A query's highest logit lies within ±bound of its highest bias.
-    (col_min, col_max), (row_min, row_max) = (b.aminmax(dim=-1, keepdim=True) for b in (col_bias, row_bias))
+    col_min, row_min = (bias.amin(-1, keepdim=True) for bias in (col_bias, row_bias))
+    col_max, row_max = (bias.amax(-1, keepdim=True) for bias in (col_bias, row_bias))
     shift = col_max + row_max
     lowest = col_min + row_min - shift - bound
     own = torch.arange(q.shape[1], device=q.device)[:, None].expand(len(q), -1, 1)
