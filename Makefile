@@ -1,9 +1,10 @@
 # Everything runs in a virtual environment of its own, made on first use. It sees the packages of the environment that is
 # active, a virtual or conda environment for example, where that has PyTorch and detectron2.
-#   make quickstart [OPERATOR=lesa|conv|self_attention]    make test    make lint    make bench    make doctor
+#   make quickstart [OPERATOR=lesa|conv|self_attention] [SEEDS=5]    make test    make lint    make bench    make doctor
 PYTHON ?= python3
 VENV ?= .venv
 OPERATOR ?= lesa
+SEEDS ?= 1
 
 # Threads that wait at a barrier soon sleep instead of spinning: on a shared machine that is many times faster.
 export GOMP_SPINCOUNT ?= 10000
@@ -24,7 +25,7 @@ $(READY): pyproject.toml setup.py tools/install_detectron2.py tools/detectron2_f
 	touch $@
 
 quickstart: $(READY)
-	$(BIN)/python projects/LESA/quickstart.py --operator $(OPERATOR)
+	$(BIN)/python projects/LESA/quickstart.py --operator $(OPERATOR) --seeds $(SEEDS)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder

@@ -32,6 +32,7 @@ class Task(ABC):
 
     Attributes:
         notes: lines for the log about what was derived from the data.
+        later: the time that follows this run, in steps of this run; the remaining time in the log includes it.
     """
 
     name: ClassVar[str]
@@ -49,6 +50,7 @@ class Task(ABC):
     def __init__(self, reporter: Reporter | None = None) -> None:
         self.reporter = reporter
         self.notes: list[str] = []
+        self.later = 0
 
     def check_kind(self, cfg: DictConfig) -> None:
         """Check that a config is one of this task.

@@ -70,7 +70,7 @@ def train(
     if comm.is_main_process():
         if not resume:
             remove_run(cfg.train.output_dir)  # an earlier one, where --overwrite allows it
-        writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
+        writers = default_writers(cfg.train.output_dir, cfg.train.max_iter + task.later)
         trainer.register_hooks([hooks.PeriodicWriter(writers, period=cfg.train.log_period)])
         if resume:
             tell_other_settings(saved_config)

@@ -11,7 +11,7 @@ ELSEWHERE = {
 }
 NOT_HERE = {
     r"make (setup|test|lint|doctor)": "run by CI itself, which starts with nothing",
-    r"make quickstart( OPERATOR=conv)?": "what it starts is run here as a command of its own",
+    r"make quickstart( OPERATOR=\w+)?( SEEDS=\d)?": "what it starts is run here as a command of its own",
     r"make bench": "tests/tools/benchmark runs its tables small; three quarters of an hour in full",
     r"pip install .*": "what `make setup` does",
     r"python tools/install_detectron2.py": "what `make setup` does",
@@ -25,7 +25,7 @@ NOT_HERE = {
     r".*--from official-detector .*": "tests/checkpoint/test_conversion.py",
 }
 FIRST = """
-python projects/LESA/quickstart.py --operator lesa
+python projects/LESA/quickstart.py --operator lesa --seeds 2
 python train_net.py --config-file configs/quickstart_conv.py train.output_dir=output/quickstart/conv
 python train_net.py --config-file configs/quickstart_lesa.py --dataset own_data train.output_dir=output/mine
 """

@@ -3,11 +3,12 @@
 from .comparison import comparison_table, plot_curves, read_runs
 from .image_reader import ImageReader, SeenImage, find_images
 from .probes import without_own_position
-from .results import RunResult, write_table
+from .results import RESULT_FILE, RunResult, write_table
 from .term_maps import draw_heads, draw_term_maps, layer_maps
 from .terms import Accuracy, TermReport, inspect_terms, plot_terms
 
 __all__ = [
+    "RESULT_FILE",
     "Accuracy",
     "ImageReader",
     "RunResult",

@@ -260,7 +260,7 @@ def _bytes(*tensors: Any) -> int:
 
 def _attention_forward(args: tuple, out: Any) -> int:
     """Return the bytes of contiguous inputs and of the block of logits of each thread."""
-    return _bytes(*args[:3]) + _blocks(*args[:2], buffers=1)
+    return _bytes(*args[:3]) + _blocks(args[0], args[1], buffers=1)
 
 
 def _attention_backward(args: tuple, out: Any) -> int:

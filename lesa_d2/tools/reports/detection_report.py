@@ -34,12 +34,13 @@ from ...storage import write_text
 from .detection_plots import plot_confusion, plot_precision_recall
 from .drawing import MOST_DRAWN
 from .markdown import escaped
-from .pictures import detections_tile, truth_tile, write_sheet
+from .pictures import PHOTO_WIDTH, TILE_WIDTH, detections_tile, truth_tile, write_sheet
 
 REPORT_FILE, CURVES_FILE, CONFUSION_FILE = "evaluation.md", "precision_recall.png", "confusion.png"
-BEST_FILE, WORST_FILE = "best.png", "worst.png"
-PICTURES = (CURVES_FILE, CONFUSION_FILE, BEST_FILE, WORST_FILE)
-SHOWN = 6  # pictures on a sheet
+FIRST_FILE, BEST_FILE, WORST_FILE = "predictions.png", "best.png", "worst.png"
+PICTURES = (CURVES_FILE, CONFUSION_FILE, FIRST_FILE, BEST_FILE, WORST_FILE)
+FIRST = 12  # pictures on the sheet of the first ones
+SHOWN = 6  # pictures on the other sheets
 CONFUSIONS = 10  # pairs of classes that the report names
 USABLE = 0.3  # least F1 of a model whose scores have a good threshold
 KINDS = {"bbox": "box", "segm": "mask"}
@@ -133,7 +134,7 @@ class _Report:
         if folder:
             title = self._about("confusions", f", scores from {self.threshold:g}")
             plot_confusion(self.matrix, self.classes, title, folder / CONFUSION_FILE)
-            sections.append(self._draw_extremes(folder))
+            sections.append(self._draw_sheets(folder))
         else:
             sections.append(NO_PICTURES)
         return "\n\n".join(sections)
@@ -165,28 +166,36 @@ class _Report:
             f"missed. Precision {counts.precision:.2f}, recall {counts.recall:.2f}, F1 {counts.f1:.2f}."
         )
 
-    def _draw_extremes(self, folder: Path) -> str:
-        """Draw the best and the worst pictures; return a text about the pictures of the report."""
+    def _draw_sheets(self, folder: Path) -> str:
+        """Draw the first, the best and the worst pictures; return a text about the pictures of the report."""
         ranked = by_quality(self.kept)
         half = ranked[len(ranked) // 2 :]  # so that no picture of a small data set is on both sheets
         worst = ranked[:SHOWN] if len(ranked) >= 2 * SHOWN else ranked[: max(1, len(ranked) // 2)]
+        sheets = (
+            (FIRST_FILE, "the first pictures", self.kept[:FIRST], 4, TILE_WIDTH),
+            (WORST_FILE, "worst pictures", worst, 3, PHOTO_WIDTH),
+            (BEST_FILE, "best pictures", half[::-1][:SHOWN], 3, PHOTO_WIDTH),
+        )
+        for file, what, images, columns, width in sheets:
+            title = self._about(what, f", scores from {self.threshold:g}")
+            write_sheet(self._tiles(images, width), min(columns, len(images)), folder / file, title)
+        return (
+            f"Pictures: {CURVES_FILE}, {CONFUSION_FILE} (counts by class), {FIRST_FILE}, {BEST_FILE} and {WORST_FILE} "
+            f"(truth above, detections below, at most the {MOST_DRAWN} of the highest scores in a picture). Quality is "
+            "F1 of the picture times the mean IoU of its right detections; pictures without either have none."
+        )
+
+    def _tiles(self, images: Sequence[ImageMatches], width: int) -> list[np.ndarray]:
+        """Draw each picture with its objects, and below it with its detections."""
         records = {record["image_id"]: record for record in DatasetCatalog.get(self.dataset_name)}
         classes = MetadataCatalog.get(self.dataset_name).thing_classes
-        sheets = ((WORST_FILE, "worst pictures", worst), (BEST_FILE, "best pictures", half[::-1][:SHOWN]))
-        for file, what, images in sheets:
-            tiles = []
-            for image in images:
-                record = records[image.image_id]
-                detections = to_instances(self.evaluation, record, self.threshold)
-                below = detections_tile(record, classes, detections, _caption(image))
-                tiles.append(np.concatenate([truth_tile(record, classes), below]))
-            title = self._about(what, f", scores from {self.threshold:g}")
-            write_sheet(tiles, min(3, len(tiles)), folder / file, title)
-        return (
-            f"Pictures: {CURVES_FILE}, {CONFUSION_FILE} (counts by class), {BEST_FILE} and {WORST_FILE} (truth above, "
-            f"detections below, at most the {MOST_DRAWN} of the highest scores in a picture). Quality is F1 of the "
-            "picture times the mean IoU of its right detections; pictures without either have none."
-        )
+        tiles = []
+        for image in images:
+            record = records[image.image_id]
+            detections = to_instances(self.evaluation, record, self.threshold)
+            below = detections_tile(record, classes, detections, _caption(image), width)
+            tiles.append(np.concatenate([truth_tile(record, classes, width), below]))
+        return tiles
 
 
 def _caption(image: ImageMatches) -> str:

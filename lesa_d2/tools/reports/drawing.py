@@ -14,6 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 LEAST_WIDTH = 320  # pixels; smaller images are drawn enlarged, so that their labels can be read
 STUFF_ALPHA = 0.4  # opacity of the colours of pixel classes, which are drawn below the objects
+MASK_ALPHA = (
+    0.2  # opacity of the inside of masks, whose picture keeps its own colours; their contours are opaque
+)
 LEAST_SIDE = 3  # pixels; Visualizer refuses thinner masks
 MOST_DRAWN = 20  # detections of a picture in a report; more hide it and each other
 LABEL_MARGIN = 1.5  # pixels of a drawing around a label
@@ -64,6 +67,7 @@ class ClassVisualizer(Visualizer):
             masks=detections.pred_masks.numpy() if detections.has("pred_masks") else None,
             keypoints=detections.pred_keypoints if detections.has("pred_keypoints") else None,
             assigned_colors=assigned,
+            alpha=MASK_ALPHA,
         )
         labels = [f"{names[index]} {score:.0%}" for index, score in scored]
         self._draw_labels(labels, detections.pred_boxes.tensor.numpy(), assigned)
@@ -89,6 +93,7 @@ class ClassVisualizer(Visualizer):
             if has_keypoints
             else None,
             assigned_colors=assigned,
+            alpha=MASK_ALPHA,
         )
         labels = [names[a["category_id"]] + "|crowd" * bool(a.get("iscrowd")) for a in objects]
         self._draw_labels(labels, np.array(boxes).reshape(-1, 4), assigned)

@@ -1,17 +1,13 @@
 """Sheets of pictures with truth and predictions, drawn by detectron2's Visualizer."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Instances
-from torch import nn
 
 from ...data.pictures import read_picture
-from ...data.registration import readable_name
 from ...storage import whole_file
 from .drawing import ClassVisualizer, add_title, drawn_of, most_confident, shortened
 
@@ -19,53 +15,6 @@ GAP = 6  # white pixels between tiles
 TILE_WIDTH = 320  # pixels; small images are drawn enlarged, so that their labels can be read
 SHEET_TITLE = 22  # pixels, height of the letters in the title of a sheet
 PHOTO_WIDTH = 420  # pixels, for pictures with many objects
-
-
-@torch.no_grad()
-def draw_predictions(
-    model: nn.Module,
-    loader: Iterable[list[dict]],
-    dataset_name: str,
-    file: str | Path,
-    *,
-    num_images: int = 12,
-    columns: int = 4,
-    score_threshold: float = 0.5,
-) -> Path:
-    """Write a sheet of the first images of ``loader``, with truth above and the surest predictions below.
-
-    Args:
-        model: a detector; it runs in eval mode, and keeps the mode that it is in.
-        loader: batches of mapped dicts with ``file_name`` and ``image_id``.
-        dataset_name: registered name of the data set, for annotations and class names.
-        file: the PNG to write; its folder is created.
-        num_images: number of images on the sheet.
-        columns: number of images in a row.
-        score_threshold: predictions below it are left out of the picture.
-    """
-    truth = {record["image_id"]: record for record in DatasetCatalog.get(dataset_name)}
-    classes = MetadataCatalog.get(dataset_name).thing_classes
-    was_training = model.training
-    model.eval()
-    tiles = []
-    for inputs, output in _first(model, loader, num_images):
-        instances = output["instances"].to("cpu")
-        kept = instances[instances.scores >= score_threshold]
-        record = truth[inputs["image_id"]]
-        above = truth_tile(record, classes, TILE_WIDTH)
-        tiles.append(_stack([above, detections_tile(record, classes, kept, width=TILE_WIDTH)], axis=0))
-    model.train(was_training)
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    title = f"{readable_name(dataset_name)}: truth, and detections of scores from {score_threshold:g}"
-    return write_sheet(tiles, columns, file, title)
-
-
-def _first(model: nn.Module, loader: Iterable[list[dict]], number: int) -> Iterable[tuple[dict, dict]]:
-    for batch in loader:
-        yield from list(zip(batch, model(batch), strict=True))[:number]
-        number -= len(batch)
-        if number <= 0:
-            return
 
 
 def _stack(images: list[np.ndarray], axis: int) -> np.ndarray:

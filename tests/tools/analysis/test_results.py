@@ -13,5 +13,20 @@ def test_table_of_all_runs(tmp_path):
     lines = write_table(tmp_path).splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["conv", "lesa"]
     cells = [cell.strip() for cell in lines[3].split("|")[1:-1]]
-    assert cells == ["lesa", "1,234,567", "10", "40.0", "60.0", "35.0", "55.5", "1.5 min"]
+    assert cells == ["lesa", "1,234,567", "10", "1", "40.0", "60.0", "35.0", "55.5", "1.5 min"]
     assert (tmp_path / "table.md").read_text().splitlines() == lines
+
+
+def test_seeds_share_a_row(tmp_path):
+    for folder, run in (
+        ("lesa", result("lesa")),
+        ("seed_1/lesa", result("lesa", box_ap=42.04, seconds=150)),
+        ("seed_1/conv", result("conv")),
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+        run.save(tmp_path / folder)
+    conv, lesa = (
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in write_table(tmp_path).splitlines()[2:]
+    )
+    assert conv[3:5] == ["1", "40.0"]
+    assert lesa[3:] == ["2", "41.0 ± 1.4", "60.0 ± 0.0", "35.0 ± 0.0", "55.5 ± 0.0", "2.0 ± 0.7 min"]

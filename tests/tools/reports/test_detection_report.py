@@ -14,7 +14,7 @@ from PIL import Image
 from lesa_d2.data.registration import register_dataset
 from lesa_d2.data.statistics import PartStatistics
 from lesa_d2.evaluation import CocoEvaluator
-from lesa_d2.tools.reports import detection_report
+from lesa_d2.tools.reports import detection_report, pictures
 from lesa_d2.tools.reports.data_report import data_report
 from lesa_d2.tools.reports.detection_plots import plot_precision_recall
 from lesa_d2.tools.reports.detection_report import PICTURES, class_metrics, write_detection_report
@@ -188,12 +188,29 @@ def test_plots_are_titled_alike_and_of_what_is_counted(evaluated, tmp_path, monk
     assert titles == [
         f"photos, validation: precision and recall, {counted}",
         f"photos, validation: confusions, {counted}, scores from 0.8",
+        f"photos, validation: the first pictures, {counted}, scores from 0.8",
         f"photos, validation: worst pictures, {counted}, scores from 0.8",
         f"photos, validation: best pictures, {counted}, scores from 0.8",
     ]
     assert f"matched by {kind} IoU" in text
     evaluation = evaluator.evaluations["segm" if masks else "bbox"]
     np.testing.assert_array_equal(curves[0], class_metrics(evaluation)[:, 1])
+
+
+def test_the_first_pictures_are_those_of_the_data_set(evaluated, tmp_path, monkeypatch):
+    titles, sheets = [], {}
+    monkeypatch.setattr(pictures, "add_title", lambda picture, title, most=0: titles.append(title) or picture)
+
+    def keep(tiles, columns, file, title):
+        sheets[file.name] = (titles.copy(), columns, tiles[0].shape[1])
+        titles.clear()
+
+    monkeypatch.setattr(detection_report, "write_sheet", keep)
+    write_detection_report(tmp_path, evaluated(MIXED))
+    drawn, columns, width = sheets["predictions.png"]
+    assert [title for title in drawn if "truth" in title] == [f"{index}.png: truth" for index in (1, 2, 3)]
+    assert "quality 1.00, 2 right, 0 wrong, 0 missed" in drawn
+    assert (columns, width) == (3, pictures.TILE_WIDTH)
 
 
 def test_a_class_has_the_same_colour_in_plots_and_pictures(monkeypatch, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from lesa_d2.tools.reports.drawing import ClassVisualizer
+from lesa_d2.tools.reports.drawing import ClassVisualizer, class_colours
 
 NAMES = ["person", "traffic light"]
 SIZE = (480, 640)
@@ -51,3 +51,25 @@ def test_truth_too():
     one = {"bbox": [10, 20, 60, 70], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
     drawn.draw_truth({"annotations": [one] * 9})
     assert len(drawn.output.ax.texts) == 4  # inside, above, below and beside
+
+
+@pytest.mark.parametrize("is_truth", [True, False])
+def test_the_picture_shows_through_masks(is_truth):
+    drawn = canvas()
+    if is_truth:
+        square = {"bbox": [100, 100, 200, 200], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 1}
+        outline = [100, 100, 300, 100, 300, 300, 100, 300]
+        picture = drawn.draw_truth({"annotations": [{**square, "segmentation": [outline]}]})
+    else:
+        masks = torch.zeros(1, *SIZE, dtype=torch.bool)
+        masks[:, 100:300, 100:300] = True
+        box = Boxes(torch.tensor([[100.0, 100, 300, 300]]))
+        found = Instances(
+            SIZE, pred_boxes=box, scores=torch.ones(1), pred_classes=torch.ones(1, dtype=torch.long)
+        )
+        found.pred_masks = masks
+        picture = drawn.draw_detections(found)
+    colour = np.array(class_colours(2)[1])
+    inside, contour = picture[250, 250].astype(int), picture[200, 96:104].astype(int)
+    np.testing.assert_allclose(inside, 0.8 * 128 + 0.2 * colour, atol=2)
+    assert np.abs(contour - colour).sum(1).min() < 90
