@@ -4,4 +4,4 @@ Importing this package is cheap and changes nothing: ``lesa_d2.layers`` needs to
 else detectron2; import the part you use.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

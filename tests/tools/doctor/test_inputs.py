@@ -8,7 +8,7 @@ from generated_data import shapes
 from PIL import Image
 from runs import ROOT
 
-from lesa_d2 import model_zoo
+from lesa_d2 import __version__, model_zoo
 from lesa_d2.checkpoint import to_official
 from lesa_d2.tools.doctor import Inputs, inputs, main, report
 from lesa_d2.tools.doctor.findings import checked
@@ -212,7 +212,7 @@ def test_bug_report(capsys):
     assert main(["--config-file", "quickstart_lesa", "--bug-report", "train.max_iter=1"]) == 0
     out = capsys.readouterr().out
     for words in (
-        "lesa_d2     0.1.0",
+        f"lesa_d2     {__version__}",
         "doctor --config-file quickstart_lesa --bug-report train",
         "PyTorch",
         "numpy",
