@@ -16,12 +16,12 @@ READY := $(VENV)/.ready
 
 setup: $(READY)
 
-$(READY): pyproject.toml setup.py tools/install_detectron2.py tools/detectron2_from_labgym.py
+$(READY): pyproject.toml setup.py lesa_d2/install_detectron2.py lesa_d2/detectron2_from_labgym.py
 	$(PYTHON) -m venv $(VENV)
-	$(PYTHON) tools/install_detectron2.py --share $(VENV)
+	$(PYTHON) -m lesa_d2.install_detectron2 --share $(VENV)
 	$(BIN)/python -m pip install --quiet torch torchvision
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
-	$(BIN)/python tools/install_detectron2.py
+	$(BIN)/python -m lesa_d2.install_detectron2
 	touch $@
 
 quickstart: $(READY)

@@ -7,7 +7,9 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
+from . import __version__
 from .errors import LesaError, exit_status
+from .install_detectron2 import COMMAND as INSTALL_DETECTRON2
 from .quiet import leave_out_known_warnings
 
 leave_out_known_warnings()  # here, as processes that multiprocessing starts import this module and call nothing in it
@@ -36,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in ("-h", "--help"):
         print(usage())
         return 0
+    if command == "--version":
+        print(f"lesa_d2 {__version__}")
+        return 0
     return exit_status(partial(_run, command, rest))
 
 
@@ -52,7 +57,15 @@ def _run(command: str, arguments: Sequence[str]) -> int:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         advice = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(COMMANDS)}"
         raise LesaError(f"unknown command {command!r}; {advice}")
-    return importlib.import_module(f"{__package__}.commands.{command}").main(arguments) or 0
+    try:
+        return importlib.import_module(f"{__package__}.commands.{command}").main(arguments) or 0
+    except ModuleNotFoundError as error:
+        if error.name != "detectron2":
+            raise
+        raise LesaError(
+            f"detectron2 is not installed, and lesa {command} needs it. Build it as its guide says, or take the copy "
+            f"in the PyPI package LabGym: {INSTALL_DETECTRON2}"
+        ) from error
 
 
 if __name__ == "__main__":

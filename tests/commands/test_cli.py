@@ -2,11 +2,13 @@
 
 import re
 import subprocess
+import sys
 
 import pytest
 from runs import ROOT, lesa
 from warm_python import program
 
+from lesa_d2 import __version__
 from lesa_d2.cli import COMMANDS
 from lesa_d2.errors import ConfigError, exit_status
 
@@ -27,6 +29,31 @@ def test_an_unknown_command(given, advice):
     done = lesa(given)
     assert done.returncode == 2
     assert advice in done.stderr
+
+
+def test_without_detectron2_every_command_says_how_to_install_it():
+    code = (
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(name, *_):\n"
+        "        if name == 'detectron2':\n"
+        "            raise ModuleNotFoundError('No module named detectron2', name=name)\n"
+        "sys.meta_path.insert(0, Missing)\n"
+        "from lesa_d2.cli import COMMANDS, main\n"
+        "print({name: main([name]) for name in COMMANDS if name != 'doctor'})"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    others = [name for name in COMMANDS if name != "doctor"]
+    assert done.stdout.strip() == str(dict.fromkeys(others, 2)), done.stderr
+    told = done.stderr.splitlines()
+    assert len(told) == len(others)
+    for name, line in zip(others, told, strict=True):
+        assert f"lesa {name} needs it" in line
+        assert f"{sys.executable} -m lesa_d2.install_detectron2" in line
+
+
+def test_version():
+    assert lesa("--version").stdout == f"lesa_d2 {__version__}\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
+from lesa_d2.install_detectron2 import install_hook
+
+PACKAGE = Path(__file__).resolve().parents[2] / "lesa_d2"
 
 
 def write(root, files):
@@ -27,7 +29,7 @@ CARRIED = {
 
 def python(code, *paths):
     """Run code in an isolated interpreter with the hook armed and these folders on its path."""
-    start = f"import sys; sys.path[:0] = {[str(TOOLS), *map(str, paths)]!r}\n"
+    start = f"import sys; sys.path[:0] = {[*map(str, paths)]!r}; sys.path.append({str(PACKAGE)!r})\n"
     start += "import detectron2_from_labgym as hook; hook.arm(); hook.arm()\n"
     result = subprocess.run([sys.executable, "-I", "-S", "-c", start + code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -95,11 +97,6 @@ def test_files_are_named_where_they_lie(carried):
 
 
 def test_installed_hook_is_armed_by_its_pth_line(carried, tmp_path):
-    sys.path.insert(0, str(TOOLS))
-    try:
-        from install_detectron2 import install_hook
-    finally:
-        sys.path.remove(str(TOOLS))
     site = tmp_path / "site"
     site.mkdir()
     install_hook(site)

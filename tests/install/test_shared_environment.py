@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "tools/install_detectron2.py"
+SCRIPT = ROOT / "lesa_d2/install_detectron2.py"
 
 
 def make_environment(folder, *packages):

@@ -4,9 +4,9 @@ import importlib
 import importlib.metadata
 import os
 import platform
-import sys
 from collections.abc import Callable
 
+from ...install_detectron2 import COMMAND as INSTALL_DETECTRON2
 from .findings import Finding, pip
 
 DISTRIBUTION = "lesa_d2"
@@ -81,7 +81,7 @@ def check_torch_pair() -> Finding:
 
 def check_detectron2() -> Finding:
     """Check which detectron2 is imported, and that its model zoo works."""
-    fix = f"{sys.executable} tools/install_detectron2.py"
+    fix = INSTALL_DETECTRON2
     try:
         import detectron2
         from detectron2 import model_zoo

@@ -61,7 +61,7 @@ def test_sees_versions_out_of_range():
 
 def test_without_detectron2(monkeypatch):
     monkeypatch.setitem(sys.modules, "detectron2", None)
-    assert "install_detectron2.py" in environment.check_detectron2().fix
+    assert environment.check_detectron2().fix.endswith("-m lesa_d2.install_detectron2")
 
 
 def python(code):

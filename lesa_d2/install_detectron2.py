@@ -16,6 +16,7 @@ import sysconfig
 from pathlib import Path
 
 LABGYM = "labgym==3.1.2"
+COMMAND = f"{sys.executable} -m lesa_d2.install_detectron2"
 HOOK = Path(__file__).with_name("detectron2_from_labgym.py")
 
 
