@@ -1,6 +1,7 @@
 """Errors that a user can fix, and the one place where an error becomes the message that a command prints."""
 
 import os
+import select
 import re
 import signal
 import sys
@@ -12,9 +13,9 @@ from contextlib import contextmanager
 WITHOUT_SEMANTICS = "model.roi_heads.semantic_head=null model.roi_heads.semantic_pooler=null"
 """Overrides that take the semantic branch out of Hybrid Task Cascade: the way out that messages name."""
 
-FAILED, STOPPED, INTERRUPTED = 2, 75, 130
+FAILED, STOPPED, INTERRUPTED, UNREAD = 2, 75, 130, 141
 """Exit statuses: an error of the user's; saved and stopped by a signal (EX_TEMPFAIL of sysexits.h: try again later);
-Ctrl-C as shells report it, saved as well where a training was in progress."""
+Ctrl-C as shells report it, saved as well where a training was in progress; nobody reads what is printed (SIGPIPE)."""
 
 
 UNFIT = (TypeError, AttributeError, LookupError, AssertionError)
@@ -91,12 +92,27 @@ def exit_status(run: Callable[[], int | None]) -> int:
     except StoppedError as stop:
         print(f"{_rank()}{stop}", file=sys.stderr)
         return INTERRUPTED if stop.number == signal.SIGINT else STOPPED
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return UNREAD
     except KeyboardInterrupt:
         print(
             f"\n{_rank()}Interrupted. A training run continues from its last checkpoint with --resume.",
             file=sys.stderr,
         )
         return INTERRUPTED
+
+
+def _nobody_reads() -> bool:
+    """Return whether the reader of the standard output has gone, as ``head`` does; then leave out what remains."""
+    output = 1
+    poll = select.poll()
+    poll.register(output, 0)  # errors alone
+    has_gone = bool(poll.poll(0))
+    if has_gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return has_gone
 
 
 def _message(error: LesaError) -> str:

@@ -28,8 +28,8 @@ def shrink(model):
         anchor_boundary_thresh=-1,  # most large anchors cross the border of a picture this small
     )
     heads.update(num_classes=len(SHAPE_CLASSES), batch_size_per_image=64)
-    for pooler, samples in ((heads.box_pooler, 2), (heads.mask_pooler, 1)):
-        pooler.sampling_ratio = samples  # RoIAlign's adaptive sampling takes a third of a step here
+    for pooler in (heads.box_pooler, heads.mask_pooler):
+        pooler.sampling_ratio = 1  # RoIAlign's adaptive sampling takes a third of a step here
         pooler.canonical_box_size = 64  # instead of 224: boxes below 32 pixels from p2, up to 64 from p3, …
     for head in heads.get("box_heads") or [heads.box_head]:
         head.input_shape.channels = CHANNELS

@@ -52,6 +52,20 @@ def test_without_detectron2_every_command_says_how_to_install_it():
         assert f"{sys.executable} -m lesa_d2.install_detectron2" in line
 
 
+def test_a_reader_that_has_gone_is_no_error():
+    command = f"set -o pipefail; {sys.executable} -W ignore -m lesa_d2.cli zoo | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) in ((141, ""), (0, ""))  # 0: all was written before
+
+
+def test_another_broken_pipe_is_an_error():
+    def run():
+        raise BrokenPipeError("of a worker")
+
+    with pytest.raises(BrokenPipeError):
+        exit_status(run)
+
+
 def test_version():
     assert lesa("--version").stdout == f"lesa_d2 {__version__}\n"
 
