@@ -15,8 +15,8 @@ def test_it_includes_what_comes_later(tmp_path, monkeypatch, later):
     task.later = later
     options = [
         *TINY_CLASSIFIER,
-        "dataloader.train.dataset.num_images=48",
-        "dataloader.test.dataset.num_images=8",
+        "dataloader.train.dataset.num_images=150",
+        "dataloader.test.dataset.num_images=150",
     ]
     run(
         argument_parser(task).parse_args(["--config-file", CLASSIFIER, *options, "train.output_dir=out"]),
