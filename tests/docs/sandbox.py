@@ -27,7 +27,7 @@ from lesa_d2.modeling.build import build_yacs_model
 
 ROOT = Path(__file__).resolve().parents[2]
 HELPERS = ROOT / "tests/helpers"
-COPIED = ("configs", "docs", "projects", "tools", "train_net.py", "setup.py", "README.md", "pyproject.toml")
+COPIED = ("configs", "docs", "projects", "train_net.py", "setup.py", "README.md", "pyproject.toml")
 STARTS = ("imagenet_lesa_r50", "imagenet_lesa_wr50", "imagenet_conv_r50")
 CLASSIFIER = dict(num_classes=5, base_channels=16, stem_channels=8, image_size=64)  # with the released blocks
 YACS = {

@@ -57,6 +57,14 @@ def found_blocks():
                 yield pytest.param(language, block, id=f"{page}-{number}")
 
 
+def test_the_table_of_two_seeds(sandbox):
+    table = (sandbox.folder / "output/quickstart/table.md").read_text()
+    row = next(line for line in table.splitlines() if line.startswith("| lesa"))
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    assert cells[3] == "2"
+    assert all("±" in cell for cell in cells[4:])
+
+
 def test_no_command_stands_outside_of_what_is_run():
     """Other fences, such as ```sh, would be passed over."""
     for page in PAGES:
