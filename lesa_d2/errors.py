@@ -1,8 +1,8 @@
 """Errors that a user can fix, and the one place where an error becomes the message that a command prints."""
 
 import os
-import select
 import re
+import select
 import signal
 import sys
 import sysconfig
