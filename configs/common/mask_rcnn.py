@@ -1,7 +1,8 @@
 """Mask R-CNN with FPN (detectron2's model zoo) on a LESA backbone.
 
-The zoo's settings are those of the released configuration: RPN with L1, 2000 anchors a level and 1000 proposals
-(1000 and 1000 in tests), class-specific boxes with L1, score threshold 0.05, NMS 0.5, 100 detections.
+These settings of the zoo are the released configuration's: RPN with L1, 2000 proposals per level before NMS and 1000
+after it (1000 and 1000 in tests), class-specific boxes with L1, score threshold 0.05, NMS 0.5, 100 detections.
+What differs: projects/LESA/README.md.
 """
 
 from lesa_d2.modeling import LesaRCNN

@@ -1,4 +1,7 @@
-"""The paper's schedules for COCO: 12 epochs here; others by calling `coco_schedule`."""
+"""The paper's epochs and steps for COCO; learning rate, batch and warm-up are the release's.
+
+12 epochs here; others by calling `coco_schedule`.
+"""
 
 import copy
 

@@ -1,4 +1,8 @@
-"""The operators that LESA is compared with (paper, Table 6); arguments as in :class:`SlotOperator`."""
+"""The operators that LESA is compared with (paper, Table 6); arguments as in :class:`SlotOperator`.
+
+The release does not have them.  The trailing norm, and the shares of channels of attention augmentation, are our
+reconstruction; with them the parameter counts are the paper's.
+"""
 
 from collections.abc import Callable
 

@@ -2,6 +2,8 @@
 
     binary = BN_out( softmax_j( logits_ij ) v_j )        q, k, v = BN( W_qkv x )
 
+The norms are the released code's; eq. 5 prints none.
+
 Shapes: N images, C channels, G heads, n = H·W positions, dq = C/(2G) query/key and dv = C/G value channels a
 head.  The channels of the projection are head-major: head g holds [q (dq), k (dq), v (dv)].
 

