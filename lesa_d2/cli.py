@@ -35,12 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # training several times faster.  OpenMP reads it when torch is loaded, which no command has done yet.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     command, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
-    if command in ("-h", "--help"):
-        print(usage())
-        return 0
-    if command == "--version":
-        print(f"lesa_d2 {__version__}")
-        return 0
     return exit_status(partial(_run, command, rest))
 
 
@@ -53,6 +47,12 @@ def usage() -> str:
 
 
 def _run(command: str, arguments: Sequence[str]) -> int:
+    if command in ("-h", "--help"):
+        print(usage())
+        return 0
+    if command == "--version":
+        print(f"lesa_d2 {__version__}")
+        return 0
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         advice = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(COMMANDS)}"

@@ -83,7 +83,9 @@ def exit_status(run: Callable[[], int | None]) -> int:
     ``LESA_TRACEBACK=1`` in the environment the whole traceback is printed as well.
     """
     try:
-        return run() or 0
+        status = run() or 0
+        sys.stdout.flush()  # here, where a reader that has gone is no error
+        return status
     except LesaError as error:
         if os.environ.get("LESA_TRACEBACK") == "1":
             traceback.print_exc()
@@ -106,12 +108,15 @@ def exit_status(run: Callable[[], int | None]) -> int:
 
 def _nobody_reads() -> bool:
     """Return whether the reader of the standard output has gone, as ``head`` does; then leave out what remains."""
+    if not hasattr(select, "poll"):
+        return False
     output = 1
     poll = select.poll()
     poll.register(output, 0)  # errors alone
     has_gone = bool(poll.poll(0))
     if has_gone:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), output)
     return has_gone
 
 

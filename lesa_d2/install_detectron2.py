@@ -1,4 +1,4 @@
-"""Make ``import detectron2`` work in the environment of the Python that runs this script.
+"""Make ``import detectron2`` work in the environment of the Python that runs this module.
 
 A detectron2 that can be imported is not changed.  Otherwise the copy in the PyPI package LabGym is installed without
 LabGym's dependencies, and a ``.pth`` file activates the import hook of ``detectron2_from_labgym.py``.

@@ -2,6 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
+
+import lesa_d2
+
+ROOT = Path(__file__).parents[1]
 
 
 def python(code):
@@ -35,3 +40,10 @@ def test_layers_know_nothing_of_the_rest():
         "print(sorted(set(ours) - {'lesa_d2.compat', 'lesa_d2.errors', 'lesa_d2.trust'}))"
     )
     assert python(code) == "[]"
+
+
+def test_one_version():
+    assert f"version: {lesa_d2.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    headings = [line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.startswith("## ")]
+    assert headings[0] == "## Unreleased"
+    assert headings[1].startswith(f"## {lesa_d2.__version__}, ")

@@ -11,12 +11,31 @@ from typing import Any
 from detectron2.engine import HookBase, hooks
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, get_event_storage
 from torch import nn
 
 from ..checkpoint import FINAL, RunCheckpointer, WeightsWriter, periodic_files
 from ..storage import remove_unfinished, write_text
 
 logger = logging.getLogger("lesa_d2")
+
+
+class Progress(CommonMetricPrinter):
+    """Print progress as detectron2 does, with the remaining time of this run and of what follows it.
+
+    Args:
+        max_iter: steps of this run.
+        later: the time that follows it, in steps of this run.
+    """
+
+    def __init__(self, max_iter: int, later: int) -> None:
+        super().__init__(max_iter + later)
+        self.steps = max_iter
+
+    def write(self) -> None:
+        """Print a line, except after the last step."""
+        if get_event_storage().iter < self.steps:
+            super().write()
 
 
 class Saver(HookBase):

@@ -25,7 +25,7 @@ from .device import cudnn_benchmark, fuse_optimizer, precision_of
 from .ema import Average, EMAHook, make_ema
 from .evaluating import evaluate
 from .folder import log_to_file, remove_run
-from .hooks import Best, Evaluation, Saver
+from .hooks import Best, Evaluation, Progress, Saver
 from .models import build_model, compile_backbone
 from .processes import wait_for_all
 from .report import start_report
@@ -70,7 +70,8 @@ def train(
     if comm.is_main_process():
         if not resume:
             remove_run(cfg.train.output_dir)  # an earlier one, where --overwrite allows it
-        writers = default_writers(cfg.train.output_dir, cfg.train.max_iter + task.later)
+        writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
+        writers[0] = Progress(cfg.train.max_iter, task.later)
         trainer.register_hooks([hooks.PeriodicWriter(writers, period=cfg.train.log_period)])
         if resume:
             tell_other_settings(saved_config)

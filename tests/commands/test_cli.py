@@ -1,5 +1,6 @@
 """The console entry: its commands, its one message, its exit status."""
 
+import os
 import re
 import subprocess
 import sys
@@ -52,9 +53,12 @@ def test_without_detectron2_every_command_says_how_to_install_it():
         assert f"{sys.executable} -m lesa_d2.install_detectron2" in line
 
 
-def test_a_reader_that_has_gone_is_no_error():
-    command = f"set -o pipefail; {sys.executable} -W ignore -m lesa_d2.cli zoo | true"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["zoo", "--help", "--version"])
+def test_a_reader_that_has_gone_is_no_error(command, unbuffered):
+    pipe = f"set -o pipefail; {sys.executable} -W ignore -m lesa_d2.cli {command} | true"
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(["bash", "-c", pipe], capture_output=True, text=True, cwd=ROOT, env=env)
     assert (done.returncode, done.stderr) in ((141, ""), (0, ""))  # 0: all was written before
 
 

@@ -14,7 +14,7 @@ NOT_HERE = {
     r"make quickstart( OPERATOR=\w+)?( SEEDS=\d)?": "what it starts is run here as a command of its own",
     r"make bench": "tests/tools/benchmark runs its tables small; three quarters of an hour in full",
     r"pip install .*": "what `make setup` does",
-    r"python tools/install_detectron2.py": "what `make setup` does",
+    r"python -m lesa_d2.install_detectron2": "what `make setup` does",
     r".*compare_operators.py": "tests/tools/analysis",
     r"torchrun .*": "tests/engine/test_processes.py, tests/engine/test_elastic.py, tests/commands/test_predict.py",
     r".*--webcam": "there is no camera; tests/tools/demo/test_video.py",

@@ -23,6 +23,7 @@ def test_it_includes_what_comes_later(tmp_path, monkeypatch, later):
         task,
     )
     lines = [json.loads(line) for line in (tmp_path / "out/metrics.json").read_text().splitlines()]
+    assert "eta_seconds" not in next(line for line in lines if "accuracy/top1" in line)
     remaining = max(line["eta_seconds"] for line in lines if "eta_seconds" in line)
     step = next(line["time"] for line in reversed(lines) if "time" in line)
     assert 0.2 * later <= remaining / step <= 5 * later + 20

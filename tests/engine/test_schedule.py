@@ -31,8 +31,8 @@ def fit(cfg, schedule, images, given=()):
         (COCO, 4000, 6000),  # 12 epochs of 4000 / 8
         (COCO, 117266, 175899),
         (COCO, 10**6, 175899),
-        (QUICK, 14, 800),
-        (QUICK, 10**5, 800),
+        (QUICK, 14, 1000),
+        (QUICK, 10**5, 1100),
         (HTC, 4000, 20000),  # 20 epochs of 4000 / 4
     ],
 )

@@ -3,10 +3,10 @@
 A block holds all keys of a few queries, so that its softmax is complete; its rows are chosen to stay in the
 cache.  Some things make it fast on a CPU:
 
-- Every pass works in place on one buffer, and products are batched products of contiguous blocks.
-- The shift that keeps the softmax from overflowing comes from the biases of columns and rows: a query's largest logit
-  lies within |q_i|·max|k_j| of max(col_bias_i) + max(row_bias_i).  Only where the logits may span more
-  than an exponential can hold is their own maximum taken.
+- Every pass works in place on one buffer or two, and products are batched products of contiguous blocks.
+- Biases of columns and rows are taken less the highest of each query, which the softmax does not see: its largest logit
+  then lies within ±|q_i|·max|k_j|.  Only where the logits may span more than an exponential can hold is their own
+  maximum taken.
 - The backward pass recomputes a block of probabilities in one exponential, from the log-sum-exp kept a query; it
   adds up the gradients of keys and values channel by channel, as products with few rows are the faster ones.
 - Exponentials are to base 2 where those are faster: :class:`Exponentials`.
@@ -22,9 +22,11 @@ from torch import Tensor
 
 from .recompute import Tensors, empty_by_query, empty_like_heads, recomputing_attention
 
-BLOCK_LOGITS = 2**19  # per thread, in all buffers of a pass: 2 MiB of float32, which caches hold
+BLOCK_LOGITS = (
+    2**19
+)  # per thread, in all buffers of a pass: 2 MiB of float32, for second- and third-level caches
 MIN_BLOCK_ROWS = 64  # below that the matrix products become slow
-CUDA_BLOCK_LOGITS = 2**26  # a GPU wants large launches: 256 MiB of float32
+CUDA_BLOCK_LOGITS = 2**27  # a GPU wants large launches: 512 MiB of float32 in all buffers
 
 
 class Blocks:
@@ -41,7 +43,7 @@ class Blocks:
         self.positions = keys
         on_cpu = q.device.type == "cpu"
         threads = torch.get_num_threads() if on_cpu else count
-        logits = BLOCK_LOGITS // buffers * threads if on_cpu else CUDA_BLOCK_LOGITS
+        logits = (BLOCK_LOGITS * threads if on_cpu else CUDA_BLOCK_LOGITS) // buffers
         self.maps = max(1, min(count, max(threads, logits // (queries * keys))))
         self.rows = min(queries, max(MIN_BLOCK_ROWS, logits // (self.maps * keys)))
 
@@ -79,8 +81,8 @@ def fill_logits(
 class Exponentials:
     """The exponentials of a dtype on a device: their base, and the exponents that are fast and safe.
 
-    On AMD's EPYC with AVX2, PyTorch computes powers of 2 twice as fast as those of e.  With AVX-512 it takes Intel's
-    library for the latter, and the two were not compared; the base is e there.
+    On an AMD EPYC with AVX2, PyTorch computes powers of 2 twice as fast as those of e, so that the base is 2 where it
+    uses AVX2.  Elsewhere the two were not compared, and the base is e.
 
     Args:
         like: a tensor of the dtype and on the device of the logits.
@@ -95,7 +97,7 @@ class Exponentials:
     """
 
     def __init__(self, like: Tensor) -> None:
-        self._base_2 = like.device.type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX512"
+        self._base_2 = like.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
         self.scale = math.log2(math.e) if self._base_2 else 1.0
         info = torch.finfo(like.dtype)
         self.tiny = self.scale * (math.log(info.tiny) + 7)
@@ -120,6 +122,11 @@ def raise_to(logits: Tensor, floor: float, has_excluded: bool) -> None:
         logits.masked_fill_(excluded, -math.inf)
 
 
+def below_highest(bias: Tensor, scale: float) -> Tensor:
+    """Return a bias (B, m, ·) less the highest of each query, times ``scale``: at most 0, whatever the bias."""
+    return (bias - bias.amax(-1, keepdim=True)).mul_(scale)
+
+
 def content_bound(q: Tensor, k: Tensor) -> Tensor:
     """Return (B, m, 1), a bound that no |q_i·k_j| exceeds."""
     return q.norm(dim=-1, keepdim=True) * k.norm(dim=-1).amax(-1)[:, None, None]
@@ -128,29 +135,26 @@ def content_bound(q: Tensor, k: Tensor) -> Tensor:
 def _forward(
     q: Tensor, k: Tensor, v: Tensor, col_bias: Tensor, row_bias: Tensor, *, without_self: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Compute attention (B, m, dv) and the log-sum-exp of the logits (B, m, 1) of (B, m, ·) and (B, n, ·) inputs.
+    """Compute attention (B, m, dv) of (B, m, ·) and (B, n, ·) inputs.
 
-    With ``without_self`` no query sees its own position.
+    The second result (B, m, 1) is the log-sum-exp of the logits less the query's highest biases, whose size would hide
+    it.  With ``without_self`` no query sees its own position.
     """
     out = empty_like_heads(v, q.shape[1])
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     blocks, exponentials = Blocks(q, k.shape[1], buffers=1), Exponentials(q)
     scale = exponentials.scale
     buffer = blocks.buffer(q)
-    col_bias, row_bias, bound = col_bias * scale, row_bias * scale, content_bound(q, k) * scale
-    # A query's highest logit lies within ±bound of its highest bias.
-    col_min, row_min = (bias.amin(-1, keepdim=True) for bias in (col_bias, row_bias))
-    col_max, row_max = (bias.amax(-1, keepdim=True) for bias in (col_bias, row_bias))
-    shift = col_max + row_max
-    lowest = col_min + row_min - shift - bound
+    col_bias, row_bias = below_highest(col_bias, scale), below_highest(row_bias, scale)
+    bound = content_bound(q, k) * scale  # a query's highest logit lies within ±bound
+    lowest = col_bias.amin(-1, keepdim=True) + row_bias.amin(-1, keepdim=True) - bound
     own = torch.arange(q.shape[1], device=q.device)[:, None].expand(len(q), -1, 1)
     # Sums of n exponentials times values must not overflow before they are divided by the sums.
     room = exponentials.overflow - scale * math.log(blocks.positions) - exponentials.log(v.abs().amax((1, 2)))
     is_safe = (bound <= exponentials.large) & (bound <= room[:, None, None]) & (lowest >= exponentials.tiny)
     has_excluded = without_self or bool(lowest.isneginf().any())
-    shifted = col_bias - shift
-    total = torch.empty_like(shift)
-    by_map = (k.mT, v, q, shifted, row_bias, own, shift, is_safe, total, out)
+    shift, total = torch.zeros_like(lowest), torch.empty_like(lowest)
+    by_map = (k.mT, v, q, col_bias, row_bias, own, shift, is_safe, total, out)
     for k_, v_, *by_query in blocks.cut_maps(*by_map):
         for q_, col_, row_, own_, shift_, is_safe_, total_, out_ in blocks.cut_rows(*by_query):
             logits = fill_logits(view_for(buffer, q_, blocks.positions), q_, k_, col_, row_, scale)
@@ -167,7 +171,7 @@ def _forward(
 
 
 def _backward(grad: Tensor, inputs: Tensors, out: Tensor, logsumexp: Tensor) -> Tensors:
-    """Compute the gradients of q, k, v, col_bias, row_bias.
+    """Compute the gradients of q, k, v, col_bias, row_bias; ``logsumexp`` is that of :func:`_forward`.
 
     With p the probabilities and s the logits,
 
@@ -178,7 +182,7 @@ def _backward(grad: Tensor, inputs: Tensors, out: Tensor, logsumexp: Tensor) -> 
     blocks, exponentials = Blocks(q, k.shape[1], buffers=2), Exponentials(q)
     scale = exponentials.scale
     buffers = blocks.buffer(q), blocks.buffer(q)
-    normalised, row_bias = (col_bias - logsumexp) * scale, row_bias * scale
+    normalised, row_bias = below_highest(col_bias, scale) - logsumexp * scale, below_highest(row_bias, scale)
     bound = content_bound(q, k) * scale
     is_safe = normalised.amin(-1, keepdim=True) + row_bias.amin(-1, keepdim=True) - bound >= exponentials.tiny
     has_excluded = bool(normalised.isneginf().any() | row_bias.isneginf().any())
@@ -222,4 +226,5 @@ def attention_and_logsumexp(
         return torch.zeros_like(v), torch.full_like(q[..., 0], -math.inf)
     flat = (t.flatten(0, 1) for t in (q, k, v, col_bias, row_bias))
     out, logsumexp = _forward(*flat, without_self=without_self)
-    return out.unflatten(0, v.shape[:2]), logsumexp.unflatten(0, v.shape[:2]).squeeze(-1)
+    highest = col_bias.amax(-1) + row_bias.amax(-1)
+    return out.unflatten(0, v.shape[:2]), highest + logsumexp.unflatten(0, v.shape[:2]).squeeze(-1)

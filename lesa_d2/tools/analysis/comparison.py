@@ -149,11 +149,11 @@ def comparison_table(runs: Sequence[Run], kind: str, metrics: Sequence[Metric]) 
 
 def _cells(runs: Sequence[Run], metric: Metric) -> list[str]:
     finals = [run.final(metric) for run in runs]
-    spread = _number(_deviation(finals)) if len(finals) > 1 else "one seed"
+    spread = _number(deviation(finals)) if len(finals) > 1 else "one seed"
     return [_number(mean(finals)), spread, ", ".join(map(_number, finals))]
 
 
-def _deviation(values: Sequence[float]) -> float:
+def deviation(values: Sequence[float]) -> float:
     """Return the standard deviation of a sample; unlike ``stdev``, accept values that are not a number."""
     return math.nan if any(map(math.isnan, values)) else stdev(values)
 

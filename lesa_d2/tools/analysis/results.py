@@ -6,18 +6,22 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 from tabulate import tabulate
 
 from ...storage import write_text
+from .comparison import deviation
 
 RESULT_FILE = "result.json"
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """Hold the results of one run: AP in percent, and the seconds of training and evaluation together."""
+    """Hold the results of one run: AP in percent, and the seconds of training and evaluation together.
+
+    The name says everything in which runs may differ, except the seed.
+    """
 
     name: str
     parameters: int
@@ -35,6 +39,11 @@ class RunResult:
         return file
 
 
+def read_result(file: Path) -> RunResult:
+    """Read the result that :meth:`RunResult.save` has written."""
+    return RunResult(**json.loads(file.read_text(encoding="utf-8")))
+
+
 AP = ("box_ap", "box_ap50", "mask_ap", "mask_ap50")
 
 
@@ -45,7 +54,7 @@ def write_table(folder: str | Path) -> str:
     number of iterations share a row, which has the mean and the standard deviation of a sample.
     """
     files = [file for pattern in ("*", "seed_*/*") for file in Path(folder).glob(f"{pattern}/{RESULT_FILE}")]
-    runs = [RunResult(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    runs = [read_result(file) for file in files]
 
     def kind(run: RunResult) -> tuple[str, int, int]:
         return run.name, run.parameters, run.iterations
@@ -76,5 +85,5 @@ def write_table(folder: str | Path) -> str:
 def _of(runs: Sequence[RunResult], value: Callable[[RunResult], float]) -> str:
     """Return the mean of a value over runs and, of several, its standard deviation."""
     values = [value(run) for run in runs]
-    spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+    spread = f" ± {deviation(values):.1f}" if len(values) > 1 else ""
     return f"{mean(values):.1f}{spread}"

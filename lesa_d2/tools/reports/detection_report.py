@@ -1,4 +1,4 @@
-"""The report of a detector's evaluation: ``evaluation.md``, curves, confusions, best and worst pictures.
+"""The report of a detector's evaluation: ``evaluation.md``, curves, confusions, the first, best and worst pictures.
 
 It is made from the results of the evaluation; the model does not run again.
 """
@@ -66,7 +66,7 @@ def write_detection_report(
         folder: an existing folder.
         evaluator: after its ``evaluate()``, on the main process.
         score_threshold: least score for everything except AP and AR; None takes the one with the best F1.
-        pictures: also plots, and the best and worst pictures; else none is left in the folder.
+        pictures: also plots, and the first, the best and the worst pictures; else none is left in the folder.
     """
     folder = Path(folder)
     for name in PICTURES:

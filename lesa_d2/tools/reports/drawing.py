@@ -14,9 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 LEAST_WIDTH = 320  # pixels; smaller images are drawn enlarged, so that their labels can be read
 STUFF_ALPHA = 0.4  # opacity of the colours of pixel classes, which are drawn below the objects
-MASK_ALPHA = (
-    0.2  # opacity of the inside of masks, whose picture keeps its own colours; their contours are opaque
-)
+# Opacity of the inside of masks, whose picture keeps its own colours; their contours are opaque.
+MASK_ALPHA = 0.2
 LEAST_SIDE = 3  # pixels; Visualizer refuses thinner masks
 MOST_DRAWN = 20  # detections of a picture in a report; more hide it and each other
 LABEL_MARGIN = 1.5  # pixels of a drawing around a label

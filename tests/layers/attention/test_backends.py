@@ -46,7 +46,7 @@ def test_any_shape_dtype_and_memory_order(backend, shape, dtype, transposed, see
 
 
 @pytest.mark.usefixtures("blocks")
-@pytest.mark.parametrize(("capability", "is_base_2"), [("AVX2", True), ("AVX512", False)])
+@pytest.mark.parametrize(("capability", "is_base_2"), [("AVX2", True), ("AVX512", False), ("DEFAULT", False)])
 @pytest.mark.parametrize("scale", [1.0, 10.0, 100.0])
 def test_exponentials_to_either_base(monkeypatch, capability, is_base_2, scale):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
@@ -54,6 +54,43 @@ def test_exponentials_to_either_base(monkeypatch, capability, is_base_2, scale):
     assert (blockwise.Exponentials(inputs[0]).scale > 1) == is_base_2
     tolerance = rounding_of_logits(inputs) if scale > 1 else None
     assert_equals_definition(inputs, "blockwise", relative_attention, tolerance)
+
+
+LOWEST = torch.finfo(torch.float).min
+
+
+@pytest.mark.usefixtures("blocks")
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+@pytest.mark.parametrize(
+    "masked", ["a column", "a row", "both", "all columns", "all rows", "half", "one high"]
+)
+def test_biases_as_large_as_numbers_are(monkeypatch, capability, masked):
+    """The lowest number is a usual mask; a query that has it everywhere sees all positions again."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    inputs = make_inputs(1, 2, 3, 5, 4, 6, torch.float)
+    col_bias, row_bias = inputs[3:]
+    with torch.no_grad():
+        if masked in ("a column", "both"):
+            col_bias[..., 1] = LOWEST
+        if masked in ("a row", "both"):
+            row_bias[..., 0] = LOWEST
+        if masked == "all columns":
+            col_bias[:, :, 3] = LOWEST
+        if masked == "all rows":
+            row_bias[:, :, 3] = LOWEST
+        if masked == "half":
+            col_bias[:, :, 3] = LOWEST / 2
+        if masked == "one high":
+            col_bias[:, :, 3, 2] = 3e38
+    out = relative_attention(*inputs, "blockwise")
+    less = [b - b.detach().amax(-1, keepdim=True) for b in (col_bias, row_bias)]  # the same softmax
+    expected = relative_attention(*inputs[:3], *less, "reference")
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+    grad = torch.randn_like(out)
+    for ours, theirs in zip(
+        torch.autograd.grad(out, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.usefixtures("blocks")

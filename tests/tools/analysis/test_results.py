@@ -1,3 +1,5 @@
+import math
+
 from lesa_d2.tools.analysis import RunResult, write_table
 
 
@@ -30,3 +32,10 @@ def test_seeds_share_a_row(tmp_path):
     )
     assert conv[3:5] == ["1", "40.0"]
     assert lesa[3:] == ["2", "41.0 ± 1.4", "60.0 ± 0.0", "35.0 ± 0.0", "55.5 ± 0.0", "2.0 ± 0.7 min"]
+
+
+def test_a_run_that_found_nothing(tmp_path):
+    for folder in ("lesa", "seed_1/lesa"):
+        (tmp_path / folder).mkdir(parents=True)
+        result("lesa", box_ap=math.nan).save(tmp_path / folder)
+    assert "| nan ± nan |" in " ".join(write_table(tmp_path).split())
