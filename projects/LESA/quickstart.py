@@ -118,17 +118,11 @@ def pretrain(args: argparse.Namespace, folder: Path, seeds_left: int) -> Path:
                 f"--config-file={ROOT / 'configs/quickstart_classifier.py'}",
                 "model.backbone.operator=conv",
                 f"train.output_dir={output}",
-                *(text for text in args.opts if key_of(text) == "train.seed"),
+                *(text for text in args.opts if override_keys([text]) == {"train.seed"}),
             ]
         )
         run(classification, task)
     return weights
-
-
-def key_of(override: str) -> str:
-    """Return the key that an override sets."""
-    (key,) = override_keys([override])
-    return key
 
 
 def parse_args() -> argparse.Namespace:
