@@ -176,26 +176,23 @@ class _Report:
             (WORST_FILE, "worst pictures", worst, 3, PHOTO_WIDTH),
             (BEST_FILE, "best pictures", half[::-1][:SHOWN], 3, PHOTO_WIDTH),
         )
+        records = {record["image_id"]: record for record in DatasetCatalog.get(self.dataset_name)}
         for file, what, images, columns, width in sheets:
             title = self._about(what, f", scores from {self.threshold:g}")
-            write_sheet(self._tiles(images, width), min(columns, len(images)), folder / file, title)
+            tiles = [self._tile(image, records[image.image_id], width) for image in images]
+            write_sheet(tiles, min(columns, len(images)), folder / file, title)
         return (
             f"Pictures: {CURVES_FILE}, {CONFUSION_FILE} (counts by class), {FIRST_FILE}, {BEST_FILE} and {WORST_FILE} "
             f"(truth above, detections below, at most the {MOST_DRAWN} of the highest scores in a picture). Quality is "
             "F1 of the picture times the mean IoU of its right detections; pictures without either have none."
         )
 
-    def _tiles(self, images: Sequence[ImageMatches], width: int) -> list[np.ndarray]:
-        """Draw each picture with its objects, and below it with its detections."""
-        records = {record["image_id"]: record for record in DatasetCatalog.get(self.dataset_name)}
+    def _tile(self, image: ImageMatches, record: dict, width: int) -> np.ndarray:
+        """Draw a picture with its objects, and below it with its detections: (h, width, 3) RGB."""
         classes = MetadataCatalog.get(self.dataset_name).thing_classes
-        tiles = []
-        for image in images:
-            record = records[image.image_id]
-            detections = to_instances(self.evaluation, record, self.threshold)
-            below = detections_tile(record, classes, detections, _caption(image), width)
-            tiles.append(np.concatenate([truth_tile(record, classes, width), below]))
-        return tiles
+        detections = to_instances(self.evaluation, record, self.threshold)
+        below = detections_tile(record, classes, detections, _caption(image), width)
+        return np.concatenate([truth_tile(record, classes, width), below])
 
 
 def _caption(image: ImageMatches) -> str:
