@@ -199,6 +199,7 @@ def test_plots_are_titled_alike_and_of_what_is_counted(evaluated, tmp_path, monk
 
 def test_the_first_pictures_are_those_of_the_data_set(evaluated, tmp_path, monkeypatch):
     titles, sheets = [], {}
+    monkeypatch.setattr(detection_report, "FIRST", 2)
     monkeypatch.setattr(pictures, "add_title", lambda picture, title, most=0: titles.append(title) or picture)
 
     def keep(tiles, columns, file, title):
@@ -208,9 +209,9 @@ def test_the_first_pictures_are_those_of_the_data_set(evaluated, tmp_path, monke
     monkeypatch.setattr(detection_report, "write_sheet", keep)
     write_detection_report(tmp_path, evaluated(MIXED))
     drawn, columns, width = sheets["predictions.png"]
-    assert [title for title in drawn if "truth" in title] == [f"{index}.png: truth" for index in (1, 2, 3)]
+    assert [title for title in drawn if "truth" in title] == [f"{index}.png: truth" for index in (1, 2)]
     assert "quality 1.00, 2 right, 0 wrong, 0 missed" in drawn
-    assert (columns, width) == (3, pictures.TILE_WIDTH)
+    assert (columns, width) == (2, pictures.TILE_WIDTH)
 
 
 def test_a_class_has_the_same_colour_in_plots_and_pictures(monkeypatch, tmp_path):
