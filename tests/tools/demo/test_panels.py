@@ -12,7 +12,13 @@ from lesa_d2.errors import ConfigError, LesaError
 from lesa_d2.tools.demo import DetectionSummary
 from lesa_d2.tools.demo.files import keep_originals, output_names, short_names
 from lesa_d2.tools.demo.panels import GAP, DemoModel, Panels, default_titles, load_models
-from lesa_d2.tools.reports.drawing import add_title, class_colours, draw_detections, named_classes
+from lesa_d2.tools.reports.drawing import (
+    MASK_ALPHA,
+    add_title,
+    class_colours,
+    draw_detections,
+    named_classes,
+)
 from lesa_d2.tools.reports.pictures import write_picture
 
 
@@ -36,7 +42,7 @@ def test_classes_keep_their_colours(panels):
     once, again = (draw_detections(panels.image, panels.detections[0], ["nut", "fig"]) for _ in range(2))
     assert np.array_equal(once, again)
     blue, green, red = draw_detections(panels.image, panels.detections[0][:1], ["nut", "fig"])[70, 70]
-    wanted = np.array(class_colours(1)[0]) * 0.5 + 128 * 0.5  # the mask is opaque by half
+    wanted = np.array(class_colours(1)[0]) * MASK_ALPHA + 128 * (1 - MASK_ALPHA)
     assert np.allclose([red, green, blue], wanted, atol=12)
 
 
