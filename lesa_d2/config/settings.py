@@ -66,6 +66,14 @@ SCALES = Rule(
     ),
     "a list of positive numbers up to 8 such as [0.75, 1.0, 1.25]",
 )
+TRACKERS = Rule(
+    lambda value: (
+        isinstance(value, ListConfig)
+        and len(set(value)) == len(value)
+        and all(name in ("wandb", "mlflow") for name in value)
+    ),
+    "a list of 'wandb', 'mlflow' or both",
+)
 AP = r"(bbox|segm|keypoints)/AP(50|75|s|m|l|-.+)?"
 SEMANTIC = r"sem_seg/(mIoU|fwIoU|mACC|pACC|IoU-.+|ACC-.+)|panoptic_seg/(PQ|SQ|RQ)(_th|_st)?"
 OTHER = r"(?!(bbox|segm|keypoints|sem_seg|panoptic_seg|accuracy)/).+/.+"  # metrics of a user's own evaluator
@@ -196,6 +204,9 @@ SETTINGS: dict[str, Setting] = {
         None, METRIC.or_null(), "model_best.pth keeps the highest; null: no such file"
     ),
     "train.log_period": Setting(20, whole(1), "iterations between two lines of the log"),
+    "train.trackers": Setting(
+        [], TRACKERS, "programs that get the scalars of the log too, each from its own package"
+    ),
     "train.class_names": Setting(None, NAMES, "taken from the data, so that a saved config knows them"),
     "train.stuff_names": Setting(None, NAMES, "the same of semantic segmentation", "detection"),
     "train.device": Setting(

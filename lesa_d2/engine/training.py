@@ -32,6 +32,7 @@ from .report import start_report
 from .start import load_start
 from .stopping import StopHook, StopRequest
 from .task import Task
+from .trackers import check_trackers, start_trackers
 from .trainer import Trainer
 
 AVERAGE = "model_ema_final"
@@ -50,6 +51,7 @@ def train(
         resume: continue from the first of these checkpoints that can be read; none for a new run.
         origin: where the config comes from; needed to save a config that has no YAML form.
     """
+    check_trackers(cfg)
     saved_config = copy.deepcopy(cfg)  # before objects are put into it
     seed_all_rng(cfg.train.seed + comm.get_rank())  # for data loaders without a seed
     trainer, ema = make_trainer(cfg)
@@ -68,10 +70,12 @@ def train(
     first_iter = trainer.last_step + 1
     trainer.data_loader = make_train_loader(cfg, first_iter)
     if comm.is_main_process():
+        trackers = start_trackers(cfg, bool(resume))
         if not resume:
             remove_run(cfg.train.output_dir)  # an earlier one, where --overwrite allows it
         writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
         writers[0] = Progress(cfg.train.max_iter, task.later)
+        writers += trackers
         trainer.register_hooks([hooks.PeriodicWriter(writers, period=cfg.train.log_period)])
         if resume:
             tell_other_settings(saved_config)

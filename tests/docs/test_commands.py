@@ -16,6 +16,8 @@ NOT_HERE = {
     r"pip install .*": "what `make setup` does",
     r"python -m lesa_d2.install_detectron2": "what `make setup` does",
     r".*compare_operators.py": "tests/tools/analysis",
+    r"tensorboard .*": "a server; its files are in tests/engine",
+    r".*train.trackers=.*": "there is no server; tests/engine/test_trackers.py",
     r"torchrun .*": "tests/engine/test_processes.py, tests/engine/test_elastic.py, tests/commands/test_predict.py",
     r".*--webcam": "there is no camera; tests/tools/demo/test_video.py",
     r".*(own_operator.py|new_baselines|retinanet_lesa_r50).*": "tests/docs/test_own_operator.py, tests/engine",
