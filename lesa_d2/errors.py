@@ -11,11 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 WITHOUT_SEMANTICS = "model.roi_heads.semantic_head=null model.roi_heads.semantic_pooler=null"
-"""Overrides that take the semantic branch out of Hybrid Task Cascade: the way out that messages name."""
+"""Overrides that take the semantic branch out of Hybrid Task Cascade, which messages name."""
 
-FAILED, STOPPED, INTERRUPTED, UNREAD = 2, 75, 130, 141
-"""Exit statuses: an error of the user's; saved and stopped by a signal (EX_TEMPFAIL of sysexits.h: try again later);
-Ctrl-C as shells report it, saved as well where a training was in progress; nobody reads what is printed (SIGPIPE)."""
+FAILED = 2
+"""Exit status of an error of the user's."""
+STOPPED = 75
+"""Exit status of a run that a signal stopped and that is saved (EX_TEMPFAIL of sysexits.h, try again later)."""
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells report it; a training in progress is saved as well."""
+UNREAD = 141
+"""Exit status where nobody reads what is printed (SIGPIPE)."""
 
 
 UNFIT = (TypeError, AttributeError, LookupError, AssertionError)
@@ -27,7 +32,7 @@ SHAPES = re.compile(
 """What PyTorch says of tensors that do not fit together."""
 
 LIBRARIES = ("detectron2", "torch", "torchvision", "fvcore", "iopath", "omegaconf")
-"""Packages that are not the user's, wherever they lie: detectron2 is often run from its sources."""
+"""Packages that are not the user's, wherever they lie, as detectron2 is often run from its sources."""
 
 
 class LesaError(ValueError):

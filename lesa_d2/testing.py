@@ -1,7 +1,7 @@
 """The contract of the slot as a test suite, for the operators of this package and for anybody's own.
 
 ``check_operator(MyOperator)`` runs everything; a test can also be parametrised with :func:`variants` and
-:data:`CHECKS`::
+``CHECKS``::
 
     @pytest.mark.parametrize("variant", variants(MyOperator), ids=str)
     @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

@@ -90,7 +90,7 @@ def check_backbone_shapes(weights: Mapping[str, Tensor]) -> str:
 
 
 def convolution_options(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return the arguments of :func:`build_lesa_resnet` for a convolutional ResNet of this depth and width.
+    """Return arguments of :func:`lesa_d2.modeling.build_lesa_resnet`, for a convolutional ResNet of these sizes.
 
     Args:
         weights: under our names, with any prefix.
@@ -123,7 +123,7 @@ def _widths(weights: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _options(names: Iterable[str]) -> dict[str, Any]:
-    """Return the arguments of :func:`build_lesa_resnet` that follow from names.
+    """Return the arguments of :func:`lesa_d2.modeling.build_lesa_resnet` that follow from names.
 
     A stage without names counts as one block, so that a check for completeness reports what it lacks.
     """

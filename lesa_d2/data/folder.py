@@ -76,7 +76,7 @@ FORMATS: list[type[DatasetFolder]] = []
 
 
 def register_format(kind: Format) -> Format:
-    """Add a format to :data:`FORMATS`; used as a decorator."""
+    """Add a format to ``FORMATS``; used as a decorator."""
     FORMATS.append(kind)
     return kind
 

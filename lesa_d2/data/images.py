@@ -124,7 +124,7 @@ class ImageMapper:
     """
 
     checks_files = True
-    """For :class:`lesa_d2.data.loader.CheckedMapper`: errors name the file already."""
+    """For ``lesa_d2.data.loader.CheckedMapper``, as errors name the file already."""
 
     def __init__(self, transform: Callable[[Tensor], Tensor], image_format: str = "RGB") -> None:
         self.transform = transform

@@ -55,7 +55,7 @@ def generate_shapes(directory: str | Path, *, num_images: int, image_size: int, 
     """Write a shapes data set and return its folder; an existing, equal set is kept.
 
     The folder holds ``images/000000.jpg``, ``annotations.json`` (COCO; category ids 1..4) and
-    ``stuff/000000.png`` (uint8, values index :data:`SEM_SEG_CLASSES`).
+    ``stuff/000000.png`` (uint8, values index ``SEM_SEG_CLASSES``).
 
     Args:
         directory: the folder to make.

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace, task: Task) -> dict[str, Any]:
     """Train, or evaluate with ``--eval-only``; return the last evaluation's results.
 
     Args:
-        args: arguments of :func:`.launch.argument_parser` for this task.
+        args: arguments of ``lesa_d2.engine.argument_parser`` for this task.
         task: the kind of model and data.
 
     Raises:

@@ -19,7 +19,7 @@ class InspectableAttention(ABC):
 
     Attributes:
         own_position: what the softmax does with it: "kept"; for evaluation also "dropped" or "masked", see
-            :func:`lesa_d2.tools.analysis.without_own_position`.
+            ``lesa_d2.tools.analysis.without_own_position``.
     """
 
     training: bool

@@ -50,7 +50,7 @@ def find_operator(operator: str | type[SlotOperator]) -> type[SlotOperator]:
 
     Raises:
         ValueError: no operator is known by this name; or the module of the path is not imported yet, and
-            :func:`lesa_d2.trust.imported` refuses to.
+            ``lesa_d2.trust.imported`` refuses to.
         TypeError: what it leads to is no operator of the slot.
     """
     if isinstance(operator, type):

@@ -79,7 +79,7 @@ EXACT: dict[type, type] = {
 
 
 def use_exact_attention(model: Model, backend: str = "auto") -> Model:
-    """Have the global attention of detectron2's ViTDet and MViTv2 computed by :func:`relative_attention`, in place.
+    """Have the global attention of detectron2's ViTDet and MViTv2 computed by ``relative_attention``, in place.
 
     Weights, their names and the outputs stay, up to rounding; the memory becomes linear in the number of positions.
     Attention within windows, and classes derived from detectron2's, stay as they are.

@@ -250,7 +250,8 @@ def build_lesa_resnet(
             ``width_multiplier=2, num_groups=32``, ResNeXt-101 32×8d 4 and 32.
 
     Returns:
-        detectron2's ResNet: (N, in_channels, H, W) -> {name: feature map}, for any H×W.
+        A ResNet of detectron2. Its ``forward`` takes (N, in_channels, H, W), of any H×W, and returns the feature
+        maps by name.
 
     Raises:
         ValueError: an argument outside the above.

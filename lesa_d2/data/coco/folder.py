@@ -338,7 +338,7 @@ class AnnotatedFolder(DatasetFolder):
 
 @register_format
 class CocoFolder(AnnotatedFolder):
-    """Represent a folder with JSON files in COCO's format, in any layout of :mod:`lesa_d2.data.coco.layout`."""
+    """Represent a folder with JSON files in COCO's format, in any layout of ``lesa_d2.data.coco.layout``."""
 
     @classmethod
     def recognise(cls, root: Path) -> "CocoFolder | None":

@@ -92,8 +92,8 @@ def self_weights(q: Tensor, k: Tensor, col_bias: Tensor, row_bias: Tensor) -> tu
     Arguments are those of :func:`relative_attention`.
 
     Returns:
-        own and rest, (N, G, n) each, in float64: large logits rounded to float32 would change the weights.
-        They are not differentiable.
+        The own position's weights and those of the rest, (N, G, n) each. They are in float64, as large logits
+        rounded to float32 would change them, and not differentiable.
     """
     _check_inputs(q, k, k, col_bias, row_bias)
     _check_own_positions(q, k)

@@ -42,7 +42,7 @@ class HybridTaskCascadeHeads(CascadeROIHeads):
         mask_heads: one a stage, all but the first with ``follows=True``; None for boxes alone.
         semantic_head: needs :class:`lesa_d2.modeling.SemanticRCNN` around the heads, for its targets.
         semantic_pooler: pools S, of one level, for masks; averaged for boxes.
-        kwargs: of :class:`CascadeROIHeads` and :class:`ROIHeads`.
+        kwargs: of detectron2's ``CascadeROIHeads`` and ``ROIHeads``.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class HybridTaskCascadeHeads(CascadeROIHeads):
         proposals: list[Instances],
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], Losses]:
-        """Return, as :class:`ROIHeads`, losses in training, where images carry ``sem_seg``, else detections."""
+        """Return, as ``ROIHeads``, losses in training, where images carry ``sem_seg``, else detections."""
         features, semantic_logits = self._with_semantics(features)
         if not self.training:
             return self.forward_with_given_boxes(features, self._forward_box(features, proposals)), {}
