@@ -81,11 +81,14 @@ def compiled():
     torch._dynamo.reset()
 
 
-def test_a_compiled_backbone_is_one_graph_at_a_fixed_size(compiled):
-    options = [f"model.backbone.bottom_up.{option}" for option in ("norm=EvalBN", "blocks=[1,1,1,1]")]
+@pytest.mark.parametrize(("channels_last", "graphs"), [(False, 1), (True, 2)])
+def test_a_compiled_backbone_is_one_graph_at_a_fixed_size(compiled, channels_last, graphs):
+    """The second one copies the images."""
+    options = [f"train.channels_last={channels_last}"]
+    options += [f"model.backbone.bottom_up.{option}" for option in ("norm=EvalBN", "blocks=[1,1,1,1]")]
     backbone = build_model(load_config(CONFIG[0], [*CONFIG[1], *options])).backbone
     compiled(backbone)
-    assert graphs_after(backbone, [torch.randn(2, 3, 64, 64) for _ in range(3)]) == 1
+    assert graphs_after(backbone, [torch.randn(2, 3, 64, 64) for _ in range(3)]) == graphs
 
 
 def test_many_sizes_compile_a_bounded_number_of_graphs(compiled):
