@@ -56,7 +56,7 @@ dataloader = dict(
 
 train.reference_batch = 4
 train.reference_images = 2000
-train.max_iter = 1350
+train.max_iter = 1500
 train.clip_grad_norm = 20.0
 train.channels_last = True  # a step takes 0.92 times as long on CPUs
 train.cudnn_benchmark = True  # every image has the same size
@@ -66,7 +66,7 @@ train.checkpointer.period = 500
 
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.01),
-    warmup_length=100 / 1350,
+    warmup_length=100 / 1500,
     warmup_method="linear",
     warmup_factor=0.01,
 )

@@ -32,7 +32,7 @@ def fit(cfg, schedule, images, given=()):
         (COCO, 117266, 175899),
         (COCO, 10**6, 175899),
         (QUICK, 14, 1000),
-        (QUICK, 10**5, 1350),
+        (QUICK, 10**5, 1500),
         (HTC, 4000, 20000),  # 20 epochs of 4000 / 4
     ],
 )
