@@ -65,7 +65,8 @@ def load_weights(
     checkpoint = read_checkpoint(path) if weights is None else {"model": weights}
     matched, report = _match(model, checkpoint, str(path), start, keep_positions, images)
     (check or (LoadReport.check_start if start else LoadReport.check_complete))(report)
-    unwrap(model).load_state_dict(matched, strict=False)
+    # With the values that stay, so that no part takes what it gets for a file of which the rest does not fit.
+    unwrap(model).load_state_dict({**unwrap(model).state_dict(), **matched}, strict=False)
     return report
 
 

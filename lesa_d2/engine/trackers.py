@@ -3,14 +3,18 @@
 import importlib.util
 import json
 import logging
-import posixpath
 import re
-import sys
+import threading
+import time
 from abc import abstractmethod
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
+from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, get_event_storage
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,50 +23,71 @@ from ..errors import ConfigError, StoppedError
 from ..storage import write_text
 
 RECORD = "trackers.json"
-"""File in the folder of a run: its identifier at each tracker, by which ``--resume`` continues it there."""
+"""File in the folder of a run with its identifier at each tracker, by which ``--resume`` continues it there."""
 WINDOW = 20  # steps over which values are smoothed, as in detectron2's own files
+PATIENCE = 60  # seconds that the end of a run waits for a tracker
 
 logger = logging.getLogger("lesa_d2")
 
 
 class Tracker(EventWriter):
-    """Send the scalars of a run to a tracker.  What it does not take is a warning: metrics.json has it.
+    """Send the scalars of a run to a tracker, from a thread of its own, so that training never waits.
+
+    What the tracker does not take is a warning: metrics.json has it.
 
     Args:
         folder: the folder of the run.
         settings: values of the run's config, by key.
-        identifier: of the run that is continued; None begins one.
+        identifier: of the run that is continued; empty begins one.
 
     Attributes:
-        identifier: of the run at the tracker.
+        identifier: of the run at the tracker; empty where it is told to keep none.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], identifier: str | None) -> None:
+    def __init__(self, folder: Path, settings: dict[str, Any], identifier: str) -> None:
         self._last = -1  # the last step that was sent
+        self._fails = False
+        self._waiting: Queue = Queue()  # (step, values), and (None, error) at the end
         self.identifier = self._start(folder, settings, identifier)
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
 
     def write(self) -> None:
-        """Send what is new since the last call."""
+        """Have sent what is new since the last call."""
         new: dict[int, dict[str, float]] = defaultdict(dict)
         for name, (value, step) in get_event_storage().latest_with_smoothing_hint(WINDOW).items():
             if step > self._last:
                 new[step][name] = value
-        for step, values in sorted(new.items()):
-            self._last = step
-            try:
-                self._send(values, step)
-            except Exception as error:  # of any library that carries the tracker's requests
-                logger.warning("%s did not take the values of step %d: %s", type(self).__name__, step, error)
+        for item in sorted(new.items()):
+            self._waiting.put(item)
+        self._last = max([self._last, *new])
 
-    def close(self) -> None:
-        """Send what is left, and say how the run ended."""
-        try:
-            self._finish(sys.exc_info()[1])
-        except Exception as error:
-            logger.warning("%s was not told of the end of the run: %s", type(self).__name__, error)
+    def end(self, error: BaseException | None) -> None:
+        """Say how the run ended, and wait up to :data:`PATIENCE` seconds until all is sent; once ended, do nothing."""
+        if self._thread.is_alive():
+            self._waiting.put((None, error))
+            self._thread.join(PATIENCE)
+            if self._thread.is_alive():
+                logger.warning("%s has not taken all values after %d seconds", type(self).__name__, PATIENCE)
+
+    def _work(self) -> None:
+        while True:
+            step, values = self._waiting.get()
+            try:
+                if step is None:
+                    return self._finish(values)
+                self._send(values, step)
+                self._fails = False
+            except Exception as error:  # of any library that carries the tracker's requests
+                what = "the end of the run" if step is None else f"the values of step {step}"
+                if not self._fails or step is None:  # a server that is away is one warning
+                    logger.warning("%s did not take %s: %s", type(self).__name__, what, error)
+                self._fails = True
+                if step is None:
+                    return None
 
     @abstractmethod
-    def _start(self, folder: Path, settings: dict[str, Any], identifier: str | None) -> str:
+    def _start(self, folder: Path, settings: dict[str, Any], identifier: str) -> str:
         """Begin or continue a run, and return its identifier."""
 
     @abstractmethod
@@ -77,20 +102,21 @@ class Tracker(EventWriter):
 class WeightsAndBiases(Tracker):
     """Send to the project that WANDB_PROJECT names; with WANDB_MODE=offline, to files in the folder of the run."""
 
-    def _start(self, folder: Path, settings: dict[str, Any], identifier: str | None) -> str:
+    def _start(self, folder: Path, settings: dict[str, Any], identifier: str) -> str:
         import wandb
 
         self._run = wandb.init(
             dir=folder,
             name=folder.resolve().name,
-            id=identifier,
+            id=identifier or None,
             resume="allow" if identifier else None,
             config=settings,
             allow_val_change=True,  # a run may be resumed with other settings
+            reinit="create_new",  # beside a run of the program that calls
         )
         # W&B refuses that its own steps go back, as those of a resumed run do.
         self._run.define_metric("*", step_metric="iteration")
-        return self._run.id
+        return "" if self._run.disabled else self._run.id
 
     def _send(self, values: dict[str, float], step: int) -> None:
         self._run.log({"iteration": step, **values})
@@ -102,22 +128,36 @@ class WeightsAndBiases(Tracker):
 class MLflow(Tracker):
     """Send to where MLFLOW_TRACKING_URI leads, into the experiment MLFLOW_EXPERIMENT_NAME."""
 
-    def _start(self, folder: Path, settings: dict[str, Any], identifier: str | None) -> str:
+    def _start(self, folder: Path, settings: dict[str, Any], identifier: str) -> str:
         import mlflow
 
         self._client = mlflow.MlflowClient()
-        if identifier is None:
-            with mlflow.start_run(run_name=folder.resolve().name) as run:
+        self._names: dict[str, str] = {}  # as MLflow takes them
+        if not identifier:
+            with mlflow.start_run(run_name=folder.resolve().name, nested=True) as run:
                 mlflow.log_params(settings)
             identifier = run.info.run_id
         self._client.update_run(identifier, status="RUNNING")
         return identifier
 
     def _send(self, values: dict[str, float], step: int) -> None:
-        import mlflow
+        from mlflow.entities import Metric
 
-        named = {posixpath.normpath(re.sub(r"[^\w./ -]", "_", name)): value for name, value in values.items()}
-        mlflow.log_metrics(named, step=step, run_id=self.identifier)
+        now = int(1000 * time.time())
+        metrics = [Metric(self._name(name), value, now, step) for name, value in values.items()]
+        self._client.log_batch(self.identifier, metrics)
+
+    def _name(self, name: str) -> str:
+        """Return a name that MLflow takes, and that no other metric has."""
+        if name not in self._names:
+            parts = re.sub(r"[^\w./ -]", "_", name)[:200].split(
+                "/", 1
+            )  # a group, and what may be a class's name
+            new = base = "/".join(part.replace("/", "_") if part.strip(".") else "_" for part in parts)
+            while new in self._names.values():
+                new = f"{base}_{len(self._names)}"
+            self._names[name] = new
+        return self._names[name]
 
     def _finish(self, error: BaseException | None) -> None:
         is_stopped = isinstance(error, StoppedError | KeyboardInterrupt)
@@ -135,7 +175,7 @@ def check_trackers(cfg: DictConfig) -> None:
     Raises:
         ConfigError: one is not.
     """
-    missing = [name for name in cfg.train.trackers if importlib.util.find_spec(name) is None]
+    missing = [name for name in cfg.train.trackers if not _is_installed(name)]
     if missing:
         raise ConfigError(
             f"train.trackers={list(cfg.train.trackers)} needs packages that are not installed: "
@@ -143,37 +183,73 @@ def check_trackers(cfg: DictConfig) -> None:
         )
 
 
-def start_trackers(cfg: DictConfig, resume: bool) -> list[Tracker]:
-    """Begin the run at each of ``train.trackers``, or continue it where the folder of the run knows it.
+def _is_installed(name: str) -> bool:
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is not None  # else a folder, such as the one that W&B makes
+
+
+@contextmanager
+def tracking(cfg: DictConfig, resume: bool) -> Iterator[list[Tracker]]:
+    """Begin the run at each of ``train.trackers``, or continue it, and end it there with the block.
+
+    Only the main process has trackers.
 
     Raises:
-        ConfigError: a tracker cannot be started.
+        ConfigError: a tracker cannot be started, or the record of an earlier start cannot be read.
     """
-    folder = Path(cfg.train.output_dir)
-    known = _read_record(folder / RECORD) if resume else {}
-    started = {}
-    for name in cfg.train.trackers:
-        try:
-            started[name] = TRACKERS[name](folder, _settings(cfg), known.get(name))
-        except Exception as error:
-            raise ConfigError(f"train.trackers: {name} cannot be started: {error}") from error
-    known.update({name: tracker.identifier for name, tracker in started.items()})
-    write_text(folder / RECORD, json.dumps(known) + "\n") if known else (folder / RECORD).unlink(
-        missing_ok=True
-    )
-    return list(started.values())
+    if not comm.is_main_process():
+        yield []
+        return
+    file = Path(cfg.train.output_dir) / RECORD
+    known = _read_record(file) if resume else {}
+    started: dict[str, Tracker] = {}
+    failure: BaseException | None = None
+    try:
+        for name in cfg.train.trackers:
+            started[name] = _start(name, cfg, known.get(name, ""), file)
+        known.update({name: tracker.identifier for name, tracker in started.items() if tracker.identifier})
+        write_text(file, json.dumps(known) + "\n") if known else file.unlink(missing_ok=True)
+        yield list(started.values())
+    except BaseException as error:
+        failure = error
+        raise
+    finally:
+        for tracker in started.values():
+            tracker.end(failure)
+
+
+def _start(name: str, cfg: DictConfig, identifier: str, file: Path) -> Tracker:
+    """Start one tracker.
+
+    Raises:
+        ConfigError: it cannot be started.
+    """
+    try:
+        return TRACKERS[name](file.parent, _settings(cfg), identifier)
+    except Exception as error:
+        way = (
+            f"; {file} has run {identifier} to be continued: remove it to begin a new one"
+            if identifier
+            else ""
+        )
+        raise ConfigError(f"train.trackers: {name} cannot be started: {error}{way}") from error
 
 
 def _read_record(file: Path) -> dict[str, str]:
-    """Return the identifiers by tracker; none, with a warning, where the file cannot be read."""
+    """Return the identifiers by tracker; none where there is no file."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        return {name: found[name] for name in TRACKERS if isinstance(found.get(name), str)}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, AttributeError) as error:
-        logger.warning("%s cannot be read, so that trackers begin a new run: %s", file, error)
-        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{file} cannot be read ({error}): remove it to begin new runs at trackers"
+        ) from error
+    if not isinstance(found, dict) or not all(isinstance(v, str) and v for v in found.values()):
+        raise ConfigError(
+            f"{file} must have an identifier by tracker, got {str(found)[:200]}: remove it to begin new runs"
+        )
+    return found
 
 
 def _settings(cfg: DictConfig) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from .report import start_report
 from .start import load_start
 from .stopping import StopHook, StopRequest
 from .task import Task
-from .trackers import check_trackers, start_trackers
+from .trackers import Tracker, check_trackers, tracking
 from .trainer import Trainer
 
 AVERAGE = "model_ema_final"
@@ -69,32 +69,39 @@ def train(
         warn_of_old_average(Path(cfg.train.output_dir))
     first_iter = trainer.last_step + 1
     trainer.data_loader = make_train_loader(cfg, first_iter)
-    if comm.is_main_process():
-        trackers = start_trackers(cfg, bool(resume))
-        if not resume:
-            remove_run(cfg.train.output_dir)  # an earlier one, where --overwrite allows it
-        writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
-        writers[0] = Progress(cfg.train.max_iter, task.later)
-        writers += trackers
-        trainer.register_hooks([hooks.PeriodicWriter(writers, period=cfg.train.log_period)])
-        if resume:
-            tell_other_settings(saved_config)
-        save_config(saved_config, cfg.train.output_dir, origin)
-        log_to_file(f"Environment\n{collect_env_info()}")
-        report = start_report(cfg, unwrap(model), loaded, task.describe(cfg))
-        logger.info("Start\n%s", report)
-        if not resume and cfg.train.init_checkpoint:
-            loaded.save(Path(cfg.train.output_dir) / "weights.txt")
-    with request, cudnn_benchmark(cfg.train.cudnn_benchmark):
-        try:
-            trainer.train(first_iter, cfg.train.max_iter)
-        except StoppedError as stop:
-            stop.saved = "the main process saves the state"
-            if comm.is_main_process():
-                stop.saved = f"step {saver.save()} of {cfg.train.max_iter} is saved in {cfg.train.output_dir}"
-            wait_for_all()  # the first process that ends has the others ended
-            raise
+    with tracking(cfg, bool(resume)) as trackers:
+        if comm.is_main_process():
+            if not resume:
+                remove_run(cfg.train.output_dir)  # an earlier one, where --overwrite allows it
+            trainer.register_hooks([make_writers(cfg, task, trackers)])
+            if resume:
+                tell_other_settings(saved_config)
+            save_config(saved_config, cfg.train.output_dir, origin)
+            log_to_file(f"Environment\n{collect_env_info()}")
+            report = start_report(cfg, unwrap(model), loaded, task.describe(cfg))
+            logger.info("Start\n%s", report)
+            if not resume and cfg.train.init_checkpoint:
+                loaded.save(Path(cfg.train.output_dir) / "weights.txt")
+        with request, cudnn_benchmark(cfg.train.cudnn_benchmark):
+            try:
+                trainer.train(first_iter, cfg.train.max_iter)
+            except StoppedError as stop:
+                stop.saved = "the main process saves the state"
+                if comm.is_main_process():
+                    step = saver.save()
+                    stop.saved = f"step {step} of {cfg.train.max_iter} is saved in {cfg.train.output_dir}"
+                for tracker in trackers:
+                    tracker.end(stop)
+                wait_for_all()  # the first process that ends has the others ended
+                raise
     return trainer.last_results
+
+
+def make_writers(cfg: DictConfig, task: Task, trackers: Sequence[Tracker]) -> hooks.PeriodicWriter:
+    """Make the hook that writes the log: on the console, into files, and to the trackers."""
+    writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
+    writers[0] = Progress(cfg.train.max_iter, task.later)
+    return hooks.PeriodicWriter([*writers, *trackers], period=cfg.train.log_period)
 
 
 def warn_of_old_average(folder: Path) -> None:

@@ -59,6 +59,22 @@ def test_a_detector_starts_from_a_convolutional_one(convolution, norm, tmp_path,
         assert not torch.allclose(statistics, torch.ones(()))
 
 
+@pytest.mark.parametrize("operator", ["static_lesa", "self_attention", "attention_augmentation"])
+def test_detectors_of_other_operators_start_from_a_convolutional_classifier(operator, tmp_path, datasets):
+    """Of self-attention the convolution gives the values alone, and the rest of the binary term keeps its start."""
+    start = initial_weights(
+        tmp_path / "classifier.pth",
+        CLASSIFIER,
+        *TINY_CLASSIFIER,
+        "model.backbone.operator=conv",
+        "model.backbone.stem_channels=32",
+        "train.device=cpu",
+    )
+    options = [f"model.backbone.bottom_up.operator={operator}", "train.init_images=4", "train.max_iter=1"]
+    assert run(tmp_path / "run", start, *options) == 0
+    assert "res4.1.conv2" in (tmp_path / "run/weights.txt").read_text()
+
+
 def test_a_classifier_starts_from_one_of_other_classes(tmp_path):
     data = generate_shape_images(tmp_path / "pictures", num_images=150, image_size=40, seed=0)
     operator = "model.backbone.operator=conv"

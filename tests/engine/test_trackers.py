@@ -1,12 +1,19 @@
 """Weights & Biases and MLflow, the programs themselves, writing files."""
 
+import importlib
 import json
+import os
+import signal
 import struct
 import sys
+import threading
+import time
 
 import pytest
+from detectron2.utils.events import EventStorage
 from runs import ROOT, tiny_options, train
 
+from lesa_d2.engine import trackers
 from lesa_d2.engine.trackers import MLflow
 
 CONFIG = str(ROOT / "configs/quickstart_lesa.py")
@@ -103,33 +110,146 @@ def test_an_error_ends_the_run_at_the_tracker_too(surroundings):
 
 
 def test_a_tracker_that_fails_costs_no_step(surroundings, monkeypatch):
-    import mlflow
-
-    def fail(*_args, **_kwargs):
+    def fail(*_args):
         raise ConnectionError("the server is away")
 
-    monkeypatch.setattr(mlflow, "log_metrics", fail)
+    monkeypatch.setattr(MLflow, "_send", fail)
     monkeypatch.setattr(MLflow, "_finish", fail)
     folder = surroundings / "run"
-    assert run(folder, "train.max_iter=1", "train.trackers=[mlflow]") == 0
+    assert run(folder, "train.max_iter=3", "train.trackers=[mlflow]") == 0
     log = (folder / "log.txt").read_text()
-    assert "MLflow did not take the values of step 0: the server is away" in log
-    assert "MLflow was not told of the end of the run" in log
+    assert log.count("MLflow did not take the values of step") == 1  # not one for each
+    assert "MLflow did not take the end of the run: the server is away" in log
     assert (folder / "model_final.pth").is_file()
 
 
-def test_names_that_mlflow_refuses_are_changed(surroundings):
-    from detectron2.utils.events import EventStorage
+def test_a_server_that_does_not_answer_holds_nothing_up(surroundings, monkeypatch):
+    answer = threading.Event()
+    monkeypatch.setattr(MLflow, "_send", lambda *_: answer.wait(300))
+    monkeypatch.setattr(trackers, "PATIENCE", 1)
+    folder = surroundings / "run"
+    start = time.monotonic()
+    assert run(folder, "train.max_iter=3", "train.trackers=[mlflow]") == 0
+    assert time.monotonic() - start < 100
+    answer.set()
+    assert "MLflow has not taken all values after 1 seconds" in (folder / "log.txt").read_text()
+
+
+def test_a_stopped_run_is_saved_before_its_tracker_is_told(surroundings, monkeypatch):
     from mlflow import MlflowClient
 
-    tracker = MLflow(surroundings, {"train.seed": 0}, None)
+    folder, told = surroundings / "run", []
+    finish = MLflow._finish
+
+    def stop_at(self, values, step):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def look(self, error):
+        told.append(sorted(file.name for file in folder.glob("model_*.pth")))
+        finish(self, error)
+
+    monkeypatch.setattr(MLflow, "_send", stop_at)
+    monkeypatch.setattr(MLflow, "_finish", look)
+    options = ("train.trackers=[mlflow]", "train.max_iter=50", "train.eval_period=0")
+    assert run(folder, *options) == 75
+    assert len(told) == 1
+    assert told[0]
+    record = json.loads((folder / "trackers.json").read_text())
+    assert MlflowClient().get_run(record["mlflow"]).info.status == "KILLED"
+
+
+def test_a_failure_before_the_first_step_ends_the_run_there(surroundings):
+    from mlflow import MlflowClient
+
+    folder = surroundings / "run"
+    (folder / "config.yaml").mkdir(parents=True)
+    assert run(folder, "train.trackers=[mlflow]") != 0
+    record = json.loads((folder / "trackers.json").read_text())
+    assert MlflowClient().get_run(record["mlflow"]).info.status == "FAILED"
+
+
+def test_a_second_tracker_that_cannot_start_ends_the_first(surroundings, monkeypatch, capsys):
+    from mlflow import MlflowClient
+
+    monkeypatch.setattr(trackers.WeightsAndBiases, "_start", lambda *_: 1 / 0)
+    assert run(surroundings / "run", "train.trackers=[mlflow,wandb]") == 2
+    assert "train.trackers: wandb cannot be started" in capsys.readouterr().err
+    (found,) = MlflowClient().search_runs(["0"])
+    assert found.info.status == "FAILED"
+
+
+def test_names_that_mlflow_refuses_are_changed_and_none_is_lost(surroundings):
+    from mlflow import MlflowClient
+
+    names = [
+        "nut (1)",
+        "nut [1]",
+        "cat/",
+        "cat",
+        "a/../b",
+        "/x",
+        "../../y",
+        "実",
+        ".",
+        "long" * 100,
+        "long" * 101,
+    ]
+    tracker = MLflow(surroundings, {"train.seed": 0}, "")
     with EventStorage(4) as storage:
-        storage.put_scalar("bbox/AP-nut (1)/", 2.5)
-        storage.put_scalar("bbox/AP-実", float("nan"))
+        for value, name in enumerate(names):
+            storage.put_scalar(f"bbox/AP-{name}" if name != "/x" else name, value)
+        storage.put_scalar("bbox/AP", float("nan"))
         tracker.write()
-    sent = MlflowClient().get_run(tracker.identifier).data.metrics
-    assert sent["bbox/AP-nut _1_"] == 2.5
-    assert "bbox/AP-実" in sent
+    tracker.end(None)
+    found = MlflowClient().get_run(tracker.identifier)
+    assert found.info.status == "FINISHED"
+    assert sorted(found.data.metrics.values())[: len(names)] == pytest.approx(range(len(names)))
+    assert len(found.data.metrics) == len(names) + 1
+    assert found.data.metrics["bbox/AP-nut _1_"] == 0
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "null", '{"mlflow": 5}', '{"mlflow": ""}', "[" * 100000])
+def test_a_broken_record_is_one_message(surroundings, content, capsys):
+    folder = surroundings / "run"
+    assert run(folder, "train.max_iter=1") == 0
+    (folder / "trackers.json").write_text(content)
+    options = ("train.max_iter=2", "train.trackers=[mlflow]")
+    assert run(folder, *options, flags=["--resume"]) == 2
+    assert "trackers.json" in capsys.readouterr().err
+    assert (folder / "trackers.json").read_text() == content
+
+
+def test_a_run_that_is_gone_at_the_tracker(surroundings, capsys):
+    from mlflow import MlflowClient
+
+    folder = surroundings / "run"
+    assert run(folder, "train.max_iter=1", "train.trackers=[mlflow]") == 0
+    MlflowClient().delete_run(json.loads((folder / "trackers.json").read_text())["mlflow"])
+    capsys.readouterr()
+    assert run(folder, "train.max_iter=2", "train.trackers=[mlflow]", flags=["--resume"]) == 2
+    assert "trackers.json has run" in capsys.readouterr().err
+
+
+def test_a_run_of_the_calling_program_is_another_one(surroundings, monkeypatch):
+    import wandb
+
+    monkeypatch.chdir(surroundings)
+    own = wandb.init(dir=surroundings)
+    try:
+        assert run(surroundings / "run", "train.max_iter=1", "train.trackers=[wandb]") == 0
+        assert json.loads((surroundings / "run/trackers.json").read_text())["wandb"] != own.id
+        own.log({"still": "open"})
+    finally:
+        own.finish()
+
+
+def test_a_folder_of_that_name_is_no_package(surroundings, monkeypatch, capsys):
+    (surroundings / "wandb").mkdir()
+    monkeypatch.syspath_prepend(surroundings)
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: importlib.machinery.ModuleSpec(name, None))
+    assert run(surroundings / "run", "train.trackers=[wandb]") == 2
+    assert "pip install wandb" in capsys.readouterr().err
 
 
 def test_a_missing_program_is_said_before_anything_is_removed(surroundings, monkeypatch, capsys):
