@@ -45,6 +45,7 @@ def image(height=48, width=80, seed=0):
 
 def lazy_config(folder):
     cfg = load_config(str(CONFIGS / "quickstart_lesa.py"))
+    cfg.train.channels_last = False  # the model by hand has the plain layout, which rounds otherwise
     cfg.model.backbone.bottom_up.update(base_channels=8, num_heads=4, blocks=[1, 1, 2, 1], image_size=SIDE)
     cfg.dataloader.train.mapper.augmentations[0].shape = [SIDE, SIDE]
     cfg.dataloader.test.dataset.names.num_images = 4
