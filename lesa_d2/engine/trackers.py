@@ -8,7 +8,7 @@ import threading
 import time
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Queue
@@ -71,20 +71,22 @@ class Tracker(EventWriter):
                 logger.warning("%s has not taken all values after %d seconds", type(self).__name__, PATIENCE)
 
     def _work(self) -> None:
-        while True:
+        """Send what is waiting, until the end of the run."""
+        step, values = self._waiting.get()
+        while step is not None:
+            self._try(f"the values of step {step}", self._send, values, step)
             step, values = self._waiting.get()
-            try:
-                if step is None:
-                    return self._finish(values)
-                self._send(values, step)
-                self._fails = False
-            except Exception as error:  # of any library that carries the tracker's requests
-                what = "the end of the run" if step is None else f"the values of step {step}"
-                if not self._fails or step is None:  # a server that is away is one warning
-                    logger.warning("%s did not take %s: %s", type(self).__name__, what, error)
-                self._fails = True
-                if step is None:
-                    return None
+        self._fails = False  # this is said in any case
+        self._try("the end of the run", self._finish, values)
+
+    def _try(self, what: str, call: Callable[..., None], *arguments: Any) -> None:
+        try:
+            call(*arguments)
+            self._fails = False
+        except Exception as error:  # of any library that carries the tracker's requests
+            if not self._fails:  # a server that is away is one warning
+                logger.warning("%s did not take %s: %s", type(self).__name__, what, error)
+            self._fails = True
 
     @abstractmethod
     def _start(self, folder: Path, settings: dict[str, Any], identifier: str) -> str:
@@ -236,7 +238,11 @@ def _start(name: str, cfg: DictConfig, identifier: str, file: Path) -> Tracker:
 
 
 def _read_record(file: Path) -> dict[str, str]:
-    """Return the identifiers by tracker; none where there is no file."""
+    """Return the identifiers by tracker; none where there is no file.
+
+    Raises:
+        ConfigError: the file holds something else.
+    """
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
